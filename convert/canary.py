@@ -8,65 +8,73 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from edgeembed.engine import canary
 from edgeembed.engine.execution_modes import CPU_PLAIN, ExecutionMode
-from edgeembed.engine.interface import BULK, Float32Row, Row, Task
+from edgeembed.engine.interface import BULK, DENSE, Float32Row, Output, Task, Text
 from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.outputs import unpack
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker_options import WorkerOptions
-from edgeembed.errors import ConversionError, EngineUnavailableError, InputTooLongError
+from edgeembed.errors import ConversionError, EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed_convert.metadata import Metadata
 
 CONTEXT_TOKENS = 1024
 """Context for the texts and a reranker's template; decoders allocate memory for all of it."""
+_NO_SKETCH = np.full(canary.SKETCH_NUMBERS, np.nan, dtype=np.float32)
 
 
-def placeholder(width: int, task: Task) -> Metadata:
-    """Return metadata with placeholders for rows of `width` numbers; the values have their final length."""
+def placeholder(width: int, heads: Sequence[Output], task: Task) -> Metadata:
+    """Return metadata with placeholders for rows of `width` numbers; the values have their final length.
+
+    heads: the outputs that the file has heads for, besides the dense row.
+    """
     texts = canary.texts_for(task)
     missing = np.full(width, np.nan, dtype=np.float32)
     return {
         canary.TEXTS_KEY: canary.write_texts(texts),
         canary.ROWS_KEY: canary.encode_rows([missing] * len(texts)),
+        **{canary.SKETCH_KEYS[output]: canary.encode_rows([_NO_SKETCH] * len(canary.HEAD_TEXTS)) for output in heads},
     }
 
 
-def filled(metadata: Metadata, rows: str) -> Metadata:
-    """Return the metadata with the rows instead of the placeholder."""
-    return {**metadata, canary.ROWS_KEY: rows}
-
-
-def compute(file: Path, task: Task, *, sandbox: bool = True) -> str:
-    """Return the value of ROWS_KEY: the rows of the canary texts, or a model's scores of them, computed with a GGUF file.
+def compute(file: Path, heads: Sequence[Output], task: Task, *, sandbox: bool = True) -> dict[str, str]:
+    """Return the values of the placeholders' keys: the rows of the canary texts, or a model's scores of them, computed with
+    a GGUF file, and the sketches of what its heads compute.
 
     Raises ConversionError if llama.cpp cannot load the file or computes unusable rows.
     """
     try:
-        rows = asyncio.run(_embed(file, task, sandbox))
+        rows, sketches = asyncio.run(_embed(file, heads, task, sandbox))
     except EngineUnavailableError as error:
         raise ConversionError(f"llama.cpp cannot run the converted model: {error.message}") from error
     if not any(np.isfinite(row).all() for row in rows):
         raise ConversionError("none of the canary texts fits into the context of the model")
-    return canary.encode_rows(rows)
+    return {canary.ROWS_KEY: canary.encode_rows(rows)} | {
+        canary.SKETCH_KEYS[output]: canary.encode_rows(found) for output, found in sketches.items()
+    }
 
 
-def fill(file: Path, rows: str) -> None:
-    """Overwrite the placeholder in a finished file. Format: ggml's docs/gguf.md: key, type, length, string."""
-    key = canary.ROWS_KEY.encode()
+def fill(file: Path, rows: Mapping[str, str]) -> None:
+    """Overwrite the placeholders in a finished file. Format: ggml's docs/gguf.md: key, type, length, string."""
     with file.open("r+b") as stream, mmap.mmap(stream.fileno(), 0) as content:
-        at = content.find(key) + len(key)
-        length = int.from_bytes(content[at + 4 : at + 12], "little")
-        if at < len(key) or length != len(rows):
-            raise ConversionError(f"{file}: no placeholder for canary rows")
-        content[at + 12 : at + 12 + length] = rows.encode("ascii")
+        for name, value in rows.items():
+            key = name.encode()
+            at = content.find(len(key).to_bytes(8, "little") + key) + 8 + len(key)
+            length = int.from_bytes(content[at + 4 : at + 12], "little")
+            if at < 8 + len(key) or length != len(value):
+                raise ConversionError(f"{file}: no placeholder for canary rows ({name})")
+            content[at + 12 : at + 12 + length] = value.encode("ascii")
 
 
-async def _embed(file: Path, task: Task, sandbox: bool) -> list[Float32Row]:
+async def _embed(
+    file: Path, heads: Sequence[Output], task: Task, sandbox: bool
+) -> tuple[list[Float32Row], dict[Output, list[Float32Row]]]:
     def options(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
             path=str(file),
@@ -84,18 +92,29 @@ async def _embed(file: Path, task: Task, sandbox: bool) -> list[Float32Row]:
         await engine.start()
         assert engine.info is not None
         missing = np.full(engine.info.dimensions, np.nan, dtype=np.float32)
-        results: list[Row | BaseException] = []
-        for text in canary.texts_for(task):
-            # One at a time: batches would depend on timing, and the last digits on the batches.
-            results += await asyncio.gather(*engine.submit([text], BULK), return_exceptions=True)
+        rows = [missing if row is None else row for row in await _rows(engine, canary.texts_for(task), DENSE)]
+        sketches: dict[Output, list[Float32Row]] = {}
+        for output in heads:
+            found = await _rows(engine, canary.HEAD_TEXTS, (output,))
+            sketches[output] = [
+                _NO_SKETCH if row is None else canary.sketch(output, unpack(row, (output,))[output]) for row in found
+            ]
     finally:
         await engine.close()
-    rows = []
-    for result in results:
-        if isinstance(result, BaseException):
-            if not isinstance(result, InputTooLongError):
-                raise ConversionError(f"llama.cpp cannot run the converted model: {result}") from result
-            rows.append(missing)
+    return rows, sketches
+
+
+async def _rows(engine: WorkerEngine, texts: Sequence[Text], outputs: tuple[Output, ...]) -> list[Float32Row | None]:
+    """Return the row of each text; None where it is too long for the model. Raises ConversionError."""
+    rows: list[Float32Row | None] = []
+    for text in texts:
+        # One at a time: batches would depend on timing, and the last digits on the batches.
+        try:
+            (row,) = await asyncio.gather(*engine.submit([text], BULK, outputs=outputs))
+        except InputTooLongError:
+            rows.append(None)
+        except EdgeEmbedError as error:
+            raise ConversionError(f"llama.cpp cannot run the converted model: {error}") from error
         else:
-            rows.append(result.vector)
+            rows.append(row.vector)
     return rows

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from edgeembed.engine.interface import Task
 from edgeembed.errors import ConversionError
@@ -20,8 +20,12 @@ from edgeembed_convert.ignored import (
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
+from edgeembed_convert.routes import ROUTERS, Modules, read_routes
 from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
+
+Pooling = Literal["splade"]
+"""What a user may say of a checkpoint whose files do not: that a masked language model is a sparse one."""
 
 # sentence-transformers' name -> GGUF's (`{arch}.pooling_type`). The sum over the square root of the number of tokens has the
 # direction of the mean, and the daemon normalises rows.
@@ -51,6 +55,8 @@ _UNLIMITED = 1e9
 _MODULES_OF = "sentence_transformers."
 # Normalize and Dropout do not change the direction of the pooled row, and the daemon normalises rows itself. Dense: `dense`.
 _READ_MODULES = {"Transformer", "Dense", "Normalize", "Dropout"}
+_ENCODERS = ("Transformer", "MLMTransformer")
+SPLADE = "SpladePooling"
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,9 @@ class Checkpoint:
     """An opened checkpoint: `config` has been read, everything else is read on access."""
 
     folder: Path
-    modules: list[tuple[str, Path]] | None
-    """Class and folder of each module, of those of sentence-transformers without packages; None without modules.json."""
+    modules: Modules | None
+    """Class and folder of each module, of those of sentence-transformers without packages; None without modules.json. If
+    queries are read by other modules, those for documents."""
     model_folder: Path
     """Folder of the encoder's files: `folder`, or that of the Transformer module."""
     config: dict[str, Any]
@@ -69,6 +76,10 @@ class Checkpoint:
     """The folder of the adapter that is merged into the weights."""
     task_adapter: str | None = None
     """The name of the adapter that is merged, if it is stored among the weights."""
+    query_modules: Modules | None = None
+    """The modules for queries, if they are not those for documents."""
+    is_splade: bool = False
+    """Whether it has sparse vectors alone, which a masked language model computes."""
 
     @property
     def config_file(self) -> Path:
@@ -176,16 +187,20 @@ class Checkpoint:
         return value
 
     def pooling(self, hidden_size: int, also: Collection[str] = ()) -> str:
-        """Return the pooling of the checkpoint: mean, cls or last.
+        """Return the pooling of the checkpoint: mean, cls or last; none if it has no dense vectors.
 
         also: modules that the family converts, besides those of all families.
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
+        if self.is_splade:
+            return "none"
         if self.modules is None:
+            masked = any("ForMaskedLM" in str(name) for name in self.config.get("architectures") or [])
             raise ConversionError(
                 f"{self.folder / 'modules.json'}: missing, so the pooling is unknown; only checkpoints of "
                 "sentence-transformers, with modules.json and a Pooling folder, can be converted"
+                + ("; if this is a SPLADE model, say so with --pooling splade" if masked else "")
             )
         poolings = []
         for kind, folder in self.modules:
@@ -199,11 +214,16 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    folder: Path, task: Task | None = None, adapter: str | None = None, source: str | None = None
+    folder: Path,
+    task: Task | None = None,
+    adapter: str | None = None,
+    source: str | None = None,
+    pooling: Pooling | None = None,
 ) -> Checkpoint:
     """Open a checkpoint folder and read its config.json.
 
-    adapter: name or path of the one that is merged. source: what the user called the checkpoint, for messages.
+    adapter: name or path of the one that is merged. source: what the user called the checkpoint, for messages. pooling: for
+    files that do not say it.
 
     Raises ConversionError if it is not a checkpoint, or contains something that changes vectors but is not read.
     """
@@ -211,8 +231,17 @@ def open_checkpoint(
         raise ConversionError(f"{folder}: not a folder")
     source = source or str(folder)
     refuse_adapter_alone(folder, source)
-    modules = _read_modules(folder)
-    encoders = [path for kind, path in modules or [] if kind.rpartition(".")[2] == "Transformer"]
+    modules, query_modules = _read_modules(folder)
+    is_splade = any(kind == SPLADE for kind, _ in modules or [])
+    if pooling == "splade" and modules is not None and not is_splade:
+        kinds = ", ".join(kind for kind, _ in modules)
+        raise ConversionError(f"{folder / 'modules.json'}: the modules {kinds} are not those of a SPLADE model")
+    if query_modules is not None and not is_splade:
+        raise ConversionError(
+            f"{folder / 'modules.json'}: queries are read by another model than documents, which is not "
+            "supported for dense vectors"
+        )
+    encoders = [path for kind, path in modules or [] if kind.rpartition(".")[2] in _ENCODERS]
     if len(encoders) > 1:
         raise ConversionError(f"{folder / 'modules.json'}: expected one Transformer module, found {len(encoders)}")
     model_folder = encoders[0] if encoders else folder
@@ -225,9 +254,17 @@ def open_checkpoint(
     refuse_tokenizer_class(model_folder, config)
     if settings := _transformer_config(model_folder):
         refuse_arguments(read_json(settings), settings)
-    if isinstance(chosen, str):
-        return Checkpoint(folder, modules, model_folder, config, task, task_adapter=chosen)
-    return Checkpoint(folder, modules, model_folder, config, task, chosen)
+    return Checkpoint(
+        folder,
+        modules,
+        model_folder,
+        config,
+        task,
+        adapter=None if isinstance(chosen, str) else chosen,
+        task_adapter=chosen if isinstance(chosen, str) else None,
+        query_modules=query_modules,
+        is_splade=is_splade or pooling == "splade",
+    )
 
 
 def torch_class(name: Any) -> str | None:
@@ -245,27 +282,39 @@ def _transformer_config(folder: Path) -> Path | None:
     return next((folder / name for name in _TRANSFORMER_CONFIGS if (folder / name).is_file()), None)
 
 
-def _read_modules(folder: Path) -> list[tuple[str, Path]] | None:
+def _read_modules(folder: Path) -> tuple[Modules | None, Modules | None]:
+    """Return the modules of a checkpoint, and those for queries if they are others; None without modules.json."""
     file = folder / "modules.json"
     if not file.is_file():
-        return None
+        return None, None
     entries = read_json_value(file)
     if not isinstance(entries, list):
         raise ConversionError(f"{file}: expected a list of modules")
-    modules = []
-    for entry in entries:
-        kind = entry.get("type") if isinstance(entry, dict) else None
-        path = entry.get("path") if isinstance(entry, dict) else None
+
+    def module(kind: Any, path: Any) -> tuple[str, Path]:
         if not isinstance(kind, str) or not isinstance(path, str):
-            raise ConversionError(f"{file}: module without type or path: {entry!r}")
+            raise ConversionError(f"{file}: module without type or path: {kind!r}, {path!r}")
         parts = PurePosixPath(path)
         if parts.is_absolute() or ".." in parts.parts or "\\" in path:
             raise ConversionError(f"{file}: the path {path!r} is outside the checkpoint's folder")
         # sentence-transformers has moved its classes between Python modules; the class names are stable.
         # A class of another package keeps its full name: only the family that follows its code may accept it.
         name = kind.rpartition(".")[2] if kind.startswith(_MODULES_OF) else kind if "." in kind else f".{kind}"
-        modules.append((name, folder / parts))
-    return modules
+        return name, folder / parts
+
+    if not all(isinstance(entry, dict) for entry in entries):
+        raise ConversionError(f"{file}: expected a list of modules, each with type and path")
+    modules = [module(entry.get("type"), entry.get("path")) for entry in entries]
+    if not modules or modules[0][0] not in ROUTERS:
+        return modules, None
+    router = modules[0][1]
+    beside = router.relative_to(folder).as_posix()
+
+    def routed(kind: Any, path: Any) -> tuple[str, Path]:
+        return module(kind, f"{beside}/{path}" if isinstance(path, str) else path)
+
+    documents, queries = read_routes(router, routed)
+    return [*documents, *modules[1:]], None if queries == documents else [*queries, *modules[1:]]
 
 
 def _read_pooling(file: Path, hidden_size: int) -> str:

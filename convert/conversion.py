@@ -17,13 +17,14 @@ from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
 from edgeembed import __version__
-from edgeembed.engine.interface import TYPE_KEY, Task
+from edgeembed.engine.interface import TYPE_KEY, Output, Task
 from edgeembed.engine.machine import usable_threads
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
-from edgeembed_convert.checkpoint import Checkpoint, open_checkpoint
+from edgeembed_convert.checkpoint import Checkpoint, Pooling, open_checkpoint
 from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan
@@ -31,6 +32,7 @@ from edgeembed_convert.importance import as_inputs, read_texts
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.notes import NOTES_KEY, notes_on, shorter_length
 from edgeembed_convert.outcome import describe_fallbacks, describe_types, effective_type, stays_f32
+from edgeembed_convert.outputs import with_outputs
 from edgeembed_convert.quantization import (
     MIXTURE_BITS,
     MIXTURES,
@@ -69,6 +71,8 @@ class ConversionOptions:
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
     """What the model computes, for checkpoints whose files do not say it."""
+    pooling: Pooling | None = None
+    """For a masked language model whose files do not say that it is a sparse one."""
     adapter: str | None = None
     """The adapter to merge into the weights: the name of one in the checkpoint, or the path of its folder."""
     master: Path | None = None
@@ -115,14 +119,14 @@ def convert_checkpoint(
     options = options or ConversionOptions()
     wanted = parse_quantization(options.quantization)
     try:
-        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo)
+        checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo, options.pooling)
         plan = find_family(checkpoint).plan(checkpoint)
         if options.task not in (None, plan.task):
             raise ConversionError(
                 f"{source}: cannot be converted with the task {options.task}: its files are those of a model for the task "
                 f"{plan.task}"
             )
-        plan = _with_dense(checkpoint, plan)
+        plan = with_outputs(checkpoint, _with_dense(checkpoint, plan))
         _check_lower_casing(checkpoint, plan)
         notes = notes_on(checkpoint, plan, wanted)
         job = _Job(plan, target, wanted, options)
@@ -216,7 +220,7 @@ class _Job:
         """Write the target; return sentences about tensors of other types, and the type of most values."""
         if self._options.proof:
             width = self._plan.dimensions if self._plan.task == "embed" else _labels(self._plan)
-            metadata = metadata | canary.placeholder(width, self._plan.task)
+            metadata = metadata | canary.placeholder(width, self._heads, self._plan.task)
         if self._options.master is not None:
             with replacing(self._options.master) as part:
                 metadata = self._write_master(part, metadata, work)
@@ -238,10 +242,16 @@ class _Job:
             return metadata
         rows = self._rows(file)
         canary.fill(file, rows)
-        return canary.filled(metadata, rows)
+        return {**metadata, **rows}
 
-    def _rows(self, file: Path) -> str:
-        return canary.compute(file, self._plan.task, sandbox=self._options.sandbox)
+    def _rows(self, file: Path) -> dict[str, str]:
+        return canary.compute(file, self._heads, self._plan.task, sandbox=self._options.sandbox)
+
+    @property
+    def _heads(self) -> list[Output]:
+        """The outputs besides the dense row."""
+        named = self._plan.metadata.get(OUTPUTS_KEY)
+        return [output for output in parse_outputs(None if named is None else str(named)) if output != "dense"]
 
     def _run_with_master(self, master: Path, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
         if self._by_llama:

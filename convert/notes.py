@@ -36,10 +36,9 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *losses,
         *_length(checkpoint, plan),
         *_window(checkpoint, plan),
-        *_similarity(checkpoint),
+        *(_similarity(checkpoint) if plan.pooling != "none" else ()),
         *_dense(plan),
         *_images(checkpoint),
-        *_token_weights(checkpoint),
         *notes_on_prompts(checkpoint.folder),
     ]
 
@@ -92,11 +91,6 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
             "edgeembed returns vectors of length 1, so results may come in another order"
         )
-
-
-def _token_weights(checkpoint: Checkpoint) -> Iterator[str]:
-    if "NewForTokenClassification" in (checkpoint.config.get("architectures") or []):
-        yield "its weights for single tokens, which make sparse vectors, are not computed"
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:

@@ -236,6 +236,20 @@ def count_pieces(folder: Path, rows: int) -> int:
     return count
 
 
+def token_ids(folder: Path) -> dict[str, int]:
+    """Return the id of each token in tokenizer.json or else vocab.txt. Raises ConversionError if both are missing."""
+    text = folder / "vocab.txt"
+    if not (folder / "tokenizer.json").is_file() and text.is_file():
+        lines = text.read_text(encoding="utf-8", errors="replace").splitlines()
+        return {line: number for number, line in enumerate(lines)}
+    content = read_json(folder / "tokenizer.json")
+    vocab, added = as_object(content.get("model")).get("vocab"), content.get("added_tokens")
+    if isinstance(vocab, list):  # Unigram: pairs of a piece and its score
+        vocab = {str(entry[0]): number for number, entry in enumerate(vocab) if isinstance(entry, list) and entry}
+    ids = {str(as_object(entry).get("content")): as_object(entry).get("id") for entry in added or []}
+    return {token: number for token, number in (as_object(vocab) | ids).items() if is_id(number)}
+
+
 def has_byte_pieces(folder: Path) -> bool:
     """Return whether tokenizer.json is BPE over characters, with bytes for unknown ones. Raises ConversionError."""
     file = folder / "tokenizer.json"

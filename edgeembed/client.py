@@ -15,11 +15,23 @@ import aiohttp
 import msgspec
 import orjson
 
+from edgeembed import errors
 from edgeembed.common.answers import read_body
 from edgeembed.common.status import DaemonStatus, Health
 from edgeembed.config.secrets import read_key_file
 from edgeembed.config.settings import Settings
-from edgeembed.errors import ConfigError, EdgeEmbedError
+from edgeembed.errors import (
+    ConfigError,
+    DaemonGoneError,
+    EdgeEmbedError,
+    EngineError,
+    EngineTimeoutError,
+    EngineUnavailableError,
+    InputTooLongError,
+    OverloadedError,
+    RequestError,
+    RequestTooLargeError,
+)
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
@@ -30,6 +42,11 @@ MOST_BYTES = 16 * 2**20
 """Of an answer to a GET request; another program may be listening there."""
 MOST_ROWS_BYTES = 512 * 2**20
 """Of an answer with vectors."""
+REQUEST_SECONDS = 900.0
+"""For an answer to a request of texts: longer than a daemon's own timeout."""
+RETRY_SECONDS = 1.0
+"""After an error of the daemon that may be temporary."""
+_RUNNING_SECONDS = 5.0
 _SERVER = "edgeembed/"
 """How the `Server` header of edgeembed's responses begins."""
 
@@ -111,6 +128,62 @@ class Connection:
             return None
         except aiohttp.ClientError:  # it does not speak HTTP
             return stranger
+
+    @property
+    def url(self) -> str:
+        """The daemon's base URL."""
+        return self._base
+
+    async def is_running(self) -> bool:
+        """Return whether an edgeembed answers."""
+        reply = await self.ask("/livez", _RUNNING_SECONDS)
+        return reply is not None and reply.ours
+
+    async def post(self, path: str, body: dict[str, Any]) -> Reply:
+        """Send a POST request and return the answer. Raises EdgeEmbedError; DaemonGoneError if there is none."""
+        reply = await self.ask(path, REQUEST_SECONDS, body)
+        if reply is None:
+            raise DaemonGoneError("the daemon no longer answers", retry_after=RETRY_SECONDS)
+        return checked(reply)
+
+
+def checked(reply: Reply) -> Reply:
+    """Return a reply. Raises the EdgeEmbedError that it reports."""
+    if reply.status == 200:
+        return reply
+    found = reply.body.get("error")
+    error: dict[str, Any] = found if isinstance(found, dict) else {}
+    message, param = str(error.get("message") or f"the daemon answered with status {reply.status}"), error.get("param")
+    raise error_of(reply.status, message, param if isinstance(param, str) else None, str(error.get("code")))
+
+
+def error_of(status: int, message: str, param: str | None, code: str | None = None) -> EdgeEmbedError:
+    """Return the error that another process reported with this HTTP status and code."""
+    if code == InputTooLongError.code:
+        return InputTooLongError(message, tokens=0, limit=0, param=param)
+    kind = _BY_CODE.get(code) if code else None
+    if kind is None:
+        kind = _kind_of(status)
+    return kind(message, param=param, retry_after=RETRY_SECONDS)
+
+
+def _kind_of(status: int) -> type[EdgeEmbedError]:
+    match status:
+        case 413:
+            return RequestTooLargeError
+        case 429:
+            return OverloadedError
+        case 502 | 503:
+            return EngineUnavailableError
+        case 504:
+            return EngineTimeoutError
+        case _:
+            return RequestError if 400 <= status < 500 else EngineError
+
+
+_BY_CODE: dict[str, type[EdgeEmbedError]] = {
+    kind.code: kind for name in errors.__all__ if (kind := getattr(errors, name)).code is not None
+}
 
 
 @asynccontextmanager

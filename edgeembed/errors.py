@@ -34,6 +34,7 @@ with `exit_code`.
         ├── EngineUnavailableError      503: starting, restarting or failed
         │   ├── ModelLoadingError       503: still loading
         │   ├── ModelReplacedError      503: the model file has changed; the next request uses the new one
+        │   ├── DaemonGoneError         503: the daemon that answered before no longer does
         │   └── WrongRowsError          503: an upstream server returned rows of other texts
         ├── OverloadedError             429: the queue is full
         ├── EngineTimeoutError          504: the request's time ran out
@@ -52,6 +53,7 @@ __all__ = [
     "ChecksumError",
     "ConfigError",
     "ConversionError",
+    "DaemonGoneError",
     "DamagedModelError",
     "EdgeEmbedError",
     "EmptyInputError",
@@ -131,7 +133,8 @@ class EmptyInputError(RequestError):
 class InputTooLongError(RequestError):
     """A text has more tokens than the model accepts; `tokens` and `limit` include special tokens.
 
-    at_least: it may have more than `tokens`, which were not counted to the end.
+    Both are 0 where a daemon reported the error, which has them in its message only. at_least: it may have more than
+    `tokens`, which were not counted to the end.
     """
 
     code = "context_length_exceeded"
@@ -270,7 +273,7 @@ class EngineUnavailableError(EngineError):
     """No worker is ready to answer."""
 
     status = 503
-    code = "engine_unavailable"
+    code: ClassVar[str | None] = "engine_unavailable"
 
 
 class ModelLoadingError(EngineUnavailableError):
@@ -283,6 +286,12 @@ class ModelReplacedError(EngineUnavailableError):
     """The model's file was replaced since the request was resolved."""
 
     code = "model_replaced"
+
+
+class DaemonGoneError(EngineUnavailableError):
+    """The daemon that a client of the same machine uses no longer answers."""
+
+    code = None  # it is no server's answer
 
 
 class WrongRowsError(EngineUnavailableError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import re
@@ -17,9 +18,12 @@ from edgeembed.cache import VectorCache
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import (
+    DENSE,
+    Float32Matrix,
     Float32Row,
     Limits,
     ModelInfo,
+    Output,
     Pair,
     Priority,
     Prompted,
@@ -30,6 +34,7 @@ from edgeembed.engine.interface import (
     Tokenized,
     TokenWant,
 )
+from edgeembed.engine.outputs import pack
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLongError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
@@ -46,6 +51,26 @@ def fake_row(text: str, dimensions: int = DIMENSIONS) -> Float32Row:
     """Return the row that FakeEngine computes for a text: from its digest, not normalised."""
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     return (np.random.default_rng(seed).standard_normal(dimensions) * 3).astype(np.float32)
+
+
+def fake_packed_row(text: str, outputs: tuple[Output, ...], dimensions: int = DIMENSIONS) -> Float32Row:
+    """Return the packed row that FakeEngine computes for a text: of its words, with the special tokens where they count."""
+    words, parts = text.split(), dict[Output, Float32Matrix]()
+    for output in outputs:
+        match output:
+            case "dense":
+                parts[output] = fake_row(text, dimensions)[None]
+            case "tokens":
+                parts[output] = np.stack(
+                    [fake_row(f"{place} {text}", dimensions) for place in range(len(words) + SPECIAL_TOKENS)]
+                )
+            case "multi":
+                rows = np.stack([fake_row(word, dimensions) for word in words])
+                parts[output] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            case "sparse":
+                weights = sorted({len(word) + 10: 1.0 + words.count(word) for word in words}.items())
+                parts[output] = np.array(weights, dtype=np.float32).reshape(-1, 2)
+    return pack(parts)
 
 
 class FakeEngine:
@@ -77,7 +102,10 @@ class FakeEngine:
         self.loaded = asyncio.Event()
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
-        self._waiting: list[tuple[Text, asyncio.Future[Row]]] = []
+        self.row_of_outputs: Callable[[str, tuple[Output, ...]], Float32Row] = lambda text, outputs: fake_packed_row(
+            text, outputs, self.dimensions
+        )
+        self._waiting: list[tuple[Text, asyncio.Future[Row], tuple[Output, ...]]] = []
         self._changed = asyncio.Event()
 
     @property
@@ -117,7 +145,7 @@ class FakeEngine:
     @property
     def waiting(self) -> list[str]:
         """The texts that are not computed yet."""
-        return [whole_text(text) for text, _ in self._waiting]
+        return [whole_text(text) for text, _, _ in self._waiting]
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait for a condition, checked when the engine starts or closes and when texts come, end or are cancelled."""
@@ -138,11 +166,13 @@ class FakeEngine:
     async def close(self) -> None:
         self.closed = True
         self._changed.set()
-        for _, future in self._waiting:
+        for _, future, _ in self._waiting:
             if not future.done():
                 future.set_exception(EngineUnavailableError("closed"))
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = []
         for text in texts:
@@ -151,7 +181,7 @@ class FakeEngine:
             future.add_done_callback(functools.partial(self._done, whole))
             self.priorities.append(priority)
             self.isolated.append(isolated)
-            self._waiting.append((text, future))
+            self._waiting.append((text, future, outputs))
             futures.append(future)
         self._changed.set()
         if not self.paused:
@@ -176,7 +206,7 @@ class FakeEngine:
     def resume(self) -> None:
         """Answer every text that waits."""
         waiting, self._waiting = self._waiting, []
-        for text, future in waiting:
+        for text, future, outputs in waiting:
             if future.done():
                 continue
             whole = whole_text(text)
@@ -191,7 +221,8 @@ class FakeEngine:
                 continue
             self.computed.append(kept)
             cut = kept != whole
-            future.set_result(Row(self.row_of(kept), len(kept.split()) + SPECIAL_TOKENS, tokens if cut else 0))
+            row = self.row_of(kept) if outputs == DENSE else self.row_of_outputs(kept, outputs)
+            future.set_result(Row(row, len(kept.split()) + SPECIAL_TOKENS, tokens if cut else 0))
 
 
 def _tokenized(text: str, want: TokenWant) -> Tokenized:
@@ -271,10 +302,11 @@ def fake_service(
     *,
     prompts: Prompts | None = None,
     aliases: Mapping[str, str] | None = None,
+    outputs: tuple[Output, ...] = DENSE,
     **options: Any,
 ) -> EmbeddingService:
-    """Return a service of one model on a fake engine. options: of ServiceOptions."""
-    registry = ModelRegistry(fake_model(prompts=prompts), aliases=aliases)
+    """Return a service of one model on a fake engine. outputs: of the model. options: of ServiceOptions."""
+    registry = ModelRegistry(dataclasses.replace(fake_model(prompts=prompts), outputs=outputs), aliases=aliases)
     pool = ModelPool(lambda _model: engine, PoolRules(budget_bytes=1))
     return EmbeddingService(
         registry,

@@ -46,6 +46,7 @@ FOLDERS = {
     "tray": "unit",
     "upstream": "unit",
     "test_client.py": "unit",
+    "test_embedder.py": "unit",
     "test_errors.py": "unit",
     "test_packaging.py": "e2e",
     "test_tiers.py": "unit",

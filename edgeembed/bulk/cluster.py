@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, error_of
+from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder
+from edgeembed.client import error_of
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
 from edgeembed import __version__
-from edgeembed.bulk.retry import with_retries
 from edgeembed.client import Connection, Reply, connected
 from edgeembed.common.progress import ReportLine
+from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import (
     ConfigError,
-    EdgeEmbedError,
     EngineError,
-    EngineTimeoutError,
-    EngineUnavailableError,
-    OverloadedError,
-    RequestError,
-    RequestTooLargeError,
 )
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRequest
@@ -30,14 +21,12 @@ from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
+from edgeembed.runtime.backends import rows_of
 from edgeembed.runtime.in_process import in_process_service
 
 PROBE = "edgeembed"
 """A text embedded at the start to learn which model answers and how long its vectors are."""
-_REQUEST_SECONDS = 900.0
-"""Longer than a daemon's own timeout."""
 _HEALTH_SECONDS = 5.0
-_RETRY_SECONDS = 1.0
 
 
 class EmbedOptions(NamedTuple):
@@ -105,7 +94,7 @@ async def open_embedder(
     Raises EdgeEmbedError.
     """
     async with connected(resolved.settings) as connection:
-        if not in_process and await _is_running(connection):
+        if not in_process and await connection.is_running():
             daemon = DaemonEmbedder(connection, options)
             await daemon.start()
             yield daemon
@@ -122,10 +111,10 @@ async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model
     What is too long is cut, as POST /v1/rerank does.
     """
     async with connected(resolved.settings) as connection:
-        if await _is_running(connection):
+        if await connection.is_running():
             named = {"model": model} if model else {}
             body = {"query": query, "documents": list(documents), "return_documents": False, **named}
-            answer = (await _post(connection, "/v1/rerank", body)).body
+            answer = (await connection.post("/v1/rerank", body)).body
             scores = {item["index"]: item["relevance_score"] for item in answer["results"]}
             return Scored(
                 answer["model"], [scores[index] for index in range(len(documents))], len(answer.get("truncated", ()))
@@ -163,7 +152,7 @@ class DaemonEmbedder:
         self.info = EmbedderInfo(
             model=answer["model"],
             digest=first.digest or (digests.pop() if len(digests) == 1 else ""),
-            dimensions=_rows_of(answer).shape[1],
+            dimensions=rows_of(answer).shape[1],
             description=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             max_requests=4,
             engine=str((exact or same or [{}])[0].get("device") or ""),
@@ -175,7 +164,7 @@ class DaemonEmbedder:
         if answer["model"] != self.info.model:
             raise ConfigError(f"the daemon now answers with {answer['model']}; it answered with {self.info.model} before")
         _require_same_file(self.info.model, self.info.digest, reply.digest)
-        rows = _rows_of(answer)
+        rows = rows_of(answer)
         if rows.shape != (len(texts), self.info.dimensions):
             raise EngineError(
                 f"the daemon returned rows of shape {rows.shape}; expected {(len(texts), self.info.dimensions)}"
@@ -190,12 +179,12 @@ class DaemonEmbedder:
 
     async def _tokens(self, texts: Sequence[str]) -> list[int]:
         body = {"input": list(texts), **{name: value for name, value in self._options.items() if name != "dimensions"}}
-        answer = (await _post(self._connection, "/v1/tokenize", body)).body
+        answer = (await self._connection.post("/v1/tokenize", body)).body
         return [item["tokens"] for item in answer["data"]]
 
     async def _ask(self, texts: Sequence[str], *, repeatable: bool = False) -> Reply:
         body = {"input": list(texts), "encoding_format": "base64", "cache": False, "repeatable": repeatable}
-        return await _post(self._connection, "/v1/embeddings", body | self._options)
+        return await self._connection.post("/v1/embeddings", body | self._options)
 
 
 class LocalEmbedder:
@@ -244,28 +233,6 @@ class LocalEmbedder:
         return [len(text.ids) for text in result.tokens]
 
 
-def error_of(status: int, message: str, param: str | None) -> EdgeEmbedError:
-    """Return the error that another process reported with this HTTP status."""
-    kind: type[EdgeEmbedError]
-    match status:
-        case 413:
-            kind = RequestTooLargeError
-        case 429:
-            kind = OverloadedError
-        case 502 | 503:
-            kind = EngineUnavailableError
-        case 504:
-            kind = EngineTimeoutError
-        case _:
-            kind = RequestError if 400 <= status < 500 else EngineError
-    return kind(message, param=param, retry_after=_RETRY_SECONDS)
-
-
-async def _is_running(connection: Connection) -> bool:
-    reply = await connection.ask("/livez", _HEALTH_SECONDS)
-    return reply is not None and reply.ours
-
-
 def _require_same_file(model: str, digest: str, found: str) -> None:
     """Raise ConfigError if rows come from another model file than the first ones. An empty digest is unknown."""
     if digest and found and digest != found:
@@ -273,21 +240,3 @@ def _require_same_file(model: str, digest: str, found: str) -> None:
             f"the file of {model} was replaced while the job ran; its vectors cannot be mixed with those of the old "
             "one. Put the old file back to continue, or start again with --overwrite"
         )
-
-
-async def _post(connection: Connection, path: str, body: dict[str, Any]) -> Reply:
-    """POST to the daemon and return its answer. Raises EdgeEmbedError."""
-    reply = await connection.ask(path, _REQUEST_SECONDS, body)
-    if reply is None:
-        raise EngineUnavailableError("the daemon no longer answers", retry_after=_RETRY_SECONDS)
-    if reply.status == 200:
-        return reply
-    found = reply.body.get("error")
-    error: dict[str, Any] = found if isinstance(found, dict) else {}
-    message, param = str(error.get("message") or f"the daemon answered with status {reply.status}"), error.get("param")
-    raise error_of(reply.status, message, param if isinstance(param, str) else None)
-
-
-def _rows_of(answer: dict[str, Any]) -> Matrix:
-    data = sorted(answer["data"], key=lambda item: item["index"])
-    return np.stack([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in data]).astype(np.float32)

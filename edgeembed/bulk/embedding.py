@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from edgeembed.bulk.embedders import Embedder
-from edgeembed.bulk.retry import with_retries
 from edgeembed.bulk.shards import JobRow, Refused, Shard
+from edgeembed.common.retry import with_retries
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 from edgeembed.inference.postprocess import Matrix
 

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
-from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.folders import Folder
 from edgeembed.bulk.lines import CsvLines, JsonLines, TextLines
 from edgeembed.bulk.records import Position, Read, Record, Reject, Source
 from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import Chunker
 
 InputFormat = Literal["text", "jsonl", "csv", "parquet"]
 INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)

@@ -10,7 +10,6 @@ from typing import Protocol
 import filelock
 import msgspec
 
-from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
@@ -19,6 +18,7 @@ from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFol
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.common.files import describe_os_error
 from edgeembed.errors import ConfigError, EdgeEmbedError
+from edgeembed.inference.chunking import Chunker, WordTokens
 
 MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
@@ -131,7 +131,9 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
         return found
 
     rules = job.rules
-    inputs = open_inputs(job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, count))
+    inputs = open_inputs(
+        job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, WordTokens(count))
+    )
     run_ = _Run(job, embedder, watch, inputs)
     await run_.prepare()
     await run_.embed()

@@ -8,11 +8,11 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
 from edgeembed.common.files import read_json, write_bytes, write_json
 from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import ChunkRules
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 IdKind = Literal["int", "string"]

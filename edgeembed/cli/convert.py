@@ -17,6 +17,7 @@ from edgeembed.cli.printing import to_stderr
 if TYPE_CHECKING:
     from edgeembed.engine.interface import Task
     from edgeembed_convert import ConversionOptions
+    from edgeembed_convert.checkpoint import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,7 @@ class ConvertFlags:
     output: Path | None
     license_: str | None
     task: Task | None
+    pooling: Pooling | None
     adapter: str | None
     force: bool
     master: Path | None
@@ -51,6 +53,11 @@ class ConvertFlags:
     "--task",
     type=click.Choice(["embed", "rerank", "classify"]),
     help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(["splade"]),
+    help="Make a sparse model of a masked language model whose files do not say that it is a SPLADE model.",
 )
 @click.option(
     "--merge-adapter",
@@ -150,6 +157,7 @@ def convert(source: str, **flags: Any) -> None:
             source_repo=repo,
             source_revision=revision,
             task=options.task,
+            pooling=options.pooling,
             adapter=options.adapter,
             master=options.master,
             importance=options.importance,
@@ -203,6 +211,7 @@ def _print_losses(source: Path, flags: ConvertFlags, kinds: list[str]) -> None:
                 conversion = ConversionOptions(
                     quantization=kind,
                     task=flags.task,
+                    pooling=flags.pooling,
                     adapter=flags.adapter,
                     importance=flags.importance if kind in WEIGHED else None,
                     proof=False,

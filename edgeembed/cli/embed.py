@@ -234,9 +234,9 @@ def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
 
 
 def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
-    from edgeembed.bulk.chunking import ChunkRules
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.shards import JobRules
+    from edgeembed.inference.chunking import ChunkRules
     from edgeembed.inference.number_formats import INT8_RANGE
 
     rules = JobRules(

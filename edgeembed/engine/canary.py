@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.float_strings import decode_floats, encode_floats
-from edgeembed.engine.interface import Float32Row, Pair, Prompted, Task, Text
+from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Pair, Prompted, Task, Text
 
 TokensT = TypeVar("TokensT")
 
@@ -39,6 +39,9 @@ PAIRS = (
 )
 """For rerankers."""
 
+HEAD_TEXTS = tuple(Prompted("", text, role="query" if number % 2 else "document") for number, text in enumerate(TEXTS))
+"""For heads: some models read queries otherwise than documents."""
+
 LEAST_TOGETHER = {"F32": 0.999, "F16": 0.999, "BF16": 0.999, "Q8_0": 0.997}
 LEAST_TOGETHER_OF_OTHERS = 0.993
 """Cosine of a text's row computed alone and in a batch, by the type of most tensors. The shape of a batch changes the last
@@ -56,6 +59,12 @@ TEXTS_KEY = "edgeembed.canary.texts"
 """Metadata key: a JSON list of texts; of [query, document] for a reranker."""
 ROWS_KEY = "edgeembed.canary.rows"
 """Metadata key: base64 of their rows, float32, little-endian, shape (texts, dimensions); NaN where a text was too long."""
+
+SKETCH_KEYS: Mapping[Output, str] = {"multi": "edgeembed.canary.multi", "sparse": "edgeembed.canary.sparse"}
+"""Metadata keys: the same for what a head computes of `HEAD_TEXTS`, as sketches of SKETCH_NUMBERS; see `sketch`."""
+SKETCH_NUMBERS = 256
+_SKETCH_LOSS = 4
+"""A head may lose so many times more of the cosine than a row: it sees single tokens, where a row is a mean or a summary."""
 
 LEAST_BY_TYPE = {
     "F32": 0.9995, "F16": 0.9995, "BF16": 0.998, "Q8_0": 0.99, "Q6_K": 0.985, "Q5_K": 0.97, "Q5_1": 0.97, "Q5_0": 0.96,
@@ -203,3 +212,41 @@ def check_file(
             f"least {least:g} for {file_type}"
         )
     return found
+
+
+def sketch(output: Output, part: Float32Matrix) -> Float32Row:
+    """Return SKETCH_NUMBERS numbers for an output of any size, shape (rows, width).
+
+    They are sums of its columns, or the weights of its words; each is added to one of the numbers or taken from it, so that
+    sketches of different outputs are not alike.
+    """
+    if output == "sparse":
+        places, values = part[:, 0].astype(np.int64), part[:, 1]
+    else:
+        places, values = np.arange(part.shape[1]), part.sum(axis=0)
+    signs = 1 - 2 * (places // SKETCH_NUMBERS % 2)
+    found = np.zeros(SKETCH_NUMBERS, dtype=np.float32)
+    np.add.at(found, places % SKETCH_NUMBERS, signs * values)
+    return found
+
+
+def check_head(output: Output, stored: str, compute: Callable[[Prompted], Float32Matrix | None], file_type: str) -> None:
+    """Compare what a head computes of `HEAD_TEXTS` with the sketches in the file. Raises CanaryError.
+
+    stored: the value of the output's key. compute: returns a text's output; None if it is too long for the settings.
+    """
+    try:
+        expected = decode_floats(stored).reshape(len(HEAD_TEXTS), SKETCH_NUMBERS)
+    except ValueError as error:
+        raise CanaryError(f"the canary rows of {output!r} in the file are damaged: {error}") from error
+    least = 1 - _SKETCH_LOSS * (1 - least_for(file_type))
+    for number, (text, row) in enumerate(zip(HEAD_TEXTS, expected, strict=True)):
+        if not np.isfinite(row).all() or not row.any() or (part := compute(text)) is None:
+            continue
+        found = sketch(output, part)
+        value = cosine(row, found) if found.any() else 0.0
+        if not value >= least:
+            raise CanaryError(
+                f"the output {output!r} of canary text {number} is too far from that of the unquantised weights: cosine "
+                f"{value:.4f}; expected at least {least:g} for {file_type}"
+            )

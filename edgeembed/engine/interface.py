@@ -24,6 +24,16 @@ TYPE_KEY = "edgeembed.converter.type"
 Task = Literal["embed", "rerank", "classify"]
 """What a model computes: rows of texts, scores of pairs, or a logit of each class for texts or pairs."""
 
+Output = Literal["dense", "multi", "sparse", "tokens"]
+"""What is computed of a text. dense: one pooled row. multi: a vector for each token, to be compared with those of another
+text (late interaction). sparse: weights of tokens of the vocabulary. tokens: the last hidden state of each token."""
+OUTPUTS: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
+"""All outputs, in the order in which a packed row has them; see `edgeembed.engine.outputs`."""
+DENSE: tuple[Output, ...] = ("dense",)
+
+Role = Literal["", "query", "document"]
+"""What a text is for; some models read queries otherwise than documents."""
+
 Priority = Literal[0, 1]
 INTERACTIVE: Priority = 0
 """A few texts that a client waits for."""
@@ -34,7 +44,8 @@ BULK: Priority = 1
 class Row(NamedTuple):
     """One embedded text.
 
-    vector: float32, shape (dimensions,), pooled, not normalised, full-dimension.
+    vector: float32, shape (dimensions,), pooled, not normalised, full-dimension; with other outputs than the dense one, a
+    packed row (see `edgeembed.engine.outputs`).
     tokens: the text's length in the model's tokens, special ones included.
     full: the same before the text was truncated; 0 when it was not.
     """
@@ -107,6 +118,8 @@ class Prompted:
     limits: Limits | None = None
     ids: bytes | None = None
     """Token ids in place of `text`: int32, native byte order, with or without the special tokens around them."""
+    role: Role = ""
+    """For models that read queries otherwise than documents."""
 
 
 Text = str | Pair | Prompted
@@ -155,7 +168,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     """Longest text in tokens, special ones included."""
     pooling: str
-    """mean, cls, last; rank for a reranker or classifier, whose rows are numbers, one for each of its labels."""
+    """mean, cls, last; rank for a reranker or classifier, whose rows are numbers, one for each of its labels; none for a
+    model without a pooled row of its own."""
     task: Task = "embed"
     file_type: str
     """The quantisation type of most tensors, as llama.cpp names it."""
@@ -167,6 +181,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
     reference: Reference | None = None
     """By which it is checked again while it serves; None where there is nothing to compare with."""
+    outputs: tuple[Output, ...] = DENSE
+    """What its file has heads for; hidden states of tokens are no part of it."""
     attainable_tokens: int = 0
     """Longest text with a higher setting `context_tokens`; 0 if that would change nothing."""
     batch_tokens: int = 0
@@ -200,8 +216,12 @@ class Engine(Protocol):
         """
         ...
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
         """Queue texts, prompts included, and return a future for each; cancelling it removes the text.
+
+        outputs: what to compute, in the order of OUTPUTS; of others than DENSE, a Row's vector is a packed row.
 
         isolated: as bulk texts that share forward passes only with each other, so that the same texts yield the same bits
         each time (see `edgeembed.engine.worker.isolated_batches`).

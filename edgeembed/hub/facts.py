@@ -7,6 +7,8 @@ from pathlib import Path
 import msgspec
 
 from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, Classes, read_classes
+from edgeembed.engine.interface import DENSE, Output
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
 from edgeembed.hub.gguf.frames import frame_of_foreign
@@ -39,6 +41,8 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     """In a file of our converter: what it does in another way than its checkpoint."""
     max_seq_length: int | None = None
     """In a file of our converter: the length in tokens at which sentence-transformers cuts texts, if it takes more."""
+    outputs: tuple[Output, ...] = DENSE
+    """What it has heads for."""
     matryoshka: tuple[int, int] | None = None
     """Shortest and longest vector."""
 
@@ -65,6 +69,10 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
     pooling = header.pooling
     if pooling is None and (frame := frame_of_foreign(path)) is not None and frame.pooling == "rank":
         pooling = RANK_POOLING  # a cross-encoder of llama.cpp's converter, which writes no pooling for those
+    try:
+        outputs = parse_outputs(header.text(OUTPUTS_KEY))
+    except ValueError as error:
+        raise HubError(f"{path}: {error}") from error
     least, most = header.number("edgeembed.matryoshka.min"), header.number("edgeembed.matryoshka.max")
     facts = GgufFacts(
         architecture=header.architecture,
@@ -80,6 +88,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
         },
         notes=(header.text(NOTES_KEY) or "").splitlines(),
         max_seq_length=header.number("edgeembed.max_seq_length") or None,
+        outputs=outputs,
         matryoshka=(least, most) if least and most else None,
     )
     try:

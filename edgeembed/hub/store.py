@@ -16,7 +16,7 @@ from filelock import Timeout
 from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.engine.classes import Classes
-from edgeembed.engine.interface import Task
+from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests, Identified
@@ -53,6 +53,8 @@ class InstalledModel:
     task: Task = "embed"
     classes: Classes | None = None
     """Of a classifier."""
+    outputs: tuple[Output, ...] = DENSE
+    """What the file has heads for."""
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
     notes: list[str] = field(default_factory=list)
@@ -355,6 +357,7 @@ class Store:
             entry=entry,
             task="embed" if not ranks else "classify" if facts.classes else "rerank",
             classes=facts.own_classes if ranks else None,
+            outputs=facts.outputs,
             max_seq_length=facts.max_seq_length or (entry.max_seq_length if entry else None),
             notes=facts.notes,
             last_used=self._usage.all().get(digest),

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
-from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Row, Text
+from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, Prompted, Row, Text
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
 from edgeembed.errors import EmptyInputError, EngineTimeoutError, RequestTooLargeError
 from edgeembed.inference.admission import TOKENS_PER_CHARACTER, Admission
@@ -104,6 +104,12 @@ class Pipeline:
         from_memory = request.is_plain_query and not from_disk and all(isinstance(row, CachedRow) for row in result)
         return PipelineResult(result, hits, from_memory)
 
+    def _dimensions_of(self, request: RowRequest) -> tuple[int, ...]:
+        """Return how many numbers a row may have, as far as that is known; empty for packed rows, which have any number."""
+        if request.outputs != DENSE:
+            return ()
+        return self._row_dimensions.get(request.model.key) or request.model.row_dimensions
+
     def _deadline(self) -> float:
         """Return when what begins now is to be done: a request, or each part of a large one."""
         return asyncio.get_running_loop().time() + self._timeout
@@ -153,7 +159,7 @@ class Pipeline:
             found = cache.get_from_memory(keys, request.label, low=low)
             if found.missing:  # most requests end in memory, and entering a timeout takes as long as the lookup there
                 async with self._until(deadline):
-                    row_dimensions = self._row_dimensions.get(request.model.key) or request.model.row_dimensions
+                    row_dimensions = self._dimensions_of(request)
                     await cache.add_from_disk(found, request.label, low=low, dimensions=row_dimensions)
             if keys is asked:
                 return found
@@ -167,7 +173,7 @@ class Pipeline:
 
         keys: of whole texts, by the keys that are computed. context: the model's longest text, which the keys of parts name.
         """
-        cache, began, dimensions = self._cache, time.monotonic(), self._row_dimensions[request.model.key]
+        cache, began, dimensions = self._cache, time.monotonic(), self._dimensions_of(request)
         wanted: Wanted = "keep" if request.cache_use == "keep" else "normal" if request.frequent else "low"
 
         def store(key: bytes, row: Row) -> None:
@@ -251,7 +257,9 @@ class Pipeline:
         priority = INTERACTIVE if request.interactive else BULK
         store = self._storing(request, whole, context, lease)
         try:
-            rows = await self._single_flight.compute(lease, texts, priority, store, isolated=request.isolated)
+            rows = await self._single_flight.compute(
+                lease, texts, priority, store, isolated=request.isolated, outputs=request.outputs
+            )
         except TextError as failure:
             raise request.failure(whole[failure.key], failure.error, _attainable(lease)) from failure.error
         return {whole[key]: row for key, row in rows.items()}

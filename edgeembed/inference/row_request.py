@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Sequence
 import msgspec
 
 from edgeembed.cache import KeyMaker
-from edgeembed.engine.interface import Text
+from edgeembed.engine.interface import DENSE, Output, Text
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     EdgeEmbedError,
@@ -30,7 +30,8 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     In the request's order: names, which distinguish texts under one prompt; keys, under which the rows of whole texts are
     cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query; a list with one for each text
     where they differ. kind: what the names are, empty for text. label: the model's label in the cache. frequent: these texts
-    will probably be asked for again. most_tokens: limit for all texts together. isolated: see `Engine.submit`.
+    will probably be asked for again. most_tokens: limit for all texts together. isolated, outputs: see `Engine.submit`.
+    owners: which of the client's texts each is a part of; empty if each is a whole one.
     """
 
     client: EmbedRequest | RerankRequest | ClassifyRequest
@@ -46,14 +47,22 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequent: bool = True
     most_tokens: int | None = None
     isolated: bool = False
+    owners: Sequence[int] = ()
+    outputs: tuple[Output, ...] = DENSE
 
     @property
     def lengths(self) -> Lengths:
         return self.client.lengths
 
     @property
+    def given(self) -> Sequence[str]:
+        """The texts, or documents, as the client sent them."""
+        return self.client.documents if isinstance(self.client, RerankRequest) else self.client.texts
+
+    @property
     def cache_use(self) -> CacheUse:
-        return "off" if self.isolated else self.client.cache
+        # The hidden states of one text take as much room as the vectors of hundreds, and are as quickly computed again.
+        return "off" if self.isolated or "tokens" in self.outputs else self.client.cache
 
     @property
     def is_plain_query(self) -> bool:
@@ -94,7 +103,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
         at_least: it may have more tokens than these. attainable: see `ModelInfo.attainable_tokens`.
         """
-        place = place_of(self.client, self.keys.index(key))
+        place = self._place_of(key)
         pair = isinstance(self.client, RerankRequest) and self.client.query_param != self.client.param
         what = f"{place} with its query" if pair else place
         lengths = self.lengths
@@ -122,7 +131,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
         attainable: see `ModelInfo.attainable_tokens`.
         """
-        place = place_of(self.client, self.keys.index(key))
+        place = self._place_of(key)
         match error:
             case InputTooLongError():
                 return self.too_long(key, error.tokens, error.limit, at_least=error.at_least, attainable=attainable)
@@ -134,6 +143,11 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
                 return type(error)(f"{place}: {error.message}", param=place, retry_after=error.retry_after)
             case _:
                 return error
+
+    def _place_of(self, key: bytes) -> str:
+        """Return what the text with a key is called in the client's request."""
+        index = self.keys.index(key)
+        return place_of(self.client, self.owners[index] if self.owners else index)
 
 
 def keys_of(key_maker: KeyMaker, identity: str | Sequence[str], names: Sequence[str], rule: str = "") -> list[bytes]:

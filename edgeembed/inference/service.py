@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,21 @@ from functools import partial
 from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
-from edgeembed.engine.interface import Row, Side
-from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
+from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
+from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
 from edgeembed.inference import classifying, token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
-from edgeembed.inference.pipeline import Pipeline, PipelineResult
+from edgeembed.inference.pipeline import MOST_NUMBERS, Pipeline, PipelineResult
 from edgeembed.inference.requests import (
     ClassifyRequest,
     ClassifyResult,
     DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
+    LongText,
     RerankRequest,
     RerankResult,
     TokenizeRequest,
@@ -37,6 +39,7 @@ from edgeembed.inference.requests import (
 from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
+from edgeembed.inference.windows import Windows, pooled
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -50,6 +53,12 @@ ROWS_AT_ONCE = 2048
 """Rows that statistics are made of without a break."""
 INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
+_OUTPUT_NAMES: dict[Output, str] = {
+    "dense": "dense vectors",
+    "multi": "a vector for each token",
+    "sparse": "sparse vectors",
+    "tokens": "hidden states of tokens",
+}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
 
@@ -67,6 +76,7 @@ class ServiceOptions:
     max_queue_tokens: int = 0
     max_request_tokens: int = 0
     truncate: Side = "none"
+    long_text: LongText = "none"
     clean_text: bool = True
 
 
@@ -97,6 +107,7 @@ class EmbeddingService:
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
         self.truncate = options.truncate
+        self.long_text = options.long_text
         self.max_request_tokens = options.max_request_tokens or None
         self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
         """Tokens that one answer may list."""
@@ -106,6 +117,7 @@ class EmbeddingService:
         self._pipeline = Pipeline(
             pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
         )
+        self._windows = Windows(pool, cache, self.aside, options.timeout)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
@@ -120,14 +132,23 @@ class EmbeddingService:
     async def _embed(self, request: EmbedRequest) -> EmbedResult:
         target = await self.registry.resolve(request.model, "embed", input_type=request.input_type)
         model, input_type = target.model, request.input_type or target.input_type
+        _check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
+        whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
+        if divides and (windowed := await self._windows.cut(whole)):
+            prepared = windowed.request
         rows, hits, from_memory = await self._run(prepared)
-        _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
-        if hits < len(rows):
-            await self._observe(model, input_type, prepared.keys, rows)
-        self._count(model.key, len(rows))
-        return EmbedResult(model, prepared.keys, rows, request.dimensions, hits, prepared.label if from_memory else None)
+        label = prepared.label if from_memory else None
+        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, label, request.outputs)
+        if request.outputs == DENSE:
+            _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
+            if hits < len(rows):
+                await self._observe(model, input_type, prepared.keys, rows)
+        self._count(model.key, len(whole.names))
+        if not divides:
+            return result
+        return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
@@ -253,6 +274,12 @@ class EmbeddingService:
         else:
             names, kind = token_ids.names_of(request.ids, partial(place_of, request)), token_ids.KIND
             texts = token_ids.texts_of(request.ids, prompt)
+        most_tokens = self.max_request_tokens
+        if request.outputs != DENSE:
+            role: Role = "query" if input_type == "query" else "document"
+            kind = f"{kind} {'+'.join(request.outputs)} {role}"
+            texts = [_with_role(text, role) for text in texts]
+            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or 1))
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
@@ -267,7 +294,8 @@ class EmbeddingService:
             kind=kind,
             interactive=interactive,
             frequent=(interactive and input_type != "document") or request.cache == "keep",
-            most_tokens=self.max_request_tokens,
+            most_tokens=most_tokens,
+            outputs=request.outputs,
             isolated=request.repeatable,
         )
 
@@ -301,6 +329,26 @@ def _size(request: EmbedRequest | RerankRequest | ClassifyRequest) -> int:
     if isinstance(request, ClassifyRequest) and request.seconds:
         return size_of(request.texts) + size_of([second for second in request.seconds if second])
     return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
+
+
+def _with_role(text: Text, role: Role) -> Text:
+    if isinstance(text, str):
+        return Prompted("", text, role=role)
+    return dataclasses.replace(text, role=role) if isinstance(text, Prompted) else text
+
+
+def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
+    """Raise WrongTaskError if a model cannot compute an output."""
+    for output in outputs:
+        if model.computes(output):
+            continue
+        if model.upstream is not None:
+            raise WrongTaskError(
+                f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
+            )
+        has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
+        asks = ". POST /v1/embeddings returns them if asked: see docs/outputs.md" if output == "dense" else ""
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{asks}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

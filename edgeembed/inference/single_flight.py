@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
-from edgeembed.engine.interface import Priority, Row, Text
+from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text
 from edgeembed.models.pool import Lease
 
 OnResult = Callable[[bytes, Row], None]
@@ -37,7 +37,14 @@ class SingleFlight:
         self._computations: dict[bytes, _Computation] = {}
 
     async def compute(
-        self, lease: Lease, texts: Mapping[bytes, Text], priority: Priority, on_result: OnResult, *, isolated: bool = False
+        self,
+        lease: Lease,
+        texts: Mapping[bytes, Text],
+        priority: Priority,
+        on_result: OnResult,
+        *,
+        isolated: bool = False,
+        outputs: tuple[Output, ...] = DENSE,
     ) -> dict[bytes, Row]:
         """Return the rows of texts, joining computations that other requests started. Raises TextError.
 
@@ -45,12 +52,12 @@ class SingleFlight:
         call started, even if its request has failed or gone meanwhile.
 
         isolated: nothing is joined or shared, because another request's texts would change what shares a batch; `on_result`
-        is not called.
+        is not called. outputs: see `Engine.submit`; the keys tell them apart.
         """
         if isolated:
-            return await _compute_isolated(lease, texts, priority)
+            return await _compute_isolated(lease, texts, priority, outputs)
         new = {key: text for key, text in texts.items() if key not in self._computations}
-        futures = lease.submit(list(new.values()), priority)
+        futures = lease.submit(list(new.values()), priority, outputs=outputs)
         for key, future in zip(new, futures, strict=True):
             self._computations[key] = _Computation(future)
             future.add_done_callback(lambda done, key=key: self._finish(key, done, on_result))  # type: ignore[misc]
@@ -75,8 +82,10 @@ class SingleFlight:
             on_result(key, future.result())
 
 
-async def _compute_isolated(lease: Lease, texts: Mapping[bytes, Text], priority: Priority) -> dict[bytes, Row]:
-    futures = lease.submit(list(texts.values()), priority, isolated=True)
+async def _compute_isolated(
+    lease: Lease, texts: Mapping[bytes, Text], priority: Priority, outputs: tuple[Output, ...]
+) -> dict[bytes, Row]:
+    futures = lease.submit(list(texts.values()), priority, isolated=True, outputs=outputs)
     try:
         return await _rows(dict(zip(texts, futures, strict=True)))
     finally:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from edgeembed.common.log_content import describe_error
-from edgeembed.engine.interface import Engine, Priority, Row, Text
+from edgeembed.engine.interface import DENSE, Engine, Output, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
 from edgeembed.models.registry import ServedModel
 
@@ -97,9 +97,11 @@ class Lease:
         """Whether it should be given back soon: another model needs the memory, or the daemon is paused."""
         return self._slot.state == "unloading" or self._pool.paused
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
         """Queue texts; each keeps the model loaded until its row has come, even if its request is gone by then."""
-        futures = self.engine.submit(texts, priority, isolated=isolated)
+        futures = self.engine.submit(texts, priority, isolated=isolated, outputs=outputs)
         for future in futures:
             self._slot.leases += 1
             future.add_done_callback(lambda _future: self._pool.release(self._slot))

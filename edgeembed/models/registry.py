@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.engine.classes import Classes
-from edgeembed.engine.interface import Task
+from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
 from edgeembed.hub.other_names import LATEST, Meaning, meaning
@@ -31,7 +31,8 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
-_COSINE = ":cosine"
+COSINE = ":cosine"
+"""Behind the name of an embedder: it is to score documents."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
@@ -64,6 +65,8 @@ class ServedModel:
     """Those of other programs, which their clients send; a name of `models` itself comes first."""
     mends: tuple[str, ...] = ()
     """How the frame of its file is mended: its rows are not those that earlier versions computed from the same file."""
+    outputs: tuple[Output, ...] = DENSE
+    """What its file has heads for. Besides, there are the hidden states of tokens ("tokens") of every local embedder."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -81,6 +84,10 @@ class ServedModel:
     def label(self) -> str:
         """Its label in the cache: name, type and the first digits of the digest."""
         return f"{self.spec}@{self.digest[:12]}"
+
+    def computes(self, output: Output) -> bool:
+        """Return whether it can compute an output of a text."""
+        return output in self.outputs or (output == "tokens" and self.task == "embed" and self.upstream is None)
 
     @property
     def row_dimensions(self) -> tuple[int, ...]:
@@ -109,6 +116,7 @@ def served(model: InstalledModel) -> ServedModel:
         size_bytes=model.size_bytes,
         created=created,
         mends=model.mends,
+        outputs=model.outputs,
         other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
@@ -126,7 +134,7 @@ class Target:
     @property
     def suffix(self) -> str:
         """What the name has behind that of the model."""
-        return _COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
+        return COSINE if self.cosine else f":{self.input_type}" if self.input_type else ""
 
 
 @dataclass(frozen=True)
@@ -201,7 +209,7 @@ class ModelRegistry:
         if found in (task, also) or (task == "rerank" and target.cosine):
             return target
         cosine = task == "rerank" and found == "embed"
-        instead = f". {quoted(name + _COSINE)} ranks them by the cosine of its vectors" if cosine else ""
+        instead = f". {quoted(name + COSINE)} ranks them by the cosine of its vectors" if cosine else ""
         raise WrongTaskError(f"{quoted(name)} {_DOES[found]}{instead}", param="model")
 
     async def task_of(self, name: str | None) -> Task:
@@ -284,7 +292,7 @@ class ModelRegistry:
         """Return the alias for texts of this kind, if there is one, else the name."""
         if len(name) > LONGEST_NAME:
             return name
-        own = f"{name.lower().removesuffix(_COSINE).removesuffix(LATEST)}:{input_type}"
+        own = f"{name.lower().removesuffix(COSINE).removesuffix(LATEST)}:{input_type}"
         return own if own in self._aliases else name
 
     async def _task_of_unnamed(self, task: Task, also: Task | None) -> Task:
@@ -392,7 +400,7 @@ class ModelRegistry:
 
 def _in_catalogue(folded: str) -> Meaning | None:
     """Return what a name means in the catalogue, without the suffix that chooses a prompt."""
-    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, _COSINE) if folded.endswith(suffix)), "")
+    suffix = next((suffix for suffix in (*_PROMPT_SUFFIXES, COSINE) if folded.endswith(suffix)), "")
     return meaning(folded.removesuffix(suffix))
 
 
@@ -403,6 +411,6 @@ def _with_suffix(find: Callable[[str], Target | None], folded: str) -> Target | 
     for suffix, kind in _SUFFIXES.items():
         if folded.endswith(suffix) and (found := find(folded.removesuffix(suffix))):
             return Target(found.model, kind) if kind else found
-    if folded.endswith(_COSINE) and (found := find(folded.removesuffix(_COSINE))) and found.model.task == "embed":
+    if folded.endswith(COSINE) and (found := find(folded.removesuffix(COSINE))) and found.model.task == "embed":
         return Target(found.model, cosine=True)
     return None

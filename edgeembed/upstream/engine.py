@@ -16,7 +16,19 @@ from typing import Any
 
 from edgeembed.common.status import EngineStatus, UpstreamStatus
 from edgeembed.engine.canary import defect
-from edgeembed.engine.interface import BULK, INTERACTIVE, Engine, ModelInfo, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import (
+    BULK,
+    DENSE,
+    INTERACTIVE,
+    Engine,
+    ModelInfo,
+    Output,
+    Priority,
+    Row,
+    Text,
+    Tokenized,
+    TokenWant,
+)
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
     BadVectorError,
@@ -163,7 +175,14 @@ class RemoteEngine:
         self._loading = asyncio.create_task(self._start_fallback(), name="upstream fallback")
         self._loading.add_done_callback(log_failure)
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
+        if outputs != DENSE:
+            return [
+                _failed(RequestError("this model is computed by another server, which returns dense vectors only"))
+                for _ in texts
+            ]
         # Upstream alone decides which texts share a forward pass, so `isolated` cannot be honoured.
         futures: list[asyncio.Future[Row]] = []
         taken: list[PendingText] = []

@@ -29,14 +29,14 @@ class CountingEngine(FakeEngine):
 
 
 @contextmanager
-def serving(engine: CountingEngine) -> Iterator[int]:
-    """Serve an embedder and a reranker on a free port, and yield the port."""
+def serving(engine: CountingEngine, port: int = 0) -> Iterator[int]:
+    """Serve an embedder and a reranker, and yield the port. port: 0 for a free one."""
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
         runner = web.AppRunner(Server(engine, max_request_texts=2048).app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
         return runner
 
     thread = threading.Thread(target=loop.run_forever)

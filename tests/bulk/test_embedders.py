@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ from edgeembed.errors import ConfigError, EngineUnavailableError
 from tests.fakes import FakeEngine, fake_row, fake_service
 
 
-class FakeConnection:
+class FakeConnection(Connection):
     """A daemon that says which file it computes from; empty for one of an earlier version, which does not."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
 
-    async def ask(self, path: str, _seconds: float, body: dict[str, Any] | None = None) -> Reply:
+    async def ask(self, path: str, seconds: float = 5.0, body: dict[str, Any] | None = None) -> Reply:
         if body is None:
             loaded = [{"name": "mine", "type": "F16", "digest": "of the status", "device": "a processor"}]
             return Reply(url=f"http://here{path}", status=200, server="edgeembed/0", body={"models": loaded})
@@ -35,7 +35,7 @@ class FakeConnection:
 
 async def test_a_job_ends_when_the_daemons_model_file_is_replaced() -> None:
     connection = FakeConnection("one")
-    embedder = DaemonEmbedder(cast(Connection, connection), EmbedOptions())
+    embedder = DaemonEmbedder(connection, EmbedOptions())
     await embedder.start()
     assert embedder.info.digest == "one"
     assert np.array_equal((await embedder.embed(["a text"]))[0], fake_row("a text"))
@@ -45,7 +45,7 @@ async def test_a_job_ends_when_the_daemons_model_file_is_replaced() -> None:
 
 
 async def test_a_daemon_of_an_earlier_version_is_believed() -> None:
-    embedder = DaemonEmbedder(cast(Connection, FakeConnection("")), EmbedOptions())
+    embedder = DaemonEmbedder(FakeConnection(""), EmbedOptions())
     await embedder.start()
     assert (embedder.info.digest, embedder.info.engine) == ("of the status", "a processor")
     await embedder.embed(["a text"])

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edgeembed.bulk.chunking import Chunker, ChunkRules
 from edgeembed.bulk.inputs import Cursor, Inputs, open_inputs
 from edgeembed.bulk.records import Record, Reject
 from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
 
 
 def count(words: Sequence[str]) -> list[int]:
@@ -20,7 +20,7 @@ def count(words: Sequence[str]) -> list[int]:
 
 
 def opened(*paths: Path, column: str | None = None, id_column: str | None = None) -> Inputs:
-    return open_inputs([str(path) for path in paths], None, column, id_column, Chunker(ChunkRules(6, 2), count))
+    return open_inputs([str(path) for path in paths], None, column, id_column, Chunker(ChunkRules(6, 2), WordTokens(count)))
 
 
 def records(inputs: Inputs, start: Cursor | None = None) -> list[tuple[object, str]]:
@@ -107,7 +107,7 @@ def test_ids_of_chunks_name_file_and_characters(tmp_path: Path) -> None:
     found = records(inputs)
     text = (root / "a.md").read_text()
     chunks = [(id_, part) for id_, part in found if str(id_).startswith("a.md#")]
-    assert len(chunks) == 3
+    assert len(chunks) == 4
     for id_, part in found[: len(chunks)]:
         start, end = map(int, str(id_).partition("#")[2].split("-"))
         assert text[start:end] == part

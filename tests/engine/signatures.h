@@ -4,7 +4,8 @@
 #include <string_view>
 #include <type_traits>
 
-// The kind of a type: 'v' void, 'p' pointer or reference, 'b' bool, 'f' float, or its size for numbers and enumerations.
+// The kind of a type: 'v' void, 'p' pointer or reference, 'b' bool, 'f' float, 's' structure, or its size for numbers and
+// enumerations.
 template <typename T> constexpr char kind_of() {
     if constexpr (std::is_void_v<T>) {
         return 'v';
@@ -14,6 +15,8 @@ template <typename T> constexpr char kind_of() {
         return 'b';
     } else if constexpr (std::is_floating_point_v<T>) {
         return 'f';
+    } else if constexpr (std::is_class_v<T>) {
+        return 's';
     } else {
         static_assert(std::is_integral_v<T> || std::is_enum_v<T>, "a type that has no kind yet");
         return '0' + sizeof(T);

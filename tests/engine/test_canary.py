@@ -132,3 +132,33 @@ def test_huge_unnormalised_rows_pass() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert canary.check(huge, canary.TEXTS, "F16") > canary.least_together("F16")
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+def _sparse(seed: int) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    ids = random.choice(30_000, 40, replace=False)
+    return np.stack([ids, random.uniform(0.1, 3, 40)], axis=1).astype(np.float32)
+
+
+def test_sketches_of_other_words_are_not_alike() -> None:
+    one, other = (canary.sketch("sparse", _sparse(seed)) for seed in (1, 2))
+    assert canary.cosine(one, canary.sketch("sparse", _sparse(1)[::-1])) > 0.999999, "the order of words does not matter"
+    assert abs(canary.cosine(one, other)) < 0.5
+
+
+def test_a_head_that_computes_something_else_is_found() -> None:
+    parts = {text.text: _sparse(number) for number, text in enumerate(canary.HEAD_TEXTS)}
+    stored = canary.encode_rows([canary.sketch("sparse", part) for part in parts.values()])
+    canary.check_head("sparse", stored, lambda text: parts[text.text], "Q8_0")
+    canary.check_head("sparse", stored, lambda text: None, "Q8_0")  # the settings allow shorter texts only
+    scaled = {text: part * [1, 1.3] for text, part in parts.items()}
+    canary.check_head("sparse", stored, lambda text: scaled[text.text], "Q8_0")
+    with pytest.raises(canary.CanaryError, match="'sparse' of canary text 0 is too far"):
+        canary.check_head("sparse", stored, lambda text: parts[text.text] + [1, 0], "Q8_0")
+    with pytest.raises(canary.CanaryError, match="'sparse' of canary text 0 is too far"):
+        canary.check_head("sparse", stored, lambda text: np.empty((0, 2), np.float32), "Q8_0")
+    with pytest.raises(canary.CanaryError, match="damaged"):
+        canary.check_head("sparse", "AAAA", lambda text: parts[text.text], "Q8_0")

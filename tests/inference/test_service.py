@@ -256,3 +256,38 @@ async def test_a_reranker_that_was_just_installed_has_tokens() -> None:
     pool = ModelPool(lambda _model: FakeEngine(), PoolRules(budget_bytes=1))
     result = await EmbeddingService(registry, pool, None).count_tokens(TokenizeRequest(["a b"], model="ranker"))
     assert (result.model.name, len(result.tokens[0].ids)) == ("ranker", 4)
+
+
+# --- outputs besides the dense row ------------------------------------------------------------------------------------
+
+
+async def test_outputs_of_one_pass_are_cached_apart_from_dense_rows() -> None:
+    engine = FakeEngine()
+    service = fake_service(engine, memory_cache(), outputs=("dense", "multi", "sparse"))
+    dense = await service.embed(EmbedRequest(["a bb"]))
+    for hits in (0, 1):
+        both = await service.embed(EmbedRequest(["a bb"], outputs=("dense", "sparse")))
+        assert both.hits == hits
+        assert np.allclose(both.vectors, dense.vectors)
+        assert both.parts("sparse")[0].tolist() == [[11, 2], [12, 2]]
+        assert both.tokens == [4]
+    assert engine.computed == ["a bb", "a bb"]
+    as_query = await service.embed(EmbedRequest(["a bb"], outputs=("dense", "sparse"), input_type="query"))
+    assert as_query.hits == 0, "some models read queries otherwise than documents"
+
+
+async def test_hidden_states_are_not_cached() -> None:
+    engine = FakeEngine()
+    service, _ = make(engine, memory_cache())
+    for _ in range(2):
+        result = await service.embed(EmbedRequest(["a bb"], outputs=("tokens",)))
+        assert result.hits == 0
+        assert result.parts("tokens")[0].shape == (4, DIMENSIONS)
+    assert engine.computed == ["a bb", "a bb"]
+
+
+async def test_an_output_that_the_model_has_no_head_for_is_refused() -> None:
+    service, engine = make()
+    with pytest.raises(RequestError, match="has no sparse vectors; it has dense vectors"):
+        await service.embed(EmbedRequest(["a"], outputs=("sparse",)))
+    assert not engine.computed

@@ -25,7 +25,7 @@ import numpy as np
 
 from tests.convert.encoder_texts import TEXTS
 from tests.convert.zoo import FORMS, Form
-from tests.convert.zoo.rows import FOLDER, checkpoint_sha256, file_digests, read_digests
+from tests.convert.zoo.rows import FOLDER, checkpoint_sha256, file_digests, pack_outputs, read_digests
 
 # Theirs knows a pre-tokenizer by a hash of ids, which only the real vocabulary gives. A tiny one gets its name here.
 THEIRS = """
@@ -145,6 +145,21 @@ def rows(form: Form, folder: Path) -> Rows:
     return embed(form, folder, name or "AutoModel")
 
 
+def arrays_of(form: Form, folder: Path) -> tuple[dict[str, np.ndarray[Any, Any]], str]:
+    """Return what is stored of a form besides digests, and a few words about it."""
+    if form.outputs != ("dense",):
+        found = importlib.import_module(f"tests.reference.zoo_models.{form.reference}").outputs(folder)
+        return pack_outputs(found), f"{len(found)} texts, {', '.join(form.outputs)}"
+    ids, values = rows(form, folder)
+    arrays = {
+        "kinds": np.array(list(form.inputs)),
+        "lengths": np.array([len(numbers) for numbers in ids], dtype=np.int32),
+        "ids": np.concatenate([np.array(numbers, dtype=np.int32) for numbers in ids]),
+        "values": values.astype(np.float32),
+    }
+    return arrays, f"{values.shape}, {min(map(len, ids))} to {max(map(len, ids))} tokens"
+
+
 def digests_of_llama_cpp(form: Form, folder: Path, source: Path) -> dict[str, str]:
     """Return the digest of each tensor in the F16 file of llama.cpp's converter; empty if it does not convert the form."""
     modules = folder / "modules.json"
@@ -165,21 +180,17 @@ def make(form: Form, source: Path | None) -> None:
     """Write the file of one form."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = form.make(Path(temporary) / form.name)
-        ids, values = rows(form, folder)
+        arrays, words = arrays_of(form, folder)
         file = FOLDER / f"{form.name}.npz"
         stored = read_digests(form.name) if file.is_file() else {}
         digests = digests_of_llama_cpp(form, folder, source) if source else stored
         np.savez_compressed(
             file,
             sha256=np.array(checkpoint_sha256(folder)),
-            kinds=np.array(list(form.inputs)),
-            lengths=np.array([len(numbers) for numbers in ids], dtype=np.int32),
-            ids=np.concatenate([np.array(numbers, dtype=np.int32) for numbers in ids]),
-            values=values.astype(np.float32),
+            **arrays,
             **({"tensors": np.array(list(digests)), "digests": np.array(list(digests.values()))} if digests else {}),
         )
-    lengths = f"{min(map(len, ids))} to {max(map(len, ids))} tokens"
-    print(f"{file.name}: {values.shape}, {lengths}, {len(digests)} digests, {file.stat().st_size / 1000:.0f} kB", flush=True)
+    print(f"{file.name}: {words}, {len(digests)} digests, {file.stat().st_size / 1000:.0f} kB", flush=True)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from aiohttp import web
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.heap import configure_heap
-from edgeembed.engine.interface import Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -92,7 +92,9 @@ class InstantEngine(FakeEngine):
         super().__init__(dimensions)
         self._row = np.linspace(0.1, 1.0, dimensions, dtype=np.float32)
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in texts]
         loop.call_soon(self._answer, futures)

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from edgeembed.engine.causes import Cause
-from edgeembed.engine.interface import ModelInfo, Priority, Text, TokenWant
+from edgeembed.engine.interface import DENSE, ModelInfo, Output, Priority, Text, TokenWant
 
 Want = Literal["row"] | TokenWant
 """What is computed of a text: its row, or what is known of its tokens."""
@@ -33,6 +33,8 @@ class EmbedItem(msgspec.Struct, array_like=True):
     """Compute it in a separate batch: it was in a batch that ended a worker."""
     want: Want = "row"
     isolated: IsolatedBatch | None = None
+    outputs: tuple[Output, ...] = DENSE
+    """Of a row."""
 
 
 class Embed(msgspec.Struct, tag="embed"):
@@ -73,7 +75,7 @@ class RowItem(msgspec.Struct, array_like=True):
     id: int
     tokens: int
     vector: bytes
-    """float32, native byte order."""
+    """float32, native byte order; packed, if it has other outputs than the dense one."""
     full: int = 0
     """Tokens before the text was truncated; 0 when it was not."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from ctypes import c_char, c_char_p, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import c_bool, c_char, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from typing import Any
 
 from edgeembed.engine.llama.bindings import lib
@@ -33,6 +33,8 @@ LAST_HIDDEN_STATES = b"result_norm"
 """The tensor with a decoder's last hidden states, from which the LM head is computed."""
 CLASSIFIER_WEIGHT = b"cls.output.weight"
 """The weights of a reranker's classifier."""
+TOKEN_EMBEDDINGS = b"token_embd.weight"
+"""The weights from which a graph takes the rows of its tokens."""
 
 # --- structures -------------------------------------------------------------------------------------------------------
 
@@ -70,6 +72,12 @@ class DeviceProperties(ctypes.Structure):
     )
 
 
+class InitParameters(ctypes.Structure):
+    """ggml.h: ggml_init_params."""
+
+    _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
+
+
 EvalCallback: Any = dict(lib.llama_context_params._fields_)["cb_eval"]
 """ggml_backend_sched_eval_callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
 
@@ -81,6 +89,31 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_op_desc": (c_char_p, c_void_p),
     "ggml_nbytes": (c_size_t, c_void_p),
     "ggml_backend_tensor_get": (None, c_void_p, c_void_p, c_size_t, c_size_t),
+    "ggml_backend_tensor_set": (None, c_void_p, c_void_p, c_size_t, c_size_t),
+    "ggml_init": (c_void_p, InitParameters),
+    "ggml_free": (None, c_void_p),
+    "ggml_tensor_overhead": (c_size_t,),
+    "ggml_graph_overhead": (c_size_t,),
+    "ggml_new_tensor_2d": (c_void_p, c_void_p, c_int, c_int64, c_int64),
+    "ggml_mul_mat": (c_void_p, c_void_p, c_void_p, c_void_p),
+    "ggml_mul": (c_void_p, c_void_p, c_void_p, c_void_p),
+    "ggml_add": (c_void_p, c_void_p, c_void_p, c_void_p),
+    "ggml_norm": (c_void_p, c_void_p, c_void_p, c_float),
+    "ggml_gelu_erf": (c_void_p, c_void_p, c_void_p),
+    "ggml_new_graph": (c_void_p, c_void_p),
+    "ggml_build_forward_expand": (None, c_void_p, c_void_p),
+    "ggml_gallocr_new": (c_void_p, c_void_p),
+    "ggml_gallocr_alloc_graph": (c_bool, c_void_p, c_void_p),
+    "ggml_gallocr_free": (None, c_void_p),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, c_void_p, c_void_p),
+    "ggml_backend_buft_alloc_buffer": (c_void_p, c_void_p, c_size_t),
+    "ggml_backend_buffer_free": (None, c_void_p),
+    "ggml_backend_dev_init": (c_void_p, c_void_p, c_char_p),
+    "ggml_backend_dev_buffer_type": (c_void_p, c_void_p),
+    "ggml_backend_dev_supports_op": (c_bool, c_void_p, c_void_p),
+    "ggml_backend_reg_get_proc_address": (c_void_p, c_void_p, c_char_p),
+    "ggml_backend_graph_compute": (c_int, c_void_p, c_void_p),
+    "ggml_backend_free": (None, c_void_p),
     "ggml_backend_load": (c_void_p, c_char_p),
     "ggml_backend_dev_count": (c_size_t,),
     "ggml_backend_dev_get": (c_void_p, c_size_t),
@@ -92,6 +125,11 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "llama_get_embeddings_seq": (c_void_p, c_void_p, c_int32),  # llama_cpp's own makes a pointer object for each row
 }
 """Type of the result and types of the arguments."""
+
+SET_THREADS_FUNCTION = b"ggml_backend_set_n_threads"
+EXTRA_BUFFERS_FUNCTION = b"ggml_backend_dev_get_extra_bufts"
+"""Of the processor's backend, through `ggml_backend_reg_get_proc_address`: (backend, threads) -> None, and device -> buffer
+types that hold weights in a layout of their own, up to a null."""
 
 SCORE_FUNCTION = "ggml_backend_score"
 """Exported by each module of a backend, without arguments: how well it suits this processor as an int, 0 for not at all."""

@@ -20,7 +20,18 @@ from edgeembed.engine.classes import LABELS_KEY
 from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
-from edgeembed.engine.interface import TYPE_KEY, Float32Matrix, Float32Row, ModelInfo, Pair, Prompted, Task, Text
+from edgeembed.engine.interface import (
+    TYPE_KEY,
+    Float32Matrix,
+    Float32Row,
+    ModelInfo,
+    Output,
+    Pair,
+    Prompted,
+    Role,
+    Task,
+    Text,
+)
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
@@ -38,16 +49,21 @@ from edgeembed.engine.llama.library import (
     metadata_overrides,
     system_info,
 )
+from edgeembed.engine.llama.masked_lm import MaskedLm, find_embeddings
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.token_spans import Spans
+from edgeembed.engine.llama.token_states import StatesContext, StatesReader, states_shape
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
+from edgeembed.engine.sparse import MaskedLmWeights, VocabularyHead
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
 from edgeembed.engine.text_template import TextTemplate
+from edgeembed.engine.token_heads import PooledHead, StatesHead, TokenHead, packed_row, read_token_heads
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
@@ -113,12 +129,15 @@ class LlamaModel:
                 f"models of the architecture {self._architecture} are computed on the processor", fatal=False
             )
         self._score_bias = self._read_score_bias()
+        self._outputs = self._outputs_of_file()
         self._pooling = self._pooling_of_file()
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
         self._head = (self._own_classifier() if self._pooling == "rank" else None) or self._own_dense()
         if isinstance(self._head, DenseHead):
             self._dimensions = self._head.outputs
+        self._masked_lm: MaskedLm | None = None
+        self._token_heads = self._read_token_heads()
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         try:
             self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata))
@@ -140,6 +159,15 @@ class LlamaModel:
         self.info = self._describe()
         if options.autotune and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
             self._autotune(facts)
+
+    def new_states_context(self) -> StatesContext:
+        """Return a new context for hidden states; the caller closes it. Raises ModelLoadError when memory is short."""
+        decoder = self._make_reader is not None
+        reader = StatesReader(int(lib.llama_model_n_embd_out(self._model)), before_lm_head=decoder)
+        shape = states_shape(self.plan.wide, decoder=decoder)
+        change = self._make_change(shape)
+        on_card = bool(self._options.gpu_layers)
+        return StatesContext(self._model, shape, reader, on_card=on_card, change=change)
 
     def new_bulk_context(self) -> Context:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
@@ -170,8 +198,24 @@ class LlamaModel:
         """
         return list(self.wide.compute([Reading(tokens) for tokens in texts]))
 
+    def packed_row(self, states: Float32Matrix, text: Reading, outputs: Sequence[Output], role: Role) -> Float32Row:
+        """Return the packed row of a text, of the hidden states of its tokens. Raises ComputeError for a missing output."""
+        try:
+            return packed_row(self._token_heads, outputs, states, text.tokens, role)
+        except KeyError as missing:
+            raise ComputeError(f"the model file has no output {missing}") from None
+
+    def needs_states(self, outputs: tuple[Output, ...], role: Role) -> bool:
+        """Return whether these outputs of a text depend on its hidden states, and not on the ids of its tokens alone."""
+        if outputs != ("sparse",):
+            return True
+        head = self._token_heads.get("sparse")
+        return not isinstance(head, VocabularyHead) or head.needs_states(role)
+
     def close(self) -> None:
         """Free the wide context and the model. Close the contexts of bulk lanes first."""
+        if self._masked_lm:
+            self._masked_lm.close()
         self.wide.close()
         if self._model:
             lib.llama_model_free(self._model)
@@ -249,8 +293,12 @@ class LlamaModel:
         return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
 
     def _new_pooled_reader(self) -> PooledReader:
-        scores = self._pooling == "rank" and self._head is not None
-        return PooledReader(self._head, pooling=lib.LLAMA_POOLING_TYPE_CLS if scores else None)
+        pooling = None
+        if self._pooling == "rank" and self._head is not None:
+            pooling = lib.LLAMA_POOLING_TYPE_CLS
+        elif self._pooling == "none":  # the rows by which the model is checked are means
+            pooling = lib.LLAMA_POOLING_TYPE_MEAN
+        return PooledReader(self._head, pooling=pooling)
 
     def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
         """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
@@ -307,6 +355,30 @@ class LlamaModel:
         except DenseError as error:
             raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
 
+    def _outputs_of_file(self) -> tuple[Output, ...]:
+        try:
+            return parse_outputs(self.metadata(OUTPUTS_KEY))
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
+
+    def _read_token_heads(self) -> dict[Output, TokenHead]:
+        """Return what computes the outputs of a text from the hidden states of its tokens; empty for a reranker."""
+        if self._pooling == "rank":
+            return {}
+        try:
+            width, vocabulary = int(lib.llama_model_n_embd_out(self._model)), self.vocabulary.size
+            heads = read_token_heads(self.metadata, width, vocabulary, self._outputs, self._make_masked_lm)
+        except ValueError as error:
+            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
+        dense = PooledHead(self._pooling, self._head if isinstance(self._head, DenseHead) else None)
+        return heads | {"dense": dense, "tokens": StatesHead()}
+
+    def _make_masked_lm(self, weights: MaskedLmWeights) -> MaskedLm:
+        embeddings = find_embeddings(self.new_context)
+        packed, threads = self._options.extra_buffers, self._options.threads
+        self._masked_lm = MaskedLm(weights, embeddings, threads=threads, packed=packed)
+        return self._masked_lm
+
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._keys}.attention.causal") != "false"
         pieces = causal and self._pooling in ("last", "rank")
@@ -335,6 +407,7 @@ class LlamaModel:
             attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
             task=self._options.task,
+            outputs=self._outputs,
             file_type=self._file_type(),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
@@ -364,6 +437,8 @@ class LlamaModel:
             )
         if ranks:
             return "rank"
+        if int(value) == lib.LLAMA_POOLING_TYPE_NONE and "dense" not in self._outputs:
+            return "none"
         try:
             return _POOLING[int(value)]
         except KeyError:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from edgeembed.common.logs import request_id
-from edgeembed.engine.interface import Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, ReadTokens, RowItem, Want
+from edgeembed.engine.outputs import unpack
 from edgeembed.engine.text_sizes import characters_to_read
 from edgeembed.errors import (
     BadVectorError,
@@ -43,6 +44,7 @@ class _PendingText:
     future: asyncio.Future[Any]
     isolated_id: int = 0
     """Id of its isolated batch; 0 when it is in none."""
+    outputs: tuple[Output, ...] = DENSE
     crashes: int = 0
     kills: int = 0
     request: str | None = field(default_factory=request_id)
@@ -67,18 +69,25 @@ class PendingTexts:
         return len(self._texts)
 
     def add(
-        self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
+        self,
+        texts: Sequence[Text],
+        priority: Priority,
+        want: Want,
+        *,
+        isolated: bool = False,
+        outputs: tuple[Output, ...] = DENSE,
     ) -> tuple[list[EmbedItem], list[asyncio.Future[Any]]]:
-        """Add texts; return the items for a worker, and a future for each. isolated: as in `Engine.submit`."""
+        """Add texts; return the items for a worker, and a future for each. isolated, outputs: as in `Engine.submit`."""
         loop = asyncio.get_running_loop()
         items: list[EmbedItem] = []
         futures: list[asyncio.Future[Any]] = []
         isolated_batch = IsolatedBatch(next(self._ids), len(texts)) if isolated else None
         for text in texts:
             id_, future = next(self._ids), loop.create_future()
-            self._texts[id_] = _PendingText(text, priority, want, future, isolated_batch.id if isolated_batch else 0)
+            batch = isolated_batch.id if isolated_batch else 0
+            self._texts[id_] = _PendingText(text, priority, want, future, batch, outputs)
             future.add_done_callback(partial(self._done, id_))
-            items.append(EmbedItem(id_, text, priority, False, want, isolated_batch))
+            items.append(EmbedItem(id_, text, priority, False, want, isolated_batch, outputs))
             futures.append(future)
         return items, futures
 
@@ -91,16 +100,22 @@ class PendingTexts:
             return IsolatedBatch(id_, left[id_]) if id_ and not pending.suspect else None
 
         return [
-            EmbedItem(id_, pending.text, pending.priority, pending.suspect, pending.want, batch_of(pending))
+            EmbedItem(id_, pending.text, pending.priority, pending.suspect, pending.want, batch_of(pending), pending.outputs)
             for id_, pending in self._texts.items()
         ]
 
     def finish_rows(self, rows: Sequence[RowItem], dimensions: int) -> None:
-        """Resolve the futures of rows. Raises ValueError for a row of another length."""
+        """Resolve the futures of rows. dimensions: of a dense row. Raises ValueError for a row of another length."""
         for row in rows:
-            if len(row.vector) != 4 * dimensions:
+            pending = self._texts.get(row.id)
+            if pending is None:
+                continue  # cancelled meanwhile
+            if pending.outputs == DENSE and len(row.vector) != 4 * dimensions:
                 raise ValueError(f"a row of {len(row.vector)} bytes instead of {4 * dimensions}")
-            self._finish(row.id, Row(np.frombuffer(row.vector, dtype=np.float32), row.tokens, row.full))
+            vector = np.frombuffer(row.vector, dtype=np.float32)
+            if pending.outputs != DENSE:
+                unpack(vector, pending.outputs)
+            self._finish(row.id, Row(vector, row.tokens, row.full))
 
     def finish_read(self, message: ReadTokens) -> None:
         """Resolve the future of a text's tokens."""

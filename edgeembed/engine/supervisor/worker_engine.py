@@ -24,7 +24,7 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
-from edgeembed.engine.interface import BULK, ModelInfo, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import BULK, DENSE, ModelInfo, Output, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
@@ -146,17 +146,25 @@ class WorkerEngine:
         assert self._first_outcome is not None
         await asyncio.shield(self._first_outcome)
 
-    def submit(self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False) -> list[asyncio.Future[Row]]:
-        return self._submit(texts, BULK if isolated else priority, "row", isolated=isolated)
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
+        return self._submit(texts, BULK if isolated else priority, "row", isolated=isolated, outputs=outputs)
 
     def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         # As bulk: the thread that reads the pipe tokenises only for requests that wait for a vector.
         return self._submit(texts, BULK, want)
 
     def _submit(
-        self, texts: Sequence[Text], priority: Priority, want: Want, *, isolated: bool = False
+        self,
+        texts: Sequence[Text],
+        priority: Priority,
+        want: Want,
+        *,
+        isolated: bool = False,
+        outputs: tuple[Output, ...] = DENSE,
     ) -> list[asyncio.Future[Any]]:
-        items, futures = self._pending.add(texts, priority, want, isolated=isolated)
+        items, futures = self._pending.add(texts, priority, want, isolated=isolated, outputs=outputs)
         if self.is_over:
             self._pending.fail_all(self._unavailable)
         elif self._session and self._accepts:

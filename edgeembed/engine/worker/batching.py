@@ -8,6 +8,8 @@ processors, a few threads each, for the highest throughput; they yield to the wi
 - A single query, or a few that bulk lanes could not share evenly, go to the wide lane, whatever the bulk lanes compute.
 - Many queries are a load like any other: the bulk lanes share them.
 - Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane.
+- Texts with other outputs than a dense row need another context, which only the wide lane has. They share no batch with
+  dense ones.
 
 `BatchQueue._choose` alone decides what a lane computes next. A lane for which there is nothing sleeps. Each change of the
 queue ends with `_wake`, which asks `_choose` on behalf of the sleeping lanes: none sleeps while there is something for it.
@@ -23,7 +25,7 @@ from dataclasses import dataclass, field
 from itertools import chain, dropwhile, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
-from edgeembed.engine.interface import INTERACTIVE, Priority
+from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority, Role
 from edgeembed.engine.worker.isolated_batches import pack
 
 TokensT = TypeVar("TokensT")
@@ -62,11 +64,19 @@ class QueuedText(Generic[TokensT]):
     batch: int = 0
     """Number of an isolated text's batch, which is taken whole and with no other texts; 0 for other texts."""
     queued_at: float = field(default=0.0)
+    outputs: tuple[Output, ...] = DENSE
+    role: Role = ""
+    """What it is for, where the model tells queries from documents."""
 
     @property
     def cost(self) -> int:
         """Tokens to compute."""
         return self.own or self.count
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether its only output is a dense row, which any lane can compute."""
+        return self.outputs == DENSE
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ class _Running:
     queries: bool
     """At least one text is interactive."""
     alone: bool
-    long: bool
+    only_wide: bool
     """A text that only the wide lane can compute."""
 
 
@@ -219,7 +229,7 @@ class BatchQueue(Generic[TokensT]):
             self._now = self._clock()
             if self._closed or self._text_runs_alone() or self._next_alone() or not self._queries_are_few():
                 return []
-            batch = self._pack([self._queries], self._budget, most)
+            batch = self._pack([self._queries], self._budget, most, dense=True)
             self._remove(batch)
             self._wake()
             return batch
@@ -240,7 +250,7 @@ class BatchQueue(Generic[TokensT]):
         self._running[lane] = _Running(
             queries=any(text.priority == INTERACTIVE for text in batch),
             alone=batch[0].alone,
-            long=lane == WIDE and any(text.count > self._bulk_tokens for text in batch),
+            only_wide=lane == WIDE and any(self._is_only_wide(text) for text in batch),
         )
 
     # --- choice of a lane ---------------------------------------------------------------------------------------------
@@ -266,30 +276,35 @@ class BatchQueue(Generic[TokensT]):
             return self._pack(self._order(), self._budget)
         if self._queries_are_few():
             return self._pack([self._queries], self._budget)
-        if too_long := self._find_too_long():
-            return [too_long]
+        if text := self._find_only_wide():
+            return [text] if text.is_dense else self._pack(self._order(), self._budget, dense=False)
         return self._pack(self._order(), self._budget) if self._all_is_little() else []
 
     def _choose_bulk(self) -> list[QueuedText[TokensT]]:
         if not self._bulk_lanes or self._all_is_little():
             return []
         wide = self._running.get(WIDE)
-        share_queries = (wide is not None and wide.long) or self._bulk_lanes_have_queries() or self._are_many(self._queries)
+        share_queries = (
+            (wide is not None and wide.only_wide) or self._bulk_lanes_have_queries() or self._are_many(self._queries)
+        )
         queues = self._order() if share_queries else [self._bulk]
         waiting = sum(self._size(queue).tokens for queue in queues)
-        return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens)
+        return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens, dense=True)
 
     def _queries_are_few(self) -> bool:
         """Whether there are queries for the wide lane: few, and not the rest of many."""
         return bool(self._queries) and not self._bulk_lanes_have_queries() and not self._are_many(self._queries)
 
-    def _find_too_long(self) -> QueuedText[TokensT] | None:
+    def _find_only_wide(self) -> QueuedText[TokensT] | None:
         """Return a text that only the wide lane can compute, or None."""
         for queue in (self._queries, self._bulk):
             for text in islice(queue.values(), SEARCH_DEPTH):
-                if text.count > self._bulk_tokens and not text.alone:
+                if self._is_only_wide(text) and not text.alone:
                     return text
         return None
+
+    def _is_only_wide(self, text: QueuedText[TokensT]) -> bool:
+        return text.count > self._bulk_tokens or not text.is_dense
 
     def _all_is_little(self) -> bool:
         """Whether nothing is being computed, and the wide lane alone would be the fastest with all waiting texts."""
@@ -309,7 +324,7 @@ class BatchQueue(Generic[TokensT]):
     def _size(self, queue: _Queue[TokensT]) -> _Size:
         """Return the size of those texts near the head of a queue that bulk lanes can compute."""
         costs = [
-            text.cost for text in islice(queue.values(), SEARCH_DEPTH) if text.count <= self._bulk_tokens and not text.alone
+            text.cost for text in islice(queue.values(), SEARCH_DEPTH) if not self._is_only_wide(text) and not text.alone
         ]
         return _Size(sum(costs), max(costs, default=0), len(costs))
 
@@ -339,12 +354,21 @@ class BatchQueue(Generic[TokensT]):
 
     # --- packing ------------------------------------------------------------------------------------------------------
 
-    def _pack(self, queues: Iterable[_Queue[TokensT]], budget: int, most: int | None = None) -> list[QueuedText[TokensT]]:
-        """Return texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens."""
+    def _pack(
+        self, queues: Iterable[_Queue[TokensT]], budget: int, most: int | None = None, *, dense: bool | None = None
+    ) -> list[QueuedText[TokensT]]:
+        """Return texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens.
+
+        dense: whether only dense texts are taken, or only others; by default whatever the first one is.
+        """
         batch: list[QueuedText[TokensT]] = []
         room = budget
         for text in chain.from_iterable(islice(queue.values(), SEARCH_DEPTH) for queue in queues):
             if text.alone or (text.batch and batch) or (most is not None and text.count > most):
+                continue
+            if dense is None:
+                dense = text.is_dense
+            elif text.is_dense != dense:
                 continue
             # The first text is always taken, however long: waiting would not make it fit.
             if text.cost <= room or not batch:

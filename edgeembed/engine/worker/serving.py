@@ -19,7 +19,17 @@ import numpy as np
 from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
-from edgeembed.engine.interface import INTERACTIVE, Float32Matrix, ModelInfo, Pair, Reference
+from edgeembed.engine.interface import (
+    DENSE,
+    INTERACTIVE,
+    Float32Matrix,
+    Float32Row,
+    ModelInfo,
+    Pair,
+    Prompted,
+    Reference,
+    Role,
+)
 from edgeembed.engine.ipc.activity_table import FIRST_BULK, NESTED, READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     Cancel,
@@ -43,6 +53,7 @@ from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import lower_priority
+from edgeembed.engine.worker.token_outputs import TokenOutputs
 from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -99,8 +110,7 @@ class Worker:
         self._loaded.set()
         gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
         self._pipe.send(Ready(info))
-        while batch := queue.take(WIDE):
-            self._compute(WIDE, model.wide, queue, batch)
+        self._run_wide_lane(model, queue)
         self._pipe.finish()
         return 0
 
@@ -191,11 +201,24 @@ class Worker:
             self._pipe.send(Failed(item.id, "engine", str(error)))
         else:
             if count := len(reading.tokens):
-                return QueuedText(item.id, reading, count, item.priority, item.alone, own=reading.own)
+                role = item.text.role if isinstance(item.text, Prompted) else ""
+                if not self._model.needs_states(item.outputs, role):
+                    self._send_row_of_ids(item, reading, role)
+                    return None
+                own = reading.own if item.outputs == DENSE else 0
+                return QueuedText(
+                    item.id, reading, count, item.priority, item.alone, own=own, outputs=item.outputs, role=role
+                )
             self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
         finally:
             self._activity_table.end(entry)
         return None
+
+    def _send_row_of_ids(self, item: EmbedItem, reading: Reading, role: Role) -> None:
+        """Send a row that depends on the ids of tokens alone: it waits for no forward pass."""
+        assert self._model is not None
+        row = self._model.packed_row(np.empty((0, self._model.width), dtype=np.float32), reading, item.outputs, role)
+        self._pipe.send(ComputedRows([RowItem(item.id, len(reading.tokens), row.tobytes(), _full(reading))]))
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:
         assert self._model is not None and self._reader is not None
@@ -212,6 +235,17 @@ class Worker:
         return read
 
     # --- lanes --------------------------------------------------------------------------------------------------------
+
+    def _run_wide_lane(self, model: LlamaModel, queue: BatchQueue[Reading]) -> None:
+        outputs = TokenOutputs(model)
+        while (batch := queue.take(WIDE, IDLE_SECONDS if outputs.in_use else None)) or not queue.closed:
+            if batch and not batch[0].is_dense:
+                self._compute_outputs(outputs, queue, batch)
+            elif batch:
+                self._compute(WIDE, model.wide, queue, batch)
+            elif outputs.in_use:  # nobody has asked for them for a while
+                outputs.close()
+                self._trim.note_work()
 
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
         assert self._model is not None
@@ -252,6 +286,20 @@ class Worker:
             self._activity_table.end(entry)
             self._send_rows(queue, batch, rows)
 
+    def _compute_outputs(self, outputs: TokenOutputs, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        """Compute a batch of texts with other outputs than a dense row, and send their packed rows."""
+        assert self._model is not None
+        self._activity_table.begin(WIDE, [text.id for text in batch])
+        try:
+            with self._model.kernels.query() if _is_query(WIDE, batch) else contextlib.nullcontext():
+                rows = outputs.compute(batch)
+        except (ComputeError, ModelLoadError, canary.CanaryError) as error:
+            self._activity_table.end(WIDE)
+            self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
+        else:
+            self._activity_table.end(WIDE)
+            self._send_rows(queue, batch, rows)
+
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
         """Compute waiting queries between two pieces of a long text."""
         while context is self._wide and (batch := queue.take_query(context.shape.batch)):
@@ -261,9 +309,12 @@ class Worker:
     def _wide(self) -> Context | None:
         return self._model.wide if self._model else None
 
-    def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix) -> None:
+    def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix | list[Float32Row]) -> None:
         self._trim.note_work()
-        usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+        if isinstance(rows, list):
+            usable = [bool(np.isfinite(row).all()) for row in rows]
+        else:
+            usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
         self._pipe.send(
             ComputedRows(
                 [

@@ -177,7 +177,7 @@ def _size(texts: list[str], result: EmbedResult) -> int:
 
 def _floats(_body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
     answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, version))
-    return struct_response(answer, headers=answer_headers(result, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
 def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
@@ -186,7 +186,7 @@ def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, versi
     for kind in dict.fromkeys(kinds):
         setattr(rows, "float_" if kind == "float" else kind, _rows(result, kind))
     answer = CohereEmbedAnswer(uuid.uuid4().hex, rows, texts, _meta(result, version))
-    return struct_response(answer, headers=answer_headers(result, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
 def _rows(result: EmbedResult, kind: EmbeddingKind) -> Any:

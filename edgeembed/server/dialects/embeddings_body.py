@@ -1,8 +1,8 @@
 """The body of POST /v1/embeddings: the fields of OpenAI, and those of the other servers that have this route.
 
 Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
-(entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache` and
-`repeatable` are our own. `unsupported_fields` has the fields that are refused.
+(entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache`,
+`long_text` and `repeatable` are our own. `unsupported_fields` has the fields that are refused.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from msgspec import UNSET, Meta, UnsetType
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
+from edgeembed.inference.requests import LongText
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import CacheField
 from edgeembed.server.fields import (
+    LONG_TEXT,
     PROMPT,
     InputTypeField,
     PositiveField,
@@ -28,6 +30,7 @@ from edgeembed.server.fields import (
     check_positive,
     id_lists_of,
     input_type_of,
+    long_text_of,
     message_text,
     only_one,
     side_of,
@@ -108,6 +111,10 @@ class EmbeddingsBody(msgspec.Struct):
             description="What happens to texts that are too long: end or start cuts off that side, while the prompt and "
             "special tokens are kept; none refuses them. The default is the server's setting truncate."
         ),
+    ] = None
+    long_text: Annotated[
+        LongText | None,
+        Meta(description=f"{LONG_TEXT} chunks: the same, and chunks of each item has the windows with their vectors."),
     ] = None
     truncation: Annotated[bool | None, Meta(description="Voyage's truncate: true cuts off the end.")] = None
     truncate_prompt_tokens: Annotated[
@@ -190,6 +197,25 @@ def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
     only_one(truncate=side, truncate_prompt_tokens=side_of(body.truncation_side, "truncation_side") or "end")
     asked = only_one(max_tokens=body.max_tokens, truncate_prompt_tokens=None if most == -1 else most)
     return Lengths(side, asked, asked="truncate_prompt_tokens")
+
+
+def long_text(body: EmbeddingsBody, default: LongText) -> LongText:
+    """Return what a text that is too long becomes: `default` if the request does not say. Raises RequestError."""
+    cutting = ("truncate", "truncation", "truncate_prompt_tokens")
+    asked = long_text_of(
+        body.long_text, default, cut=next((name for name in cutting if getattr(body, name) is not None), None)
+    )
+    if body.token_ids is None or asked == "none":
+        return asked
+    if body.long_text is None:
+        return "none"
+    raise RequestError("long_text divides texts, but input holds token ids; send texts", param="long_text")
+
+
+def refuse_long_text(body: EmbeddingsBody) -> None:
+    """Raise RequestError if long texts are to be divided, which only dense vectors of windows are made one of."""
+    if body.long_text not in (None, "none"):
+        raise RequestError("long_text is for dense vectors alone; split the text, or have it cut", param="long_text")
 
 
 def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:

@@ -119,7 +119,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     answer.prompt_eval_count = sum(result.tokens)
     aside = request.app[SERVICE].aside
     if result.numbers > MOST_NUMBERS_AT_ONCE:
-        headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **answer_headers(result, len(result.rows))}
+        headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **answer_headers(result, result.texts)}
         return PartedResponse(_parts(result, answer, aside), headers)
     return await aside.run(result.numbers, _answer, result, answer)
 
@@ -147,13 +147,13 @@ async def embed_text(request: web.Request) -> web.Response:
         result, _, _ = await _compute(request, asked, body.keep_alive)
     return struct_response(
         OllamaEmbeddingsAnswer(result.vectors[0] if result else []),
-        headers=answer_headers(result, 1) if result else None,
+        headers=answer_headers(result, result.texts) if result else None,
     )
 
 
 def _answer(result: EmbedResult, answer: OllamaEmbedAnswer) -> web.Response:
     answer.embeddings = result.vectors
-    return struct_response(answer, headers=answer_headers(result, len(result.rows)))
+    return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
 async def _parts(result: EmbedResult, answer: OllamaEmbedAnswer, aside: Aside) -> AsyncIterator[bytes]:

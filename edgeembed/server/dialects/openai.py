@@ -21,6 +21,7 @@ from edgeembed.server.dialects.embeddings_body import (
     EmbeddingsBody,
     input_type,
     lengths,
+    long_text,
     number_format,
     texts_and_ids,
 )
@@ -57,9 +58,10 @@ async def embeddings(request: web.Request) -> web.Response:
             lengths=lengths(body, service.truncate),
             ids=ids,
             repeatable=bool(body.repeatable),
+            long_text=long_text(body, service.long_text),
         )
     )
-    headers = answer_headers(result, len(result.rows))
+    headers = answer_headers(result, result.texts)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await service.aside.run(result.numbers, bytes_response, result, numbers, headers)
     written = await service.aside.run(result.numbers, write_json, result, numbers)

@@ -16,11 +16,14 @@ from edgeembed.server.dialects import (
     ollama_generate,
     ollama_manage,
     ollama_models,
+    pooling,
     rerank,
     rerank_answer,
     score,
     tei,
+    tei_fields,
     tei_info,
+    tei_outputs,
     tei_scores,
     tei_tokens,
     tokenize,
@@ -62,6 +65,7 @@ _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _CLASSIFY = "Classify (vLLM, SGLang, infinity)"
 _OLLAMA = "Ollama"
 _LM_STUDIO = "LM Studio"
+_VLLM = "vLLM"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _SERVER = "This server"
@@ -100,6 +104,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             ("/rerank", {"query": _QUERY["query"], "texts": _QUERY["documents"]}, error_formats.OpenAIError),
         )
     },
+    ("POST", "/pooling"): Operation(
+        _VLLM,
+        pooling.PoolingAnswer,
+        pooling.PoolingBody,
+        _COMPUTES,
+        {"input": "The rain falls.", "task": "token_embed"},
+        cached=True,
+    ),
     **{
         ("POST", path): Operation(
             _RERANK,
@@ -176,10 +188,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    **{
-        ("POST", path): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."})
-        for path in ("/embed_all", "/embed_sparse")
-    },
+    ("POST", "/embed_all"): Operation(
+        _TEI, list[RowsField], tei_fields.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."}, cached=True
+    ),
+    ("POST", "/embed_sparse"): Operation(
+        _TEI,
+        list[list[tei_outputs.SparseValue]],
+        tei_fields.TeiTextsBody,
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        cached=True,
+    ),
     ("POST", "/tokenize"): Operation(
         _TEI,
         (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),

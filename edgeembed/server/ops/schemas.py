@@ -16,12 +16,25 @@ from edgeembed.server.fields import TruncatedItem
 Anything: TypeAlias = dict[str, Any]
 
 
+class EmbeddingChunk(msgspec.Struct):
+    """A window of a text: where it is, in characters, the tokens that were read, and its vector."""
+
+    start: int
+    end: int
+    tokens: int
+    embedding: list[float] | str
+
+
 class EmbeddingItem(msgspec.Struct):
-    """The vector of one text, of length 1; with `encoding_format: base64`, as little-endian float32."""
+    """The vector of one text, of length 1; with `encoding_format: base64`, as little-endian float32.
+
+    `chunks` is present with `long_text: chunks`; a text that is not too long is the only one of its own.
+    """
 
     object: Literal["embedding"]
     index: int
     embedding: list[float] | str
+    chunks: list[EmbeddingChunk] | UnsetType = UNSET
 
 
 class EmbeddingsUsage(msgspec.Struct):

@@ -31,6 +31,9 @@ class Form:
     reference: str = "transformers"
     """What computes the reference rows: `transformers` (also `transformers:CLASS`), `sentence_transformers` (with all its
     modules but Normalize), or a module of tests/reference/zoo_models that has `rows(folder)`."""
+    outputs: tuple[str, ...] = ("dense",)
+    """What the model computes of a text (`edgeembed.engine.outputs`). With more than the dense row, the reference is a
+    module with `outputs(folder) -> list[Outputs]` (tests/convert/zoo/rows.py) in place of `rows`."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """ConversionOptions by name, such as the task."""
     least: float = 0.9999

@@ -34,7 +34,9 @@ NUMBERS = {
     "DEVICE_IGPU": "GGML_BACKEND_DEVICE_TYPE_IGPU",
     "DEVICE_ACCEL": "GGML_BACKEND_DEVICE_TYPE_ACCEL",
 }
-KINDS = {None: "v", ctypes.c_void_p: "p", ctypes.c_char_p: "p"}
+KINDS = {
+    None: "v", ctypes.c_void_p: "p", ctypes.c_char_p: "p", ctypes.c_bool: "b", ctypes.c_float: "f", ggml.InitParameters: "s",
+}  # fmt: skip
 """As in signatures.h; the kind of other types is their size."""
 
 
@@ -53,11 +55,15 @@ def same_fields(structure: type[ctypes.Structure], theirs: str, *, but: tuple[st
 def program() -> str:
     lines = ["#include <cstddef>", '#include "signatures.h"', *(f'#include "{header}"' for header in HEADERS)]
     lines += same_fields(ggml.Tensor, "ggml_tensor")
+    lines += same_fields(ggml.InitParameters, "ggml_init_params")
+    lines.append(f"static_assert(sizeof(ggml_init_params) == {ctypes.sizeof(ggml.InitParameters)});")
     lines += same_fields(ggml.DeviceProperties, "ggml_backend_dev_props", but=("rest",))
     lines.append(f"static_assert(sizeof(ggml_backend_dev_props) <= {ctypes.sizeof(ggml.DeviceProperties)});")
     lines += (f"static_assert({theirs} == {getattr(ggml, ours)});" for ours, theirs in NUMBERS.items())
     lines += (f'static_assert(kinds_of(&{name}) == "{kinds(types)}");' for name, types in ggml.SIGNATURES.items())
     lines.append('static_assert(kinds_of(ggml_backend_score_t{}) == "4");')
+    lines.append('static_assert(kinds_of(ggml_backend_set_n_threads_t{}) == "vp4");')
+    lines.append('static_assert(kinds_of(ggml_backend_dev_get_extra_bufts_t{}) == "pp");')
     callback = (ggml.EvalCallback._restype_, *ggml.EvalCallback._argtypes_)
     lines.append(f'static_assert(kinds_of(ggml_backend_sched_eval_callback{{}}) == "{kinds(callback).replace("1", "b")}");')
     return "\n".join([*lines, "int main() {}", ""])

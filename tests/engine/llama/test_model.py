@@ -12,8 +12,9 @@ import pytest
 
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine import canary
-from edgeembed.engine.llama.library import ModelLoadError
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel
+from edgeembed.engine.outputs import unpack
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.convert.tiny_bert import make_tiny_bert
@@ -147,3 +148,28 @@ def test_a_file_that_was_written_to_since_its_digest_was_taken_is_not_used(write
     with pytest.raises(ModelLoadError, match="written to or replaced") as caught:
         LlamaModel(options(file, file=hashed))
     assert (caught.value.cause, caught.value.fatal) == ("replaced", False)
+
+
+@pytest.mark.parametrize("model_file", ["bert", "qwen3"])
+def test_the_dense_row_of_hidden_states_is_the_pooled_one(model_file: str, request: pytest.FixtureRequest) -> None:
+    """One forward pass for several outputs yields the row that other requests get, for texts in pieces, too."""
+    model = LlamaModel(options(request.getfixturevalue(model_file)))
+    texts = [model.read(text) for text in (*TEXTS, *(["the quick brown fox " * 40] if model_file == "qwen3" else []))]
+    context = model.new_states_context()
+    try:
+        states = context.compute_states(texts)
+        alone = [context.compute_states([text])[0] for text in texts]
+    finally:
+        context.close()
+    for text, of_text, by_itself, row in zip(texts, states, alone, model.wide.compute(texts), strict=True):
+        assert of_text.shape == (len(text.tokens), model.width)
+        assert np.allclose(of_text, by_itself, atol=2e-3)
+        found = unpack(model.packed_row(of_text, text, ("dense", "tokens"), ""), ("dense", "tokens"))
+        assert canary.likeness(found["dense"][0], row, scores=False) > 0.99999
+        assert np.array_equal(found["tokens"], of_text)
+
+
+def test_a_model_without_a_head_for_an_output_says_so(bert: Path) -> None:
+    model = LlamaModel(options(bert))
+    with pytest.raises(ComputeError, match="no output 'sparse'"):
+        model.packed_row(np.ones((2, model.width), np.float32), model.read("a"), ("sparse",), "")

@@ -7,6 +7,7 @@ import pytest
 
 from edgeembed.engine.interface import BULK
 from edgeembed.engine.ipc.messages import RowItem
+from edgeembed.engine.outputs import pack
 from edgeembed.engine.supervisor.pending import PendingTexts
 from tests.fakes import DIMENSIONS
 
@@ -22,3 +23,20 @@ async def test_a_row_of_another_length_is_not_handed_on(length: int) -> None:
     row = np.ones(DIMENSIONS, dtype=np.float32)
     pending.finish_rows([RowItem(item.id + 99, 1, row.tobytes()), RowItem(item.id, 1, row.tobytes())], DIMENSIONS)
     assert np.array_equal((await future).vector, row)
+
+
+async def test_a_packed_row_that_is_malformed_is_not_handed_on() -> None:
+    pending = PendingTexts(lambda _id: None)
+    (item,), (future,) = pending.add(["text"], BULK, "row", outputs=("tokens",))
+    with pytest.raises(ValueError, match="a packed row"):
+        pending.finish_rows([RowItem(item.id, 1, np.ones(DIMENSIONS, np.float32).tobytes())], DIMENSIONS)
+    assert not future.done()
+    row = pack({"tokens": np.ones((3, 2), np.float32)})
+    pending.finish_rows([RowItem(item.id, 1, row.tobytes())], DIMENSIONS)
+    assert np.array_equal((await future).vector, row)
+
+
+async def test_the_next_worker_gets_the_outputs_of_a_text() -> None:
+    pending = PendingTexts(lambda _id: None)
+    pending.add(["text"], BULK, "row", outputs=("dense", "sparse"))
+    assert [item.outputs for item in pending.items()] == [("dense", "sparse")]

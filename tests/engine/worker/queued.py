@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from edgeembed.engine.interface import INTERACTIVE, Priority
+from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority
 from edgeembed.engine.worker.batching import QueuedText
 
 
@@ -18,8 +18,10 @@ class Clock:
         return self.now
 
 
-def text(id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False) -> QueuedText[None]:
-    return QueuedText(id_, None, count, priority, alone)
+def text(
+    id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False, outputs: tuple[Output, ...] = DENSE
+) -> QueuedText[None]:
+    return QueuedText(id_, None, count, priority, alone, outputs=outputs)
 
 
 def ids(batch: Iterable[QueuedText[None]]) -> list[int]:

@@ -56,6 +56,12 @@ def test_a_batch_holds_no_more_texts_than_the_model_has_sequences() -> None:
     assert [ids(queue.take()) for _ in range(2)] == [[0, 1, 2], [3, 4, 9]]
 
 
+def test_texts_with_other_outputs_share_no_batch_with_dense_ones() -> None:
+    queue, _ = make(100)
+    queue.add([text(1, 10), text(2, 10, outputs=("tokens",)), text(3, 10), text(4, 10, outputs=("dense", "sparse"))])
+    assert [ids(queue.take()) for _ in range(2)] == [[1, 3], [2, 4]]
+
+
 def test_a_text_that_has_to_be_alone_shares_no_batch() -> None:
     queue, _ = make(100)
     queue.add([text(1, 10), text(2, 10, alone=True), text(3, 10), text(4, 10, BULK), text(5, 10, BULK, alone=True)])

@@ -68,6 +68,18 @@ def test_bulk_lanes_share_texts_evenly() -> None:
     assert lanes.take(2) == [5]
 
 
+def test_texts_with_other_outputs_go_to_the_wide_lane_together() -> None:
+    lanes = Lanes()
+    lanes.add(*bulk(range(6), 50), *(text(number, 20, BULK, outputs=("sparse",)) for number in range(10, 14)))
+    assert lanes.take(1) == [0, 1]
+    assert lanes.take(WIDE) == [10, 11, 12, 13]
+    lanes.add(text(20, 12), text(21, 12, outputs=("tokens",)))
+    assert lanes.take_query(64) == [20], "between two pieces, the context at hand computes dense rows only"
+    assert lanes.take(2) == [2, 3]
+    assert lanes.take(WIDE) == [21]
+    assert lanes.take(WIDE) is None
+
+
 def test_a_text_too_long_for_bulk_lanes_goes_to_the_wide_lane_and_queries_to_any() -> None:
     lanes = Lanes()
     lanes.add(*bulk([0], 500), *bulk([1, 2], 100))

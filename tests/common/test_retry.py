@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from edgeembed.bulk import retry
-from edgeembed.bulk.retry import with_retries
+from edgeembed.common import retry
 from edgeembed.common.backoff import Backoff
+from edgeembed.common.retry import with_retries
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, OverloadedError, RequestError
 
 

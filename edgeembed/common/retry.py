@@ -9,29 +9,34 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from edgeembed.common.backoff import Backoff
-from edgeembed.errors import EngineTimeoutError, EngineUnavailableError, OverloadedError
+from edgeembed.errors import EdgeEmbedError, EngineTimeoutError, EngineUnavailableError, OverloadedError
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 120.0
 """How long a request is retried before its error counts."""
 BACKOFF = Backoff(first=0.4, longest=10.0)
-_TEMPORARY = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
+TEMPORARY: tuple[type[EdgeEmbedError], ...] = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
 
 T = TypeVar("T")
 
 
-async def with_retries(attempt: Callable[[], Awaitable[T]]) -> T:
+async def with_retries(
+    attempt: Callable[[], Awaitable[T]],
+    temporary: tuple[type[EdgeEmbedError], ...] = TEMPORARY,
+    seconds: float | None = None,
+) -> T:
     """Call until it succeeds, with growing pauses. Raises what `attempt` raises, once that is not temporary.
 
-    An error with a `param` is about one text, and not temporary.
+    An error with a `param` is about one text, and not temporary. seconds: how long to try; RETRY_SECONDS by default.
     """
     began, failures = time.monotonic(), 0
+    longest = RETRY_SECONDS if seconds is None else seconds
     while True:
         try:
             return await attempt()
-        except _TEMPORARY as error:
-            if error.param or time.monotonic() - began > RETRY_SECONDS:
+        except temporary as error:
+            if error.param or time.monotonic() - began > longest:
                 raise
             failures += 1
             pause = BACKOFF.pause(failures, min(error.retry_after or 0.0, BACKOFF.longest))

@@ -1,0 +1,262 @@
+"""Heads of sparse models: which tokens of the vocabulary stand for a text, and with which weights.
+
+Two kinds are known. bge-m3's multiplies the state of each token of the text by a vector, and a token that occurs more than
+once has its largest weight (Chen et al., "BGE M3-Embedding", 2024). SPLADE has the head of a masked language model: each
+token of the text has a logit for every token of the vocabulary, and the weight of these is the logarithm of the largest
+(Formal et al., "SPLADE v2", 2021). Some SPLADE models read queries without a forward pass: each token has a weight of its
+own, its inverse document frequency (Geng et al., "Towards Competitive Search Relevance For Inference-Free Learned Sparse
+Retrievers", 2024). The weights of a head are metadata under `edgeembed.sparse.*`.
+
+An output has a row for each token of the vocabulary: its id and its weight, which is above 0; in the order of the ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeembed.engine.float_strings import decode_floats, encode_floats, encoded_length
+from edgeembed.engine.interface import Float32Matrix, Float32Row, Role
+from edgeembed.engine.reading import Tokens
+
+KIND_KEY = "edgeembed.sparse.kind"
+"""Which tokens get weights: `text`, those of the text (bge-m3); `vocabulary`, any of the vocabulary (SPLADE)."""
+EXCLUDED_KEY = "edgeembed.sparse.excluded"
+"""Ids of tokens of the text that get no weight, separated by commas."""
+POOLING_KEY = "edgeembed.sparse.pooling"
+LOGARITHMS_KEY = "edgeembed.sparse.logarithms"
+EPSILON_KEY = "edgeembed.sparse.norm.epsilon"
+QUERY_KEY = "edgeembed.sparse.query.weights"
+"""A weight for each token of the vocabulary, by which queries are read."""
+_WEIGHT, _BIAS = "edgeembed.sparse.weight", "edgeembed.sparse.bias"
+_TRANSFORM, _TRANSFORM_BIAS = "edgeembed.sparse.transform.weight", "edgeembed.sparse.transform.bias"
+_NORM, _NORM_BIAS = "edgeembed.sparse.norm.weight", "edgeembed.sparse.norm.bias"
+
+MOST_WEIGHTS = 4096
+"""Of a text: the largest ones. Trained models have a few hundred; one without training has a weight for half of its
+vocabulary, which would be ten times the size of all vectors of a text."""
+CHUNK_TOKENS = 64
+"""Tokens of a text whose logits are in memory at the same time: 8 MB with BERT's vocabulary."""
+LONGEST_WEIGHT = 32 * 2**20
+"""In base64, of one matrix."""
+
+Value = Callable[[str], str | None]
+Pooling = Literal["max", "sum"]
+_POOLINGS: Mapping[str, Pooling] = {"max": "max", "sum": "sum"}
+
+
+@dataclass(frozen=True)
+class MaskedLmWeights:
+    """The head of a masked language model but for its matrix, which is that of the token embeddings.
+
+    weight, weight_bias: of a dense layer, shapes (width, width) and (width,), with GELU behind it; norm, norm_bias: of a
+    layer norm; bias: shape (vocabulary,).
+    """
+
+    weight: Float32Matrix
+    weight_bias: Float32Row | None
+    norm: Float32Row
+    norm_bias: Float32Row | None
+    epsilon: float
+    bias: Float32Row
+
+
+class Logits(Protocol):
+    """Computes the logits of hidden states."""
+
+    def logits(self, states: Float32Matrix) -> Iterator[Float32Matrix]:
+        """Yield logits without the bias of the vocabulary, shape (some tokens, vocabulary), for all states in order.
+
+        An array is valid until the next one is asked for. Raises ComputeError.
+        """
+        ...
+
+
+MakeLogits = Callable[[MaskedLmWeights], Logits]
+
+
+@dataclass(frozen=True)
+class TextTokensHead:
+    """Weighs the tokens of the text. weight: shape (width,). excluded: ids of tokens that get no weight."""
+
+    weight: Float32Row
+    bias: float
+    excluded: tuple[int, ...]
+
+    def apply(self, states: Float32Matrix, ids: Tokens, role: Role) -> Float32Matrix:
+        """Return ids and weights, shape (tokens with a weight, 2), of hidden states, shape (tokens, width)."""
+        weights = np.maximum(states @ self.weight + np.float32(self.bias), np.float32(0))
+        weights[np.isin(ids, self.excluded)] = 0
+        found, places = np.unique(ids, return_inverse=True)
+        largest = np.zeros(len(found), dtype=np.float32)
+        np.maximum.at(largest, places, weights)
+        return _pairs(found, largest)
+
+    def metadata(self) -> dict[str, str | int | float]:
+        """Return the keys for a file."""
+        return {
+            KIND_KEY: "text",
+            _WEIGHT: encode_floats(self.weight),
+            _BIAS: encode_floats(np.array([self.bias], dtype=np.float32)),
+            EXCLUDED_KEY: ",".join(map(str, self.excluded)),
+        }
+
+
+class VocabularyHead:
+    """Weighs all tokens of the vocabulary by the logits of a masked language model; queries maybe by a table."""
+
+    def __init__(
+        self,
+        weights: MaskedLmWeights,
+        pooling: Pooling,
+        logarithms: int,
+        query: Float32Row | None = None,
+        make: MakeLogits | None = None,
+    ) -> None:
+        """pooling: over the tokens of the text. logarithms: how often log(1 + x) is applied to the positive logits.
+
+        query: weights of a query's tokens, shape (vocabulary,). make: called when the first text is computed.
+        """
+        self._weights = weights
+        self._pooling = pooling
+        self._logarithms = logarithms
+        self._query = query
+        self._make = make
+        self._logits: Logits | None = None
+
+    def needs_states(self, role: Role) -> bool:
+        """Return whether the output depends on more than the ids of the tokens."""
+        return role != "query" or self._query is None
+
+    def apply(self, states: Float32Matrix, ids: Tokens, role: Role) -> Float32Matrix:
+        """Return ids and weights, shape (tokens with a weight, 2), of hidden states, shape (tokens, width).
+
+        The special tokens around a text count like all others; those around a query with weights of its own get none.
+        """
+        if role == "query" and self._query is not None:
+            own = np.unique(ids)
+            return _pairs(own, self._query[own])
+        weights = self._pooled(states)
+        return _pairs(np.arange(len(weights)), weights)
+
+    def _pooled(self, states: Float32Matrix) -> Float32Row:
+        if self._logits is None:
+            assert self._make is not None
+            self._logits = self._make(self._weights)
+        bias = self._weights.bias
+        pooled: Float32Row | None = None
+        for logits in self._logits.logits(states):
+            if self._pooling == "max":  # the logarithm and the bias keep the order: they are applied once
+                part = logits.max(axis=0)
+                pooled = part if pooled is None else np.maximum(pooled, part, out=pooled)
+            else:
+                part = self._scaled(logits + bias).sum(axis=0)
+                pooled = part if pooled is None else np.add(pooled, part, out=pooled)
+        assert pooled is not None
+        return self._scaled(pooled + bias) if self._pooling == "max" else pooled
+
+    def _scaled(self, logits: Float32Matrix) -> Float32Matrix:
+        found = np.maximum(logits, np.float32(0))
+        for _ in range(self._logarithms):
+            np.log1p(found, out=found)
+        return found
+
+    def metadata(self) -> dict[str, str | int | float]:
+        """Return the keys for a file."""
+        weights = self._weights
+        arrays: Mapping[str, Float32Matrix | None] = {
+            _TRANSFORM: weights.weight, _TRANSFORM_BIAS: weights.weight_bias, _NORM: weights.norm,
+            _NORM_BIAS: weights.norm_bias, _BIAS: weights.bias, QUERY_KEY: self._query,
+        }  # fmt: skip
+        return {
+            KIND_KEY: "vocabulary",
+            POOLING_KEY: self._pooling,
+            LOGARITHMS_KEY: self._logarithms,
+            EPSILON_KEY: repr(weights.epsilon),
+            **{key: encode_floats(array) for key, array in arrays.items() if array is not None},
+        }
+
+
+SparseHead = TextTokensHead | VocabularyHead
+
+
+def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits) -> SparseHead:
+    """Return the sparse head of a file.
+
+    value: returns a metadata value as text, or None. width: of a hidden state. vocabulary: number of its tokens. make: for
+    `VocabularyHead`. Raises ValueError with the key if it is missing or malformed.
+    """
+    kind = value(KIND_KEY)
+    if kind == "text":
+        bias = float(_numbers(value, _BIAS, 1)[0])
+        return TextTokensHead(_numbers(value, _WEIGHT, width), bias, _ids(value(EXCLUDED_KEY) or "", vocabulary))
+    if kind != "vocabulary":
+        raise ValueError(f"key {KIND_KEY!r} is {kind!r}; expected text or vocabulary")
+    pooling, logarithms = _POOLINGS.get(value(POOLING_KEY) or ""), value(LOGARITHMS_KEY)
+    if pooling is None:
+        raise ValueError(f"key {POOLING_KEY!r} is {value(POOLING_KEY)!r}; expected max or sum")
+    if logarithms not in ("1", "2"):
+        raise ValueError(f"key {LOGARITHMS_KEY!r} is {logarithms!r}; expected 1 or 2")
+
+    def optional(key: str, count: int) -> Float32Row | None:
+        return _numbers(value, key, count) if value(key) is not None else None
+
+    weights = MaskedLmWeights(
+        weight=_numbers(value, _TRANSFORM, width * width).reshape(width, width),
+        weight_bias=optional(_TRANSFORM_BIAS, width),
+        norm=_numbers(value, _NORM, width),
+        norm_bias=optional(_NORM_BIAS, width),
+        epsilon=_epsilon(value(EPSILON_KEY)),
+        bias=_numbers(value, _BIAS, vocabulary),
+    )
+    return VocabularyHead(weights, pooling, int(logarithms), optional(QUERY_KEY, vocabulary), make)
+
+
+def strongest(pairs: Float32Matrix, top_k: int | None = None, threshold: float = 0.0) -> Float32Matrix:
+    """Return the `top_k` largest weights of an output, and only those above the threshold; in the order of the ids.
+
+    Of equal weights, those of smaller ids are kept.
+    """
+    pairs = pairs[pairs[:, 1] > threshold]
+    if top_k is None or len(pairs) <= top_k:
+        return pairs
+    return pairs[np.sort(np.argsort(-pairs[:, 1], kind="stable")[:top_k])]
+
+
+def _pairs(ids: npt.NDArray[np.integer], weights: Float32Row) -> Float32Matrix:
+    """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once."""
+    return strongest(np.stack([ids.astype(np.float32), weights], axis=1), MOST_WEIGHTS)
+
+
+def _numbers(value: Value, key: str, count: int) -> Float32Row:
+    text = value(key)
+    if text is None or len(text) != encoded_length(count):
+        raise ValueError(f"key {key!r} is missing or does not have {count} numbers")
+    try:
+        found = decode_floats(text)
+    except ValueError as error:
+        raise ValueError(f"key {key!r}: {error}") from error
+    if not np.isfinite(found).all():
+        raise ValueError(f"key {key!r} has a number that is not finite")
+    return found
+
+
+def _ids(text: str, vocabulary: int) -> tuple[int, ...]:
+    parts = text.split(",") if text else []
+    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) < vocabulary for part in parts):
+        raise ValueError(f"key {EXCLUDED_KEY!r} is {text!r}; expected token ids, separated by commas")
+    return tuple(map(int, parts))
+
+
+def _epsilon(text: str | None) -> float:
+    try:
+        found = float(text or "")
+    except ValueError:
+        found = -1.0
+    if not 0 <= found < 1:
+        raise ValueError(f"key {EPSILON_KEY!r} is {text!r}; expected a number from 0 to 1")
+    return found
