@@ -170,6 +170,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "task": model.task,
         "size_bytes": model.size_bytes,
         "dimensions": model.dimensions if model.task == "embed" else None,
+        "outputs": model.outputs if model.task == "embed" else None,
         "matryoshka": msgspec.to_builtins(model.matryoshka),
         "max_seq_length": model.max_seq_length,
         "license": model.license,
@@ -213,6 +214,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
                 ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
+                *_outputs(installed),
                 ("context", _context(entry)),
                 ("pooling", entry.pooling),
                 ("architecture", entry.architecture),
@@ -235,6 +237,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("task", model.task),
                 ("licence", model.license or "unknown"),
                 ("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka)),
+                *_outputs(installed),
             ],
             indent="  ",
         )
@@ -243,6 +246,12 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     for model in installed:
         _print_installed(model)
     _print_damage(installed)
+
+
+def _outputs(installed: list[InstalledModel]) -> list[tuple[str, str]]:
+    """Return a line that tells what the installed embedder computes, if that is more than dense vectors."""
+    outputs = installed[0].outputs if installed and installed[0].task == "embed" else ("dense",)
+    return [("outputs", ", ".join(outputs))] if outputs != ("dense",) else []
 
 
 def _context(entry: CatalogueEntry) -> str:
