@@ -295,6 +295,19 @@ def test_texts_that_are_too_long_are_cut_if_the_settings_say_so(make: Make) -> N
     assert np.allclose(row, unit(" ".join(["word"] * 18)), atol=1e-6)
 
 
+def test_texts_that_are_too_long_are_divided_if_the_settings_say_so(make: Make) -> None:
+    text = ". ".join(f"This is sentence number {number}" for number in range(20))
+    divided = make(long_text="mean")
+    row = divided.embed(text)
+    assert np.linalg.norm(row) == pytest.approx(1, abs=1e-6)
+    assert not np.allclose(row, make(truncate="end").embed(text))
+    assert len(make("ranker", long_text="mean").rerank("query", [text, "best"])) == 2
+    with pytest.raises(InputTooLongError):
+        make(truncate="none").embed(text)
+    with pytest.raises(InputTooLongError):
+        divided.multi(text)
+
+
 def test_settings_are_checked_at_once() -> None:
     with pytest.raises(ConfigError, match="no_such is not a setting"):
         Embedder("embedder", no_such=1)

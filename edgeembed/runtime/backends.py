@@ -129,6 +129,8 @@ class DaemonBackend:
 
     async def rerank(self, request: RerankRequest) -> list[float]:
         body = _options(request, self._scorer) | {name: value for name, value in self._fields.items() if name == "cache"}
+        if "long_text" in self._fields:
+            body["long_text"] = "max" if self._fields["long_text"] == "mean" else "none"
         body |= {"query": request.query, "documents": list(request.documents)}
         answer = (await self._post("/v1/rerank", body | {"return_documents": False})).body
         scores = {item["index"]: float(item["relevance_score"]) for item in answer["results"]}
@@ -175,7 +177,8 @@ class EngineBackend:
         return result
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        return (await self._service.rerank(msgspec.structs.replace(request, model=self._scorer))).scores
+        windows = self._service.long_text != "none"
+        return (await self._service.rerank(msgspec.structs.replace(request, model=self._scorer, windows=windows))).scores
 
 
 class _SameFile:
