@@ -83,7 +83,14 @@ class ServedModel:
 
     def computes(self, output: Output) -> bool:
         """Return whether it can compute an output of a text."""
-        return output in self.outputs or (output == "tokens" and self.task == "embed" and self.upstream is None)
+        return output in self.all_outputs
+
+    @property
+    def all_outputs(self) -> tuple[Output, ...]:
+        """What it computes of texts; nothing if it is no embedder."""
+        if self.task != "embed":
+            return ()
+        return self.outputs if self.upstream is not None else (*self.outputs, "tokens")
 
     @property
     def row_dimensions(self) -> tuple[int, ...]:
