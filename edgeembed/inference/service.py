@@ -33,7 +33,14 @@ from edgeembed.inference.requests import (
     TokenizeResult,
     place_of,
 )
-from edgeembed.inference.reranking import best_windows, embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.reranking import (
+    best_windows,
+    embed_requests,
+    prepare_pairs,
+    result_of_pairs,
+    result_of_tokens,
+    result_of_vectors,
+)
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
@@ -56,10 +63,6 @@ _OUTPUT_NAMES: dict[Output, str] = {
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
-_BY_TOKEN: frozenset[Output] = frozenset({"multi", "tokens"})
-"""Outputs with a row for each token."""
-MOST_DIMENSIONS = 4096
-"""Of a model whose file does not state them."""
 _OUTPUT_FIELDS: dict[Output, str] = {"multi": '"multi_vector": true', "sparse": '"sparse": true'}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
@@ -175,13 +178,17 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
         model = target.model
         if model.task == "embed":
-            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request)]
+            # Of a model with both, bare scores are cosines as of any embedder.
+            dense = "dense" in model.outputs and (target.cosine or request.plain)
+            by_tokens = "multi" in model.outputs and not dense
+            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
             finally:
                 for part in parts:  # if one fails, nobody waits for the other
                     part.cancel()
-            return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
+            result = result_of_tokens if by_tokens else result_of_vectors
+            return await self.aside.run(documents.numbers, result, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
         windowed = await self._windows.cut(prepared) if request.windows else None
@@ -269,8 +276,8 @@ class EmbeddingService:
             role: Role = "query" if input_type == "query" else "document"
             kind = f"{kind} {'+'.join(request.outputs)} {role}"
             texts = [_with_role(text, role) for text in texts]
-            if _BY_TOKEN.intersection(request.outputs):
-                most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or MOST_DIMENSIONS))
+            if numbers := model.numbers_per_token(request.outputs):
+                most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // numbers)
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
