@@ -55,6 +55,10 @@ class InstalledModel:
     """Of a classifier."""
     outputs: tuple[Output, ...] = DENSE
     """What the file has heads for."""
+    max_sim: str | None = None
+    """How it scores documents by the vectors of tokens: sum or mean; see `edgeembed.engine.late_interaction`."""
+    token_dimensions: int | None = None
+    """Length of the vectors of tokens."""
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
     notes: list[str] = field(default_factory=list)
@@ -358,6 +362,8 @@ class Store:
             task="embed" if not ranks else "classify" if facts.classes else "rerank",
             classes=facts.own_classes if ranks else None,
             outputs=facts.outputs,
+            max_sim=facts.max_sim,
+            token_dimensions=facts.token_dimensions,
             max_seq_length=facts.max_seq_length or (entry.max_seq_length if entry else None),
             notes=facts.notes,
             last_used=self._usage.all().get(digest),

@@ -97,7 +97,7 @@ async def info(request: web.Request) -> web.Response:
 
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
     if model.task == "embed":
-        return ModelType(embedding=EmbeddingType(loaded.pooling))
+        return ModelType(embedding=EmbeddingType("splade" if model.outputs == ("sparse",) else loaded.pooling))
     if model.classes is not None:
         return ModelType(classifier=_labels(model.classes))
     return ModelType(reranker=_labels(SCORE))
