@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.status import EngineStatus
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import (
     DENSE,
     Float32Matrix,
@@ -27,6 +28,7 @@ from edgeembed.engine.interface import (
     Priority,
     Prompted,
     Reference,
+    Role,
     Row,
     Task,
     Text,
@@ -84,6 +86,8 @@ class FakeEngine:
         self.computed: list[str] = []
         self.read: list[str] = []
         """Texts that were tokenised without being computed."""
+        self.roles: dict[str, Role] = {}
+        """Of each text that has one, by the text without its prompt."""
         self.priorities: list[Priority] = []
         self.isolated: list[bool] = []
         """Of each text, whether it was to share forward passes with its own request's alone."""
@@ -179,6 +183,8 @@ class FakeEngine:
             future: asyncio.Future[Row] = loop.create_future()
             future.add_done_callback(functools.partial(self._done, whole))
             self.priorities.append(priority)
+            if isinstance(text, Prompted) and text.role:
+                self.roles[text.text] = text.role
             self.isolated.append(isolated)
             self._waiting.append((text, future, outputs))
             futures.append(future)
@@ -275,7 +281,12 @@ def _with_short_query(pair: Pair, limits: Limits) -> Pair:
     return pair if len(words) <= kept else msgspec.structs.replace(pair, query=" ".join(words[:kept]))
 
 
-def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:
+def fake_model(
+    name: str = "fake-model",
+    task: Task = "embed",
+    prompts: Prompts | None = None,
+    classes: Classes | None = None,
+) -> ServedModel:
     """Return a model that a fake engine can stand for."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return ServedModel(
@@ -285,6 +296,7 @@ def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts 
         task=task,
         prompts=prompts,
         dimensions=DIMENSIONS if task == "embed" else None,
+        classes=classes,
         created=1_700_000_000,
     )
 

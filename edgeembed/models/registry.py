@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
@@ -31,10 +32,13 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
 COSINE = ":cosine"
+_MOST_DIMENSIONS = 4096
+"""Numbers that a token is taken to have if its file does not say it."""
 """Behind the name of an embedder: it is to score documents."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
+    "classify": "finds the classes of texts; POST /classify takes them",
 }
 
 
@@ -51,6 +55,8 @@ class ServedModel:
     prompts: Prompts | None = None
     dimensions: int | None = None
     """Length of its vectors, if the file states it."""
+    classes: Classes | None = None
+    """Of a classifier."""
     matryoshka: Matryoshka | None = None
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
@@ -63,6 +69,10 @@ class ServedModel:
     """How the frame of its file is mended: its rows are not those that earlier versions computed from the same file."""
     outputs: tuple[Output, ...] = DENSE
     """What its file has heads for. Besides, there are the hidden states of tokens ("tokens") of every local embedder."""
+    max_sim: str | None = None
+    """How it scores documents by the vectors of tokens, if it has any: sum or mean."""
+    token_dimensions: int | None = None
+    """Length of the vectors of tokens."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -92,9 +102,21 @@ class ServedModel:
             return ()
         return self.outputs if self.upstream is not None else (*self.outputs, "tokens")
 
+    def does(self, task: Task) -> bool:
+        """Return whether a task is what it was made for. A model with vectors of tokens alone scores documents by them."""
+        return self.task == task or (task == "rerank" and "multi" in self.outputs and "dense" not in self.outputs)
+
+    def numbers_per_token(self, outputs: Sequence[Output]) -> int:
+        """Return how many numbers a text's tokens have in these outputs, each; 0 if they have none."""
+        states = self.dimensions or _MOST_DIMENSIONS
+        widths = {"multi": self.token_dimensions or states, "tokens": states}
+        return sum(widths.get(output, 0) for output in outputs)
+
     @property
     def row_dimensions(self) -> tuple[int, ...]:
         """How many numbers its rows may have, as far as that is known before it is loaded; empty if it is not."""
+        if self.classes is not None:
+            return (len(self.classes.labels),)
         if self.task == "rerank":
             return (1, 2)
         return () if self.dimensions is None else (self.dimensions,)
@@ -111,12 +133,15 @@ def served(model: InstalledModel) -> ServedModel:
         path=Path(model.path),
         prompts=model.prompts,
         dimensions=model.dimensions,
+        classes=model.classes,
         matryoshka=model.matryoshka,
         max_seq_length=model.max_seq_length,
         size_bytes=model.size_bytes,
         created=created,
         mends=model.mends,
         outputs=model.outputs,
+        max_sim=model.max_sim,
+        token_dimensions=model.token_dimensions,
         other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
@@ -186,28 +211,39 @@ class ModelRegistry:
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
     async def resolve(
-        self, name: str | None, task: Task, *, or_embedder: bool = False, input_type: InputType | None = None
+        self, name: str | None, task: Task, *, also: Task | None = None, input_type: InputType | None = None
     ) -> Target:
         """Return the model of a name; None and "" mean the default, or the only model for the task.
 
-        or_embedder: an embedder will do to rerank; without a name, if there is no reranker. input_type: of the request; an
-        alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each task.
+        also: a model for this task will do, too; without a name, if there is none for `task`, or if it is the default.
+        input_type: of the request; an alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each
+        task.
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
         if not name:
             if self._stale:
                 await self.refresh()
-            return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
+            return Target(await self._unnamed(await self._task_of_unnamed(task, also)))
         if input_type and self._aliases:
             name = self._name_for(name, input_type)
         target = await self.look_up(name)
         if target is None:
             raise self.unknown(name, task)
-        if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
+        found = target.model.task
+        scores = target.cosine or "multi" in target.model.outputs
+        if found in (task, also) or (task == "rerank" and scores):
             return target
-        instead = "" if task == "embed" else f". {quoted(name + COSINE)} ranks them by the cosine of its vectors"
-        raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
+        cosine = task == "rerank" and found == "embed"
+        instead = f". {quoted(name + COSINE)} ranks them by the cosine of its vectors" if cosine else ""
+        raise WrongTaskError(f"{quoted(name)} {_DOES[found]}{instead}", param="model")
+
+    async def task_of(self, name: str | None) -> Task:
+        """Return the task of the model that a name means; of the default one without a name. "embed" if there is none."""
+        if name:
+            target = await self.look_up(name)
+            return target.model.task if target else "embed"
+        return self.default.task if self.default else "embed"
 
     async def look_up(self, name: str) -> Target | None:
         """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk."""
@@ -285,8 +321,14 @@ class ModelRegistry:
         own = f"{name.lower().removesuffix(COSINE).removesuffix(LATEST)}:{input_type}"
         return own if own in self._aliases else name
 
+    async def _task_of_unnamed(self, task: Task, also: Task | None) -> Task:
+        """Return which of two tasks a request without a name means."""
+        if also is None or await self._able(task):
+            return task
+        return also
+
     async def _unnamed(self, task: Task) -> ServedModel:
-        if self.default is not None and self.default.task == task:
+        if self.default is not None and self.default.does(task):
             return self.default
         able = await self._able(task)
         if len({model.name for model in able}) == 1:
@@ -294,16 +336,19 @@ class ModelRegistry:
         if able:
             names = ", ".join(sorted({model.name for model in able}))
             raise RequestError(f"'model' is missing, and several models can do this: {names}", param="model")
+        if task == "classify":
+            advice = "make one with `edgeembed convert`, of a checkpoint on the model hub"
+            raise ModelNotFoundError(f"no classifier is installed; {advice}", param="model")
         what, suggested = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
         raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {suggested}` installs one", param="model")
 
     async def _able(self, task: Task) -> list[ServedModel]:
         """Return all models for a task. If none is known, the disk is scanned."""
-        able = [model for model in self.models if model.task == task]
+        able = [model for model in self.models if model.does(task)]
         if able or time.monotonic() - self._scanned_at <= RESCAN_SECONDS:
             return able
         await self.refresh()
-        return [model for model in self.models if model.task == task]
+        return [model for model in self.models if model.does(task)]
 
     def _lookup(self, name: str) -> Target | None:
         """Return what a name means: an alias or the name of a model, with one suffix at most."""
