@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -70,7 +70,7 @@ class EmbeddedTexts:
     rows: Matrix
     tokens: int
     seconds: float
-    outputs: Mapping[Output, float]
+    outputs: dict[Output, float]
     """See `Verification.outputs`."""
 
 
@@ -98,7 +98,9 @@ async def _embed(
                 progress.update(len(rows), len(texts))
         seconds = time.perf_counter() - began
         matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
-        outputs = {output: await _likeness(engine, output) for output in engine.info.outputs if output != "dense"}
+        outputs: dict[Output, float] = {
+            output: await _likeness(engine, output) for output in engine.info.outputs if output != "dense"
+        }
         return EmbeddedTexts(engine.info, engine.status.mode, matrix, tokens, seconds, outputs)
     finally:
         await engine.close()
@@ -115,7 +117,7 @@ async def _likeness(engine: Engine, output: Output) -> float:
         rows = await asyncio.gather(*engine.submit(texts, BULK, outputs=outputs))
         return [unpack(row.vector, outputs)[output] for row in rows]
 
-    texts = [msgspec.structs.replace(text, limits=Limits(cut="end")) for text in HEAD_TEXTS]
+    texts = [replace(text, limits=Limits(cut="end")) for text in HEAD_TEXTS]
     alone = [(await compute([text]))[0] for text in texts]
     pairs = zip(alone, await compute(texts), strict=True)
     return min((likeness_of_outputs(output, one, other) for one, other in pairs), default=1.0)
