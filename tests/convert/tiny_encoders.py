@@ -121,6 +121,9 @@ def _write_unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
+_IN_LAYER = re.compile(r"\blayers?\.\d")
+
+
 def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
     """Scale the layers' matrices to unit variance.
 
@@ -128,7 +131,7 @@ def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
     attention as sharp as that of `tiny_weights` magnifies to 0.005.
     """
     return {
-        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and "encoder." in name else tensor
+        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and _IN_LAYER.search(name) else tensor
         for name, tensor in weights.items()
     }
 

@@ -36,6 +36,7 @@ from tests.convert.zoo import (
     qwen3,
     qwen3_vl,
     roberta,
+    sparse,
     t5,
     xlm_roberta,
 )
@@ -49,6 +50,7 @@ _MODULES = (
     distil_bert,
     eurobert,
     roberta,
+    sparse,
     xlm_roberta,
     modern_bert,
     granite,
