@@ -143,7 +143,10 @@ def _check_heads(values: Mapping[str, Scalar], sizes: ArchitectureSizes, tokens:
     def make_nothing(weights: MaskedLmWeights) -> NoReturn:
         raise AssertionError("a file is checked without computing anything")
 
-    value = partial(_text_of, values)
+    def value(key: str) -> str | None:
+        found = values.get(key)
+        return str(found).lower() if isinstance(found, bool) else _text_of(values, key)
+
     try:
         read_token_heads(value, sizes.width, tokens, parse_outputs(value(OUTPUTS_KEY)), make_nothing)
     except ValueError as error:
@@ -151,11 +154,9 @@ def _check_heads(values: Mapping[str, Scalar], sizes: ArchitectureSizes, tokens:
 
 
 def _text_of(values: Mapping[str, Scalar], key: str) -> str | None:
-    """Return a value as llama.cpp returns it to the worker; None if there is none. Raises UnfitError for other types."""
+    """Return a value as text; None if there is none. Raises UnfitError for a fraction or a truth value."""
     found = values.get(key)
-    if isinstance(found, bool):
-        return str(found).lower()
-    if isinstance(found, float):
+    if isinstance(found, bool | float):
         raise UnfitError(f"key {key!r} is {found!r}")
     return None if found is None else str(found)
 
