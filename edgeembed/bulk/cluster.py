@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from edgeembed.bulk.computed import Computed
 from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder
 from edgeembed.client import error_of
 from edgeembed.common.progress import ReportLine
@@ -26,7 +27,6 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import HUB_TOKENS, hide_secrets, secret_names
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
-from edgeembed.inference.postprocess import Matrix
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
 from edgeembed.runtime.in_process import in_process_service
 
@@ -36,7 +36,7 @@ RESTART_SECONDS = 2.0
 """A worker that died gets no requests for this long."""
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
-"""For a cluster on this machine; a request and its rows take less than a megabyte."""
+"""For a cluster on this machine; a request and its dense rows take less than a megabyte, and token rows 16."""
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class EngineWorker:
         except EdgeEmbedError as error:
             return _Failure(error.status, error.message, None)
 
-    async def embed(self, texts: Sequence[str]) -> Matrix | _Failure:
+    async def embed(self, texts: Sequence[str]) -> Computed | _Failure:
         """See `Embedder.embed`."""
         try:
             return await (await self._ready()).embed(texts)
@@ -163,8 +163,8 @@ class ClusterEmbedder:
         description = f"{count} worker{'s' if count > 1 else ''} on Ray"
         self.info = info._replace(description=description, max_requests=REQUESTS_PER_WORKER * count)
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        found: Matrix = await self._ask(lambda worker: worker.embed.remote(texts))
+    async def embed(self, texts: Sequence[str]) -> Computed:
+        found: Computed = await self._ask(lambda worker: worker.embed.remote(texts))
         return found
 
     async def count(self, texts: Sequence[str]) -> list[int]:
@@ -186,7 +186,7 @@ class ClusterEmbedder:
         if not first.done():
             first.set_result(info)
         model = first.result()
-        for name in ("digest", "dimensions", "batch_tokens"):
+        for name in ("digest", "widths", "batch_tokens"):
             if getattr(info, name) != getattr(model, name):
                 reason = f"a worker was left out: its {name} is {getattr(info, name)}, expected {getattr(model, name)}"
                 self._drop(reason, first, EngineUnavailableError(reason))

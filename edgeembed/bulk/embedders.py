@@ -6,17 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+import numpy as np
+
 from edgeembed import __version__
+from edgeembed.bulk.computed import Computed
 from edgeembed.client import Connection, Reply, connected
 from edgeembed.common.progress import ReportLine
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
+from edgeembed.engine.interface import DENSE, Output, Side
 from edgeembed.errors import (
     ConfigError,
     EngineError,
 )
-from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import EmbedRequest, RerankRequest, TokenizeRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
@@ -30,16 +34,35 @@ _HEALTH_SECONDS = 5.0
 
 
 class EmbedOptions(NamedTuple):
-    """How texts are embedded. model: None for the daemon's default model, or the configured one."""
+    """How texts are embedded. model: None for the daemon's default model, or the configured one.
+
+    outputs: what to compute of each text, in the order of OUTPUTS. long_text, truncate: what happens to texts that are too
+    long; without either, it is what the daemon's settings say, or they are refused.
+    """
 
     model: str | None = None
     input_type: InputType | None = None
     instruction: str | None = None
     dimensions: int | None = None
+    outputs: tuple[Output, ...] = DENSE
+    long_text: LongText | None = None
+    truncate: Side | None = None
 
     def as_body(self) -> dict[str, Any]:
-        """Return the options that are set, as fields of a request's body."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        """Return the options that are set, except outputs, as fields of a request's body."""
+        return {name: value for name, value in self._asdict().items() if value is not None and name != "outputs"}
+
+    def as_request(self, texts: Sequence[str]) -> EmbedRequest:
+        """Return a request that asks the default model."""
+        return EmbedRequest(
+            texts,
+            input_type=self.input_type,
+            instruction=self.instruction,
+            dimensions=self.dimensions,
+            outputs=self.outputs,
+            lengths=Lengths(self.truncate or "none"),
+            long_text=self.long_text or "none",
+        )
 
 
 class EmbedderInfo(NamedTuple):
@@ -48,7 +71,9 @@ class EmbedderInfo(NamedTuple):
     model: str
     digest: str
     """SHA-256 of the model's file; empty when the daemon does not report it."""
-    dimensions: int
+    outputs: tuple[Output, ...]
+    widths: dict[Output, int]
+    """Numbers in a row of each output, as far as its rows are vectors."""
     description: str
     """What computes, for people: "this process", "the daemon at ..."."""
     max_requests: int
@@ -58,14 +83,19 @@ class EmbedderInfo(NamedTuple):
     engine: str = ""
     """Build and device, for people; empty when unknown."""
 
+    @property
+    def dimensions(self) -> int:
+        """Numbers in a dense row; 0 where no dense rows are computed."""
+        return self.widths.get("dense", 0)
+
 
 class Embedder(Protocol):
     """Embeds texts; any number of calls may run concurrently."""
 
     info: EmbedderInfo
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        """Return a row of length 1 for each text, float32, shape (texts, dimensions).
+    async def embed(self, texts: Sequence[str]) -> Computed:
+        """Return the outputs of each text.
 
         Raises EdgeEmbedError; its `param` is input[N] when text N is at fault. EngineUnavailableError, OverloadedError and
         EngineTimeoutError may be temporary.
@@ -132,10 +162,13 @@ class DaemonEmbedder:
     def __init__(self, connection: Connection, options: EmbedOptions) -> None:
         self._connection = connection
         self._options = options.as_body()
+        self._outputs = options.outputs
         self._special_tokens: int | None = None
 
     async def start(self) -> None:
         """Learn which model answers, and ask for that one from now on. Raises EdgeEmbedError."""
+        if self._outputs != DENSE:
+            raise ConfigError("the daemon returns dense vectors only; add --no-daemon")
         first = await with_retries(lambda: self._ask([PROBE]))
         answer = first.body
         self._options.setdefault("model", answer["model"])
@@ -152,13 +185,14 @@ class DaemonEmbedder:
         self.info = EmbedderInfo(
             model=answer["model"],
             digest=first.digest or (digests.pop() if len(digests) == 1 else ""),
-            dimensions=rows_of(answer).shape[1],
+            outputs=DENSE,
+            widths={"dense": rows_of(answer).shape[1]},
             description=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             max_requests=4,
             engine=str((exact or same or [{}])[0].get("device") or ""),
         )
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
+    async def embed(self, texts: Sequence[str]) -> Computed:
         reply = await self._ask(texts, repeatable=True)
         answer = reply.body
         if answer["model"] != self.info.model:
@@ -169,7 +203,7 @@ class DaemonEmbedder:
             raise EngineError(
                 f"the daemon returned rows of shape {rows.shape}; expected {(len(texts), self.info.dimensions)}"
             )
-        return rows
+        return Computed(rows, {})
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         if self._special_tokens is None:
@@ -178,7 +212,8 @@ class DaemonEmbedder:
         return [max(count - self._special_tokens, 0) for count in counts]
 
     async def _tokens(self, texts: Sequence[str]) -> list[int]:
-        body = {"input": list(texts), **{name: value for name, value in self._options.items() if name != "dimensions"}}
+        options = {name: value for name, value in self._options.items() if name in ("model", "input_type", "instruction")}
+        body = {"input": list(texts), **options}
         answer = (await self._connection.post("/v1/tokenize", body)).body
         return [item["tokens"] for item in answer["data"]]
 
@@ -201,36 +236,35 @@ class LocalEmbedder:
         """Load the model. Raises EdgeEmbedError; what a model in this process cannot load now it cannot load later."""
         if self._model.upstream is None:
             await self._service.pool.load(self._model)
-        width = len((await with_retries(lambda: self.embed([PROBE])))[0])
+        probe = await with_retries(lambda: self.embed([PROBE]))
         slot = self._service.pool.slot_of(self._model)
         assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just embedded a text"
         info, status = slot.engine.info, slot.engine.status
         self.info = EmbedderInfo(
             model=self._model.name,
             digest=self._model.digest,
-            dimensions=width,
+            outputs=self._options.outputs,
+            widths=probe.widths,
             description="this process",
             max_requests=4,
             batch_tokens=info.batch_tokens,
             engine=f"edgeembed {__version__}, {status.mode}, {info.llama_cpp}",
         )
 
-    async def embed(self, texts: Sequence[str]) -> Matrix:
-        request = EmbedRequest(
-            texts,
-            input_type=self._options.input_type,
-            instruction=self._options.instruction,
-            dimensions=self._options.dimensions,
-            cache="off",
-            repeatable=True,
-        )
+    async def embed(self, texts: Sequence[str]) -> Computed:
+        request = msgspec.structs.replace(self._options.as_request(texts), cache="off", repeatable=True)
         result = await self._service.embed(request)
         _require_same_file(self._model.name, self._model.digest, result.model.digest)
-        return result.vectors
+        return _computed(result)
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
         return [len(text.ids) for text in result.tokens]
+
+
+def _computed(result: EmbedResult) -> Computed:
+    dense = result.vectors if "dense" in result.outputs else np.zeros((len(result.rows), 0), np.float32)
+    return Computed(dense, {output: result.parts(output) for output in result.outputs if output != "dense"})
 
 
 def _require_same_file(model: str, digest: str, found: str) -> None:

@@ -7,16 +7,17 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
+from edgeembed.bulk.computed import Computed, joined, nothing
 from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.shards import JobRow, Refused, Shard
 from edgeembed.common.retry import with_retries
+from edgeembed.engine.interface import DENSE
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
-from edgeembed.inference.postprocess import Matrix
 
 TEXTS_PER_REQUEST = 256
 CHARACTERS_PER_REQUEST = 2**16
+TOKEN_ROW_CHARACTERS = 2**14
+"""Limit for a request whose texts have many rows each: of 1,024 numbers, they take about 16 MiB."""
 FEW_TEXTS = 4
 """A request of so few texts would count as interactive (`edgeembed.inference.service.INTERACTIVE_TEXTS`)."""
 
@@ -24,10 +25,10 @@ _PLACE = re.compile(r"input\[(\d+)\]")
 
 
 class EmbeddedShard(NamedTuple):
-    """The rows of a shard that have vectors, those vectors, and the rows that were refused."""
+    """The rows of a shard whose texts were embedded, what was computed of these, and the rows that were refused."""
 
     rows: list[JobRow]
-    vectors: Matrix
+    computed: Computed
     refused: list[Refused]
 
 
@@ -46,29 +47,29 @@ async def embed_shard(
         done(len(rows))
         return found
 
-    tasks = [asyncio.create_task(one(rows)) for rows in requests(shard.rows)]
+    most = CHARACTERS_PER_REQUEST if embedder.info.outputs == DENSE else TOKEN_ROW_CHARACTERS
+    tasks = [asyncio.create_task(one(rows)) for rows in requests(shard.rows, most)]
     try:
         parts = await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-    vectors = [part.vectors for part in parts if len(part.rows)]
     return EmbeddedShard(
         [row for part in parts for row in part.rows],
-        np.concatenate(vectors) if vectors else np.zeros((0, embedder.info.dimensions), np.float32),
+        joined([part.computed for part in parts]) if parts else _nothing(embedder),
         [*shard.refused, *(refused for part in parts for refused in part.refused)],
     )
 
 
-def requests(rows: Sequence[JobRow]) -> list[list[JobRow]]:
+def requests(rows: Sequence[JobRow], most_characters: int = CHARACTERS_PER_REQUEST) -> list[list[JobRow]]:
     """Divide rows into requests limited by texts and characters, without a last one of only a few texts."""
     found: list[list[JobRow]] = []
     characters = 0
     for row in rows:
         full = found and (
             len(found[-1]) >= TEXTS_PER_REQUEST
-            or (characters + len(row.text) > CHARACTERS_PER_REQUEST and len(found[-1]) > FEW_TEXTS)
+            or (characters + len(row.text) > most_characters and len(found[-1]) > FEW_TEXTS)
         )
         if not found or full:
             found.append([])
@@ -86,15 +87,14 @@ async def _embed(rows: list[JobRow], embedder: Embedder) -> EmbeddedShard:
     refused: list[Refused] = []
     while rows:
         try:
-            vectors = await _rows_of(embedder, rows)
-            return EmbeddedShard(rows, vectors, refused)
+            return EmbeddedShard(rows, await _computed(embedder, rows), refused)
         except RequestTooLargeError as error:
             if len(rows) > 1:
                 middle = len(rows) // 2
                 one, other = await _embed(rows[:middle], embedder), await _embed(rows[middle:], embedder)
                 return EmbeddedShard(
                     one.rows + other.rows,
-                    np.concatenate([one.vectors, other.vectors]),
+                    joined([one.computed, other.computed]),
                     refused + one.refused + other.refused,
                 )
             index, reason = 0, error.message
@@ -107,8 +107,12 @@ async def _embed(rows: list[JobRow], embedder: Embedder) -> EmbeddedShard:
         row = rows[index]
         refused.append(Refused(row.input, row.place, reason, row.id))
         rows = rows[:index] + rows[index + 1 :]
-    return EmbeddedShard([], np.zeros((0, embedder.info.dimensions), np.float32), refused)
+    return EmbeddedShard([], _nothing(embedder), refused)
 
 
-async def _rows_of(embedder: Embedder, rows: list[JobRow]) -> Matrix:
+async def _computed(embedder: Embedder, rows: list[JobRow]) -> Computed:
     return await with_retries(lambda: embedder.embed([row.text for row in rows]))
+
+
+def _nothing(embedder: Embedder) -> Computed:
+    return nothing(embedder.info.outputs, embedder.info.dimensions)

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgeembed.bulk.chunking import Chunker
 from edgeembed.bulk.records import Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import Chunker
 
 MAX_FILE_BYTES = 64 * 2**20
 """Larger files are refused, because a file is read at once."""

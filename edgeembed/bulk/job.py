@@ -10,7 +10,7 @@ from typing import Protocol
 import filelock
 import msgspec
 
-from edgeembed.bulk.chunking import Chunker
+from edgeembed.bulk.computed import described
 from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
@@ -19,6 +19,7 @@ from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFol
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.common.files import describe_os_error
 from edgeembed.errors import ConfigError, EdgeEmbedError
+from edgeembed.inference.chunking import Chunker, WordTokens
 
 MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
@@ -47,12 +48,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a job. before: how many of the rows an earlier run made."""
+    """The outcome of a job. before: how many of the rows an earlier run made. computed: what they hold, for people."""
 
     rows: int
     refused: int
     before: int
-    dimensions: int
+    computed: str
 
 
 class JobListener(Protocol):
@@ -131,7 +132,14 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
         return found
 
     rules = job.rules
-    inputs = open_inputs(job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, count))
+    inputs = open_inputs(
+        job.inputs,
+        job.input_format,
+        rules.column,
+        rules.id_column,
+        Chunker(rules.chunks, WordTokens(count)),
+        chunk_rows=rules.chunk_rows,
+    )
     run_ = _Run(job, embedder, watch, inputs)
     await run_.prepare()
     await run_.embed()
@@ -161,6 +169,7 @@ class _Run:
             model=info.model,
             digest=info.digest,
             dimensions=info.dimensions,
+            widths={output: width for output, width in info.widths.items() if output != "dense"},
             ids="string",
             batch_tokens=info.batch_tokens,
             engine=info.engine,
@@ -207,7 +216,8 @@ class _Run:
             shards = [work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
             await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
         await asyncio.to_thread(output.finish, work, rejects)
-        return JobResult(rows=rows, refused=refused, before=self._before, dimensions=manifest.dimensions)
+        computed = described(manifest.rules.outputs, manifest.widths | {"dense": manifest.dimensions})
+        return JobResult(rows=rows, refused=refused, before=self._before, computed=computed)
 
     async def _missing(self) -> AsyncIterator[Shard]:
         """Yield the shards that have no receipt; the others are skipped without being read."""
@@ -219,7 +229,7 @@ class _Run:
                 cursor, steps = receipt.after, None
             else:
                 steps = steps or self._inputs.read(cursor)
-                shard = await asyncio.to_thread(cut, steps, number, cursor, most_rows=self._job.rules.shard_rows)
+                shard = await asyncio.to_thread(cut, steps, number, cursor, self._job.rules)
                 if shard is None:
                     return
                 cursor = shard.after
@@ -251,7 +261,7 @@ class _Run:
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],
-                embedded.vectors,
+                embedded.computed,
                 [row.text for row in embedded.rows] if manifest.rules.with_text else None,
             )
             path = self._work.shard(shard.number, self._job.output.suffix)

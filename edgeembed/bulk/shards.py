@@ -8,11 +8,12 @@ from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from edgeembed.bulk.chunking import ChunkRules
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import Id, Record
 from edgeembed.common.files import read_json, write_bytes, write_json
+from edgeembed.engine.interface import DENSE, Output
 from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import ChunkRules
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 IdKind = Literal["int", "string"]
@@ -20,6 +21,8 @@ IdKind = Literal["int", "string"]
 SHARD_ROWS = 8192
 SHARD_CHARACTERS = 2**20
 """Limit for shards of long texts; about a quarter of a million tokens."""
+TOKEN_ROW_CHARACTERS = 2**17
+"""The same where texts have many rows each: those of 1,024 numbers take about 128 MiB."""
 _INT64 = range(-(2**63), 2**63)
 
 
@@ -51,8 +54,9 @@ class Shard(NamedTuple):
     bytes: int
 
 
-def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) -> Shard | None:
+def cut(steps: Iterable[Step], number: int, start: Cursor, rules: JobRules) -> Shard | None:
     """Return the next shard of the records, or None when there are no more."""
+    most_characters = SHARD_CHARACTERS if rules.outputs == DENSE else TOKEN_ROW_CHARACTERS
     rows: list[JobRow] = []
     refused: list[Refused] = []
     after: Cursor | None = None
@@ -68,7 +72,7 @@ def cut(steps: Iterable[Step], number: int, start: Cursor, *, most_rows: int) ->
                 refused.append(Refused(step.input, read.place, "the text is empty", read.id))
         else:
             refused.append(Refused(step.input, read.place, read.reason, read.id))
-        if len(rows) + len(refused) >= most_rows or characters >= SHARD_CHARACTERS:
+        if len(rows) + len(refused) >= rules.shard_rows or characters >= most_characters:
             break
     if after is None:
         return None
@@ -96,6 +100,7 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     """What the output depends on besides the inputs and the model."""
 
     format: str
+    outputs: tuple[Output, ...] = DENSE
     dtype: Dtype = "float32"
     column: str | None = None
     id_column: str | None = None
@@ -108,13 +113,16 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     with_text: bool = False
     shard_rows: int = SHARD_ROWS
     chunks: ChunkRules = ChunkRules()
+    chunk_rows: bool = False
+    long_text: str = "none"
+    truncate: str | None = None
 
 
 class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as recorded in its work folder.
 
     digest, batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; the latter two affect the last digits of
-    vectors.
+    vectors. dimensions: numbers in a dense row; 0 without dense rows. widths: numbers in a row of the other outputs.
     """
 
     version: Literal[1] = 1
@@ -123,6 +131,7 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
     digest: str
     dimensions: int
+    widths: dict[Output, int] = {}
     ids: IdKind
     batch_tokens: int = 0
     engine: str = ""
@@ -137,12 +146,14 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
                 f"cannot be mixed. Continue with --model {self.model}, or start again with --overwrite"
             )
         compared = [(name, getattr(self.rules, name), getattr(other.rules, name)) for name in JobRules.__struct_fields__]
-        compared.append(("vector length", self.dimensions, other.dimensions))
+        compared += [("vector length", self.dimensions, other.dimensions), ("row lengths", self.widths, other.widths)]
         if not (self.digest and other.digest):
             compared.append(("model", self.model, other.model))
         for name, before, now in compared:
             if before != now:
-                raise ConfigError(f"the job began with {name} = {before}, now it is {now}; start again with --overwrite")
+                raise ConfigError(
+                    f"the job began with {name} = {_shown(before)}, now it is {_shown(now)}; start again with --overwrite"
+                )
 
     def last_digits(self, other: JobManifest) -> str | None:
         """Return why the last digits of vectors may change if the job is continued as `other`; None when they do not."""
@@ -213,6 +224,10 @@ class WorkFolder:
     @property
     def _manifest(self) -> Path:
         return self.folder / "manifest.json"
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)

@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from edgeembed.bulk.computed import FIELDS, Computed, fields_of
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.common.files import replacing
+from edgeembed.engine.interface import Output
 from edgeembed.inference.number_formats import quantised
 from edgeembed.inference.postprocess import Matrix
 
@@ -32,15 +34,15 @@ IDS_SUFFIX = ".ids.jsonl"
 
 
 class ShardRows(NamedTuple):
-    """Content of a shard. vectors: float32, shape (rows, dimensions), of length 1. texts: None when they are not stored."""
+    """Content of a shard. texts: None when they are not stored."""
 
     ids: Sequence[Id]
-    vectors: Matrix
+    computed: Computed
     texts: Sequence[str] | None
 
 
 def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
-    """Return vectors in the type in which they are stored.
+    """Return vectors, shape (rows, dimensions), in the type in which they are stored.
 
     int8: scaled and rounded; binary: signs, eight in a byte, uint8 (see `edgeembed.inference.number_formats`).
     """
@@ -49,19 +51,18 @@ def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
 
 def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:
     """Write a shard atomically. Raises OSError."""
-    numbers = stored(rows.vectors, manifest.rules.dtype)
     match manifest.rules.format:
         case "parquet" | "arrow" as format_:
             with replacing(path, sync=True) as staged, _table_writer(staged, format_, manifest) as writer:
-                writer.write_table(_table(rows, numbers, manifest))
+                writer.write_table(_table(rows, manifest))
         case "jsonl":
             with replacing(path, sync=True) as staged:
-                staged.write_bytes(b"".join(_json_lines(rows, numbers)))
+                staged.write_bytes(b"".join(_json_lines(rows, manifest)))
         case "npy":
             with replacing(ids_path(path), sync=True) as staged:
                 staged.write_bytes(b"".join(orjson.dumps(id_) + b"\n" for id_ in rows.ids))
             with replacing(path, sync=True) as staged, staged.open("wb") as file:
-                np.save(file, numbers)
+                np.save(file, stored(rows.computed.dense, manifest.rules.dtype))
 
 
 def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: JobManifest) -> None:
@@ -102,28 +103,40 @@ def _join_arrays(shards: Sequence[Path], rows: int, manifest: JobManifest, file:
         file.write(np.load(shard, mmap_mode="r").tobytes())
 
 
-def _json_lines(rows: ShardRows, numbers: npt.NDArray[Any]) -> Iterator[bytes]:
-    # orjson writes float32 in the shortest form; it has no such form for float16.
-    shown = numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
+def _json_lines(rows: ShardRows, manifest: JobManifest) -> Iterator[bytes]:
+    dtype = manifest.rules.dtype
+    dense = _shown(rows.computed.dense, dtype) if manifest.dimensions else None
+    others = {
+        output: matrices if output == "sparse" else [_shown(matrix, dtype) for matrix in matrices]
+        for output, matrices in rows.computed.others.items()
+    }
     for index, id_ in enumerate(rows.ids):
         line: dict[str, Any] = {"id": id_}
         if rows.texts is not None:
             line["text"] = rows.texts[index]
-        yield orjson.dumps({**line, "vector": shown[index]}, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+        if dense is not None:
+            line[FIELDS["dense"]] = dense[index]
+        line |= fields_of(Computed(rows.computed.dense, others), index)
+        yield orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE)
+
+
+def _shown(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
+    """Return vectors as they are stored, float16 as float32: orjson writes only that in the shortest form."""
+    numbers = stored(vectors, dtype)
+    return numbers.astype(np.float32) if numbers.dtype == np.float16 else numbers
 
 
 def _schema(manifest: JobManifest) -> Any:
     pa = import_pyarrow()
-    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
     rules = manifest.rules
-    width = (manifest.dimensions + 7) // 8 if rules.dtype == "binary" else manifest.dimensions
     fields = [("id", pa.int64() if manifest.ids == "int" else pa.string())]
     if rules.with_text:
         fields.append(("text", pa.string()))
-    fields.append(("vector", pa.list_(number[rules.dtype], width)))
+    fields += [(FIELDS[output], _type(output, manifest)) for output in rules.outputs]
     metadata = {
         "edgeembed.model": manifest.model,
         "edgeembed.model_sha256": manifest.digest,
+        "edgeembed.outputs": ",".join(rules.outputs),
         "edgeembed.dimensions": str(manifest.dimensions),
         "edgeembed.dtype": rules.dtype,
         "edgeembed.input_type": rules.input_type or "",
@@ -132,16 +145,44 @@ def _schema(manifest: JobManifest) -> Any:
     return pa.schema(fields, metadata=metadata)
 
 
-def _table(rows: ShardRows, numbers: npt.NDArray[Any], manifest: JobManifest) -> Any:
+def _type(output: Output, manifest: JobManifest) -> Any:
+    """Return the type of a column: a vector, a list of vectors, or of sparse weights a map from token ids."""
+    pa = import_pyarrow()
+    if output == "sparse":
+        return pa.map_(pa.int32(), pa.float32())
+    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
+    dtype = manifest.rules.dtype
+    width = manifest.dimensions if output == "dense" else manifest.widths[output]
+    vector = pa.list_(number[dtype], (width + 7) // 8 if dtype == "binary" else width)
+    return vector if output == "dense" else pa.list_(vector)
+
+
+def _table(rows: ShardRows, manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     schema = _schema(manifest)
-    vector = schema.field("vector").type
-    flat = pa.array(numbers.reshape(-1), type=vector.value_type)
     columns = [pa.array(rows.ids, type=schema.field("id").type)]
     if rows.texts is not None:
         columns.append(pa.array(rows.texts, type=pa.string()))
-    columns.append(pa.FixedSizeListArray.from_arrays(flat, type=vector))
+    for output in manifest.rules.outputs:
+        type_ = schema.field(FIELDS[output]).type
+        if output == "dense":
+            columns.append(_vectors(stored(rows.computed.dense, manifest.rules.dtype), type_))
+            continue
+        matrices = rows.computed.others[output]
+        offsets = pa.array(np.cumsum([0, *map(len, matrices)]), type=pa.int32())
+        whole = np.concatenate(matrices)
+        if output == "sparse":
+            keys, values = pa.array(whole[:, 0].astype(np.int32)), pa.array(whole[:, 1])
+            columns.append(pa.MapArray.from_arrays(offsets, keys, values))
+        else:
+            vectors = _vectors(stored(whole, manifest.rules.dtype), type_.value_type)
+            columns.append(pa.ListArray.from_arrays(offsets, vectors, type=type_))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _vectors(numbers: npt.NDArray[Any], type_: Any) -> Any:
+    pa = import_pyarrow()
+    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1), type=type_.value_type), type=type_)
 
 
 def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.bulk.shards import Dtype
     from edgeembed.config.resolution import Resolved
+    from edgeembed.engine.interface import Output as ComputedOutput
+    from edgeembed.engine.interface import Side
+    from edgeembed.inference.requests import LongText
     from edgeembed.models.prompts import InputType
 
 
@@ -34,9 +37,16 @@ class EmbedFlags:
     instruction: str | None
     dimensions: int | None
     dtype: Dtype
+    dense: bool
+    sparse: bool
+    multi_vector: bool
+    token_vectors: bool
     with_text: bool
+    chunk: bool
     chunk_tokens: int
     overlap: int
+    long_text: LongText | None
+    truncate: Side | None
     resume: bool
     overwrite: bool
     shard_rows: int
@@ -74,13 +84,18 @@ class EmbedFlags:
     show_default=True,
     help="Type of the stored numbers.",
 )
+@click.option("--dense", is_flag=True, help="Compute one vector of each text.  [default, unless another kind is named]")
+@click.option("--sparse", is_flag=True, help="Compute weights of the vocabulary's tokens (SPLADE, bge-m3).")
+@click.option("--multi-vector", is_flag=True, help="Compute vectors for late interaction (ColBERT, bge-m3).")
+@click.option("--token-vectors", is_flag=True, help="Compute the last hidden state of each token, with any embedder.")
 @click.option("--with-text", is_flag=True, help="Store the texts as well (not in .npy).")
+@click.option("--chunk", is_flag=True, help="Cut the rows of files into chunks, too, as the text files in a folder.")
 @click.option(
     "--chunk-tokens",
     type=click.IntRange(min=8),
     default=256,
     show_default=True,
-    help="Longest chunk of the files in a folder, in tokens.",
+    help="Longest chunk of the files in a folder, and of rows with --chunk, in tokens.",
 )
 @click.option(
     "--overlap",
@@ -88,6 +103,16 @@ class EmbedFlags:
     default=32,
     show_default=True,
     help="Tokens that a chunk shares with the previous one.",
+)
+@click.option(
+    "--long-text",
+    type=click.Choice(("none", "mean")),
+    help="mean: a text that is too long gets the mean of its windows' vectors.  [default: the daemon's setting, or none]",
+)
+@click.option(
+    "--truncate",
+    type=click.Choice(("none", "end", "start")),
+    help="Which side of a text that is too long is cut off; none refuses it.  [default: the daemon's setting, or none]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted job, or start one if there is none.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier output when the new one is complete.")
@@ -132,7 +157,10 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     edgeembed embed texts.txt -o vectors.parquet           reads .txt, .jsonl, .csv, .tsv, .parquet
     edgeembed embed a.csv b.csv --column body --id key -o vectors.npy
     edgeembed embed notes/ -o notes.parquet --with-text    chunks of all text files in a folder
+    edgeembed embed a.jsonl -o a.parquet --chunk           chunks of the texts in a file
+    edgeembed embed a.jsonl -o a.parquet --long-text mean  one vector for each text, of any length
     edgeembed embed big.jsonl -o vectors/ --resume         a folder of Parquet files, one per shard
+    edgeembed embed texts.txt -o v.parquet --dense --sparse --multi-vector --model bge-m3
     edgeembed embed big.jsonl -o vectors/ --engine ray --ray-address HOST:6379 --gpus-per-worker 1 --model NAME
 
     A job is computed in shards. After an interruption, run the same command with --resume: finished shards are kept. Until
@@ -142,8 +170,15 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
     once the first new shard has been read, or continued with --overwrite --resume.
 
-    Chunks of a folder have ids FILE#START-END, in characters. int8 scales all rows alike, so that
-    dot products can be compared; binary stores one bit per number, its sign.
+    Chunks of a folder have ids FILE#START-END, in characters, and those of rows ID#START-END. int8 scales all rows alike, so
+    that dot products can be compared; binary stores one bit per number, its sign.
+
+    \b
+    What is computed is in the column, or field of a line:
+    --dense          vector         a list of numbers
+    --sparse         sparse         a map from token ids to weights; in lines: indices and values
+    --multi-vector   multi_vector   a list of vectors
+    --token-vectors  token_vectors  a list of vectors; --dtype float32 or float16
 
     The same inputs give identical vectors on one machine and build, interrupted or not. The last digits can differ when a
     worker crashed, when other clients use a decoder model of the daemon, or when a cluster mixes kinds of machines.
@@ -172,6 +207,7 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
 
     import orjson
 
+    from edgeembed.bulk.computed import fields_of
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.embedding import TEXTS_PER_REQUEST
     from edgeembed.bulk.lines import stdin_lines
@@ -195,8 +231,12 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
         options = _embed_options(flags, model)
         async with open_embedder(resolved, options, to_stderr, in_process=flags.no_daemon) as embedder:
             while batch := list(itertools.islice(waiting, TEXTS_PER_REQUEST)):
-                for vector in await embedder.embed(batch):
-                    found = {"model": embedder.info.model, "embedding": vector}
+                computed = await embedder.embed(batch)
+                for index in range(len(batch)):
+                    found: dict[str, Any] = {"model": embedder.info.model}
+                    if embedder.info.dimensions:
+                        found["embedding"] = computed.dense[index]
+                    found |= fields_of(computed, index)
                     click.echo(orjson.dumps(found, option=orjson.OPT_SERIALIZE_NUMPY))
 
     asyncio.run(run())
@@ -207,6 +247,7 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
 
 def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved) -> None:
     from edgeembed.bulk.outputs import Output
+    from edgeembed.engine.interface import DENSE
     from edgeembed.errors import ConfigError
 
     if flags.overlap >= flags.chunk_tokens:
@@ -214,6 +255,11 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
     out = Output.of(output)
     if flags.with_text and out.format == "npy":
         raise ConfigError(".npy files hold only numbers; use .parquet, .arrow or .jsonl with --with-text")
+    if out.format == "npy" and _outputs(flags) != DENSE:
+        raise ConfigError(
+            ".npy files hold one matrix, but texts have different numbers of other rows than --dense; use .parquet, .arrow "
+            "or .jsonl"
+        )
     if out.finished and flags.resume and not flags.overwrite and not out.work().began:
         to_stderr(f"{out.path} is complete; nothing to do")
         return
@@ -229,18 +275,48 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
 
 def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
     from edgeembed.bulk.embedders import EmbedOptions
+    from edgeembed.engine.interface import DENSE
+    from edgeembed.errors import ConfigError
 
-    return EmbedOptions(model, flags.input_type, flags.instruction, flags.dimensions)
+    outputs = _outputs(flags)
+    if flags.long_text == "mean" and outputs != DENSE:
+        raise ConfigError("--long-text mean is for dense vectors alone; cut the texts with --chunk or --truncate")
+    if flags.long_text == "mean" and flags.truncate is not None:
+        raise ConfigError("--long-text and --truncate contradict each other; give one of them")
+    return EmbedOptions(
+        model, flags.input_type, flags.instruction, flags.dimensions, outputs, flags.long_text, flags.truncate
+    )
+
+
+def _outputs(flags: EmbedFlags) -> tuple[ComputedOutput, ...]:
+    """Return what to compute of each text. Raises ConfigError for flags that do not fit it."""
+    from edgeembed.engine.interface import DENSE
+    from edgeembed.engine.outputs import ordered
+    from edgeembed.errors import ConfigError
+
+    named: dict[ComputedOutput, bool] = {
+        "dense": flags.dense,
+        "multi": flags.multi_vector,
+        "sparse": flags.sparse,
+        "tokens": flags.token_vectors,
+    }
+    outputs = ordered(output for output, wanted in named.items() if wanted) or DENSE
+    if flags.dimensions is not None and "dense" not in outputs:
+        raise ConfigError("--dimensions is for dense vectors; add --dense, or leave it out")
+    if flags.dtype in ("int8", "binary") and "tokens" in outputs:
+        raise ConfigError(f"--dtype {flags.dtype} is for vectors of length 1, which --token-vectors are not; use float16")
+    return outputs
 
 
 def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
-    from edgeembed.bulk.chunking import ChunkRules
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.shards import JobRules
+    from edgeembed.inference.chunking import ChunkRules
     from edgeembed.inference.number_formats import INT8_RANGE
 
     rules = JobRules(
         format=output.format,
+        outputs=_outputs(flags),
         dtype=flags.dtype,
         column=flags.column,
         id_column=flags.id_column,
@@ -252,6 +328,9 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         with_text=flags.with_text,
         shard_rows=flags.shard_rows,
         chunks=ChunkRules(flags.chunk_tokens, flags.overlap),
+        chunk_rows=flags.chunk,
+        long_text=flags.long_text or "none",
+        truncate=flags.truncate,
     )
     return Job(
         inputs=inputs,
@@ -270,6 +349,7 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
     import msgspec
 
     from edgeembed.bulk.cluster import open_cluster
+    from edgeembed.bulk.computed import described
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.job import batch_tokens_of, claimed, run
     from edgeembed.bulk.progress import JobProgress
@@ -290,7 +370,8 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
         )
         async with opened as embedder:
             info = embedder.info
-            to_stderr(f"embedding with {info.model} ({info.dimensions} dimensions), computed by {info.description}")
+            words = described(info.outputs, info.widths)
+            to_stderr(f"embedding with {info.model} ({words}), computed by {info.description}")
             return await run(job, embedder, progress)
 
     with claimed(job), JobProgress(to_stderr) as progress:
@@ -314,6 +395,6 @@ def _summary(job: Job, result: JobResult, progress: JobProgress) -> str:
     rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
     before = f" ({result.before:,} of them from an earlier run)" if result.before else ""
     return (
-        f"wrote {result.rows:,} vectors of {result.dimensions} dimensions{before} to {path} "
+        f"wrote {result.rows:,} {result.computed}{before} to {path} "
         f"({human_size(size)}, {job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
     )

@@ -80,12 +80,17 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
     return (
         model.name,
         model.type,
-        model.task,
+        _task(model),
         human_size(model.size_bytes),
         "-" if model.task == "rerank" else str(model.dimensions or "?"),
         model.license or "?",
         ago(model.last_used, time.time()),
     )
+
+
+def _task(model: InstalledModel) -> str:
+    """Return the task, with what an embedder computes if that is more than dense vectors."""
+    return f"{model.task}: {', '.join(model.outputs)}" if _outputs([model]) else model.task
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
@@ -170,6 +175,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "task": model.task,
         "size_bytes": model.size_bytes,
         "dimensions": model.dimensions if model.task == "embed" else None,
+        "outputs": model.outputs if model.task == "embed" else None,
         "matryoshka": msgspec.to_builtins(model.matryoshka),
         "max_seq_length": model.max_seq_length,
         "license": model.license,
@@ -213,6 +219,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
                 ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
+                *_outputs(installed),
                 ("context", _context(entry)),
                 ("pooling", entry.pooling),
                 ("architecture", entry.architecture),
@@ -235,6 +242,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("task", model.task),
                 ("licence", model.license or "unknown"),
                 ("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka)),
+                *_outputs(installed),
             ],
             indent="  ",
         )
@@ -243,6 +251,12 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     for model in installed:
         _print_installed(model)
     _print_damage(installed)
+
+
+def _outputs(installed: list[InstalledModel]) -> list[tuple[str, str]]:
+    """Return a line that tells what the installed embedder computes, if that is more than dense vectors."""
+    outputs = installed[0].outputs if installed and installed[0].task == "embed" else ("dense",)
+    return [("outputs", ", ".join(outputs))] if outputs != ("dense",) else []
 
 
 def _context(entry: CatalogueEntry) -> str:

@@ -241,6 +241,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             "Cohere's routes cut off the end by default."
         ),
     ] = "none"
+    long_text: Annotated[
+        Literal["none", "mean"],
+        Meta(
+            description="What happens to texts that are too long, if the request says neither this nor how to cut them. "
+            "mean: a text is divided into overlapping windows that end with a sentence, and its vector is the mean of "
+            "theirs; when reranking, the best window counts. none: it is cut or refused, see truncate."
+        ),
+    ] = "none"
     clean_text: Annotated[
         bool,
         Meta(

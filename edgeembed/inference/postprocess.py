@@ -64,3 +64,18 @@ def scaled_rows(rows: Sequence[Float32Row], dimensions: int | None, norm: int, *
     sums[sums == 0.0] = 1.0
     scaled: Matrix = (matrix / sums).astype(np.float32)
     return scaled
+
+
+def sparse_vector(
+    pairs: Matrix, most: int | None = None, least: float = 0.0
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Return the token ids, ascending, and the weights of a sparse vector. pairs: ids and weights, shape (tokens, 2).
+
+    most: keep only so many, the heaviest. least: leave out lower weights.
+    """
+    ids, weights = pairs[:, 0].astype(np.int64), np.ascontiguousarray(pairs[:, 1], dtype=np.float32)
+    kept = np.flatnonzero(weights >= least) if least else np.arange(len(ids))
+    if most is not None and len(kept) > most:
+        kept = kept[np.argsort(-weights[kept], kind="stable")[:most]]
+    kept = kept[np.argsort(ids[kept], kind="stable")]
+    return ids[kept], weights[kept]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,11 @@ from edgeembed.models.registry import ServedModel
 CacheUse = Literal["on", "off", "no-store", "keep"]
 """How a request uses the cache. off: not at all. no-store: reads, and stores nothing new. keep: stores its rows ahead of all
 others, because they will be asked for again."""
+
+
+LongText = Literal["none", "mean", "chunks"]
+"""What happens to a text that is too long. none: it is cut or refused, see `Lengths`. mean: it is divided into windows, and
+its row is the mean of theirs. chunks: the windows' rows are returned, too. See `edgeembed.inference.windows`."""
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):
@@ -45,6 +50,7 @@ class EmbedRequest(msgspec.Struct, frozen=True):
     """An empty text is read as the special tokens alone, as some servers do; otherwise it is an error."""
     repeatable: bool = False
     """Compute the texts by themselves and without the cache: the same texts give the same bits each time."""
+    long_text: LongText = "none"
     outputs: tuple[Output, ...] = DENSE
     """What to compute of each text, in one pass; in the order of `OUTPUTS`."""
 
@@ -65,6 +71,8 @@ class RerankRequest(msgspec.Struct, frozen=True):
     plain: bool = False
     """An embedder may answer, too, by the cosine of the texts as they are. Otherwise it has to be named for that, and its
     prompts are put around query and documents."""
+    windows: bool = False
+    """A document that is too long is divided into windows, of which the best one counts."""
 
     @property
     def queries(self) -> Sequence[str]:
@@ -102,11 +110,21 @@ class Cut:
     full: int
 
 
+class WindowRow(NamedTuple):
+    """The row of a part of a text. start, end: in characters of the text as the client sent it."""
+
+    start: int
+    end: int
+    row: Row | CachedRow
+
+
 class EmbedResult(msgspec.Struct, dict=True):
     """The rows of a request, in its order.
 
-    keys: what each row is cached under. hits: number of texts answered by the cache. memory_label: the model's label in the
-    cache if all rows came from the cache's memory, else None. outputs: what each row holds; packed, unless it is DENSE.
+    keys: what was looked up in the cache: each text, or each window of it. hits: how many of these the cache had.
+    memory_label: the model's label in the cache if all rows came from the cache's memory, else None. outputs: what each row
+    holds; packed, unless it is DENSE. windows: the parts of each text, if the request wants them; of a text that is not too
+    long, the whole is the only one.
     """
 
     model: ServedModel
@@ -116,6 +134,7 @@ class EmbedResult(msgspec.Struct, dict=True):
     hits: int
     memory_label: str | None = None
     outputs: tuple[Output, ...] = DENSE
+    windows: list[list[WindowRow]] | None = None
 
     @cached_property
     def vectors(self) -> Matrix:
@@ -138,6 +157,11 @@ class EmbedResult(msgspec.Struct, dict=True):
             return [row.vector[None] for row in self.rows[some]]
         return [unpack(row.vector, self.outputs)[output] for row in self.rows[some]]
 
+    def each(self, output: Output) -> Iterator[Float32Matrix]:
+        """Yield an output of each text; see `parts`."""
+        for index in range(len(self.rows)):
+            yield from self.parts(output, slice(index, index + 1))
+
     def _dense_rows(self, some: slice) -> list[Float32Row]:
         """Return the dense rows of some texts, as the engine computed them."""
         if self.outputs == DENSE:
@@ -153,7 +177,13 @@ class EmbedResult(msgspec.Struct, dict=True):
         """Numbers in all vectors."""
         if self.outputs != DENSE:
             return sum(len(row.vector) for row in self.rows)
-        return len(self.rows) * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
+        rows = len(self.rows) + sum(map(len, self.windows or ()))
+        return rows * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
+
+    @property
+    def texts(self) -> int:
+        """How many texts, or windows of texts, were looked up in the cache."""
+        return len(self.keys)
 
     @property
     def tokens(self) -> list[int]:
@@ -170,9 +200,10 @@ class EmbedResult(msgspec.Struct, dict=True):
 class RerankResult:
     """The scores of a request, in its order.
 
-    scores: relevance of each document, 0 to 1; of an embedder, the cosine. raw_scores: a reranker's logits, by which
-    documents are sorted. tokens: of each pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many
-    of these it had. cuts: the pairs that were cut.
+    scores: relevance of each document, 0 to 1; of an embedder, the cosine, or with vectors of tokens the mean of the best
+    cosines. raw_scores: a reranker's logits, or the sum of those cosines; documents are sorted by them. tokens: of each
+    pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many of these it had. cuts: the pairs that
+    were cut.
     """
 
     model: ServedModel

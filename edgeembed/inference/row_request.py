@@ -31,6 +31,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     cached; texts, as the engine takes them. identity: of the prompt, or of a reranker's query; a list with one for each text
     where they differ. kind: what the names are, empty for text. label: the model's label in the cache. frequent: these texts
     will probably be asked for again. most_tokens: limit for all texts together. isolated, outputs: see `Engine.submit`.
+    owners: which of the client's texts each is a part of; empty if each is a whole one.
     """
 
     client: EmbedRequest | RerankRequest
@@ -46,11 +47,17 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequent: bool = True
     most_tokens: int | None = None
     isolated: bool = False
+    owners: Sequence[int] = ()
     outputs: tuple[Output, ...] = DENSE
 
     @property
     def lengths(self) -> Lengths:
         return self.client.lengths
+
+    @property
+    def given(self) -> Sequence[str]:
+        """The texts, or documents, as the client sent them."""
+        return self.client.texts if isinstance(self.client, EmbedRequest) else self.client.documents
 
     @property
     def cache_use(self) -> CacheUse:
@@ -96,7 +103,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
         at_least: it may have more tokens than these. attainable: see `ModelInfo.attainable_tokens`.
         """
-        place = place_of(self.client, self.keys.index(key))
+        place = self._place_of(key)
         pair = isinstance(self.client, RerankRequest) and self.client.query_param != self.client.param
         what = f"{place} with its query" if pair else place
         lengths = self.lengths
@@ -124,7 +131,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
 
         attainable: see `ModelInfo.attainable_tokens`.
         """
-        place = place_of(self.client, self.keys.index(key))
+        place = self._place_of(key)
         match error:
             case InputTooLongError():
                 return self.too_long(key, error.tokens, error.limit, at_least=error.at_least, attainable=attainable)
@@ -136,6 +143,11 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
                 return type(error)(f"{place}: {error.message}", param=place, retry_after=error.retry_after)
             case _:
                 return error
+
+    def _place_of(self, key: bytes) -> str:
+        """Return what the text with a key is called in the client's request."""
+        index = self.keys.index(key)
+        return place_of(self.client, self.owners[index] if self.owners else index)
 
 
 def keys_of(key_maker: KeyMaker, identity: str | Sequence[str], names: Sequence[str], rule: str = "") -> list[bytes]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
-from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError
+from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
@@ -26,15 +26,24 @@ from edgeembed.inference.requests import (
     DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
+    LongText,
     RerankRequest,
     RerankResult,
     TokenizeRequest,
     TokenizeResult,
     place_of,
 )
-from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.reranking import (
+    best_windows,
+    embed_requests,
+    prepare_pairs,
+    result_of_pairs,
+    result_of_tokens,
+    result_of_vectors,
+)
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
+from edgeembed.inference.windows import Windows, pooled
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -54,6 +63,7 @@ _OUTPUT_NAMES: dict[Output, str] = {
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
+_OUTPUT_FIELDS: dict[Output, str] = {"multi": '"multi_vector": true', "sparse": '"sparse": true'}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
 
@@ -71,6 +81,7 @@ class ServiceOptions:
     max_queue_tokens: int = 0
     max_request_tokens: int = 0
     truncate: Side = "none"
+    long_text: LongText = "none"
     clean_text: bool = True
 
 
@@ -100,7 +111,10 @@ class EmbeddingService:
         """Answered requests by the model's key."""
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
+        self.outputs: Counter[tuple[tuple[str, str], str]] = Counter()
+        """Those texts by the model's key and an output; a text may have several."""
         self.truncate = options.truncate
+        self.long_text = options.long_text
         self.max_request_tokens = options.max_request_tokens or None
         self.max_listed_tokens = min(MOST_LISTED_TOKENS, options.max_request_tokens or MOST_LISTED_TOKENS)
         """Tokens that one answer may list."""
@@ -110,6 +124,7 @@ class EmbeddingService:
         self._pipeline = Pipeline(
             pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
         )
+        self._windows = Windows(pool, cache, self.aside, options.timeout)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
@@ -127,15 +142,20 @@ class EmbeddingService:
         _check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
+        whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
+        if divides and (windowed := await self._windows.cut(whole)):
+            prepared = windowed.request
         rows, hits, from_memory = await self._run(prepared)
-        memory_label = prepared.label if from_memory else None
-        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, memory_label, request.outputs)
+        label = prepared.label if from_memory else None
+        result = EmbedResult(model, prepared.keys, rows, request.dimensions, hits, label, request.outputs)
         if request.outputs == DENSE:
             _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
             if hits < len(rows):
                 await self._observe(model, input_type, prepared.keys, rows)
-        self._count(model.key, len(rows))
-        return result
+        self._count(model.key, len(whole.names), request.outputs)
+        if not divides:
+            return result
+        return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]
@@ -158,18 +178,24 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
         model = target.model
         if model.task == "embed":
-            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request)]
+            # Of a model with both, bare scores are cosines as of any embedder.
+            dense = "dense" in model.outputs and (target.cosine or request.plain)
+            by_tokens = "multi" in model.outputs and not dense
+            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
             finally:
                 for part in parts:  # if one fails, nobody waits for the other
                     part.cancel()
-            return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
+            result = result_of_tokens if by_tokens else result_of_vectors
+            return await self.aside.run(documents.numbers, result, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
-        rows, hits, _ = await self._run(prepared)
-        self._count(model.key, len(rows))
-        return result_of_pairs(model, rows, hits)
+        windowed = await self._windows.cut(prepared) if request.windows else None
+        rows, hits, _ = await self._run(windowed.request if windowed else prepared)
+        self._count(model.key, len(prepared.names))
+        best = best_windows(windowed, rows) if windowed else rows
+        return result_of_pairs(model, best, hits, len(rows))
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
@@ -213,13 +239,14 @@ class EmbeddingService:
         found = self.cache.responses.get(digest)
         if found is None or found.version != self.registry.version or self.cache.get_hot(found.keys, found.label) is None:
             return None
-        self._count(found.model, len(found.keys))
+        self._count(found.model, len(found.keys), found.outputs)
         return found
 
     def store_response(self, digest: bytes, body: bytes, result: EmbedResult) -> None:
         """Store the response to a request body, if its rows came from the cache's memory alone."""
         if self.cache is not None and result.memory_label is not None:
-            stored = StoredResponse(body, tuple(result.keys), result.memory_label, result.model.key, self.registry.version)
+            keys, version = tuple(result.keys), self.registry.version
+            stored = StoredResponse(body, keys, result.memory_label, result.model.key, version, result.outputs)
             self.cache.responses.put(digest, stored)
 
     # --- steps of a request -------------------------------------------------------------------------------------------
@@ -249,7 +276,8 @@ class EmbeddingService:
             role: Role = "query" if input_type == "query" else "document"
             kind = f"{kind} {'+'.join(request.outputs)} {role}"
             texts = [_with_role(text, role) for text in texts]
-            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or 1))
+            if numbers := model.numbers_per_token(request.outputs):
+                most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // numbers)
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
@@ -279,10 +307,12 @@ class EmbeddingService:
             self._health.note_row(prepared.model)
         return result
 
-    def _count(self, model: tuple[str, str], texts: int) -> None:
-        """Count an answered request, by the model's key."""
+    def _count(self, model: tuple[str, str], texts: int, outputs: Sequence[str] = ()) -> None:
+        """Count an answered request, by the model's key. outputs: of each text; none of a pair."""
         self.requests[model] += 1
         self.texts[model] += texts
+        for output in outputs:
+            self.outputs[model, output] += texts
 
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
@@ -306,14 +336,18 @@ def _with_role(text: Text, role: Role) -> Text:
 
 
 def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
-    """Raise RequestError if a model cannot compute an output."""
+    """Raise WrongTaskError if a model cannot compute an output."""
     for output in outputs:
         if model.computes(output):
             continue
         if model.upstream is not None:
-            raise RequestError(f"model {model.name!r} is computed by another server, which returns dense vectors only")
-        has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
-        raise RequestError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}", param="model")
+            raise WrongTaskError(
+                f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
+            )
+        has = " and ".join(_OUTPUT_NAMES[own] for own in model.outputs)
+        asked = " or ".join(_OUTPUT_FIELDS[own] for own in model.outputs if own in _OUTPUT_FIELDS)
+        advice = f": POST /v1/embeddings returns them with {asked}" if output == "dense" and asked else ""
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

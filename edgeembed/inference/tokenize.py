@@ -50,7 +50,7 @@ async def tokenize(
     refuse_repeated("instruction", request.instruction, len(request.texts))
     characters = sum(map(len, request.texts))
     names = await aside.run(characters, lambda: [clean(text) for text in request.texts])
-    async with _leased(pool, model, seconds) as engine:
+    async with leased(pool, model, seconds) as engine:
         assert engine.info is not None  # it was ready once
         # A giant text is read only up to what the request may have.
         limited = Lengths(max_tokens=request.most_tokens or None)
@@ -79,7 +79,7 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
     token_ids.names_of(request.ids, place)
     texts = token_ids.texts_of(request.ids, NO_PROMPT)
     try:
-        async with _leased(pool, target.model, seconds) as engine:
+        async with leased(pool, target.model, seconds) as engine:
             read = await read_tokens(engine, texts, "text_with_special" if request.special else "text")
     except RequestError as error:
         raise RequestError(f"{request.param}: {error.message}", param=request.param) from error
@@ -95,7 +95,7 @@ async def _task(registry: ModelRegistry, name: str | None) -> Task:
 
 
 @contextlib.asynccontextmanager
-async def _leased(pool: ModelPool, model: ServedModel, seconds: float) -> AsyncIterator[Engine]:
+async def leased(pool: ModelPool, model: ServedModel, seconds: float) -> AsyncIterator[Engine]:
     """Hold a model's engine; the errors inside become those of a request."""
     async with pool.lease(model) as lease:
         try:

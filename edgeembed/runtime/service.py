@@ -49,6 +49,7 @@ def make_service(
             # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
             max_request_tokens=0 if configured.remote else settings.max_request_tokens,
             truncate=settings.truncate,
+            long_text="none" if configured.remote else settings.long_text,
             clean_text=settings.clean_text,
         ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),

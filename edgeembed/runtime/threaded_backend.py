@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from edgeembed.common.files import expanded
 from edgeembed.common.loop_thread import LoopThread, wait_for
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError
@@ -111,6 +112,8 @@ class ThreadedBackend:
     def _find(self, loop: LoopThread) -> Backend:
         """Return the daemon if it has the model, or else an engine. This thread downloads, so that Ctrl-C interrupts it."""
         name = self._model
+        if name and name.lower().endswith(".gguf") and (file := expanded(name)).is_file():
+            name = str(file)  # another file of the daemon's may have this name
         if self._daemon is not False and (found := loop.run(self._enter_daemon(name))):
             return found
         if self._daemon:

@@ -23,10 +23,12 @@ from edgeembed.server.dialects import (
     ollama_generate,
     ollama_models,
     openai,
+    pooling,
     rerank_path,
     score,
     tei,
     tei_info,
+    tei_outputs,
     tei_scores,
     tei_tokens,
     tokenize,
@@ -42,6 +44,7 @@ from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
 _DIALECTS = (
     openai,
+    pooling,
     rerank_path,
     score,
     tokenize,
@@ -51,6 +54,7 @@ _DIALECTS = (
     ollama_models,
     lm_studio,
     tei,
+    tei_outputs,
     tei_scores,
     tei_tokens,
     tei_info,

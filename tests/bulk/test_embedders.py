@@ -38,7 +38,7 @@ async def test_a_job_ends_when_the_daemons_model_file_is_replaced() -> None:
     embedder = DaemonEmbedder(connection, EmbedOptions())
     await embedder.start()
     assert embedder.info.digest == "one"
-    assert np.array_equal((await embedder.embed(["a text"]))[0], fake_row("a text"))
+    assert np.array_equal((await embedder.embed(["a text"])).dense[0], fake_row("a text"))
     connection.digest = "two"
     with pytest.raises(ConfigError, match="the file of mine was replaced while the job ran"):
         await embedder.embed(["a text"])

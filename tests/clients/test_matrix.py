@@ -42,7 +42,9 @@ def test_a_client_works_by_its_defaults(environment: Environment, program: str, 
     assert not unexpected(outcomes), "\n" + "\n".join(unexpected(outcomes))
 
 
-@pytest.mark.parametrize("example", examples(), ids=lambda example: f"{example.environment}:{example.line}")
+@pytest.mark.parametrize(
+    "example", examples(), ids=lambda example: f"{example.page.stem}:{example.line}:{example.environment}"
+)
 def test_an_example_of_the_docs_prints_what_it_says(example: Example, matrix: Matrix, tmp_path: Path) -> None:
     environment = ENVIRONMENTS[example.environment]
     make_in_ci(environment)

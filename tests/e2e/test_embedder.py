@@ -98,6 +98,19 @@ def test_daemon_and_engine_give_the_same(daemon: Daemon) -> None:
         assert np.allclose([ranked.score for ranked in ranks], [ranked.score for ranked in own], atol=1e-5)
 
 
+@pytest.mark.usefixtures("at_home")
+def test_a_file_is_not_taken_for_one_of_the_daemons_with_the_same_name(
+    daemon: Daemon, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [served] = (home / "models" / MODEL).glob("*.gguf")
+    (tmp_path / served.name).write_bytes((home.parent / "ranker.gguf").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with Embedder(served.name, port=port_of(daemon)) as ranker, Embedder(str(served), port=port_of(daemon)) as same:
+        assert ranker._backend.open().description == "this process"
+        assert len(ranker.rerank("Is it raining?", TEXTS)) == 3
+        assert same._backend.open().description == f"the daemon at {daemon.url}"
+
+
 def test_a_program_without_a_daemon_fills_the_cache_of_daemons(home: Path) -> None:
     texts = ["A text of a program that just ends.", "Another one."]
     first = printed(home, f"import json; print(json.dumps(embedder.embed({texts}).tolist()))")

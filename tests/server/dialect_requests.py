@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.cache import VectorCache
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.engine.interface import DENSE, Output
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
@@ -49,14 +51,16 @@ class Server:
         access: Access | None = None,
         max_body_bytes: int = 100_000,
         max_request_texts: int = 50,
+        outputs: tuple[Output, ...] = DENSE,
     ) -> None:
+        """outputs: of the embedder."""
         self.embedder = embedder or FakeEngine()
         self.ranker = FakeEngine()
         self.ranker.row_of = score
         self.ranker.dimensions = 1
         engines = {"embedder": self.embedder, "ranker": self.ranker}
         self.registry = registry = ModelRegistry(
-            fake_model("embedder", prompts=PROMPTS),
+            dataclasses.replace(fake_model("embedder", prompts=PROMPTS), outputs=outputs),
             [fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers"))],
             aliases={"nomic-embed-text": "embedder"},
         )

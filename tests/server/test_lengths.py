@@ -210,3 +210,61 @@ async def test_counting_tokens_has_no_limit_but_listing_ids_has(strict: TestClie
         refused = await strict.post(path, json=body)
         assert refused.status == status
         assert "40 tokens in all; a request takes at most 30" in await refused.text()
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+PROSE = "The sea is calm. A ship sails by. " * 20
+
+
+async def test_a_long_text_has_the_mean_of_its_windows(client: TestClient, engine: FakeEngine) -> None:
+    status, answer, headers = await embed(client, input=["a", PROSE], long_text="mean")
+    assert status == 200
+    windows = [text for text in engine.computed if text != "a"]
+    assert len(windows) > 1
+    assert "truncated" not in answer and "X-Edgeembed-Truncated" not in headers
+    assert all("chunks" not in item for item in answer["data"])
+    _, chunks, headers = await embed(client, input=["a", PROSE], long_text="chunks")
+    assert headers["X-Edgeembed-Cache"] == "hit"
+    assert [item["embedding"] for item in chunks["data"]] == [item["embedding"] for item in answer["data"]]
+    assert answer["usage"] == chunks["usage"]
+    (whole,), parts = (item["chunks"] for item in chunks["data"])
+    assert (whole["start"], whole["end"], whole["embedding"]) == (0, 1, chunks["data"][0]["embedding"])
+    assert sum(part["tokens"] for part in parts) + 3 == answer["usage"]["total_tokens"]
+    for part in parts:
+        assert np.allclose(part["embedding"], unit(PROSE[part["start"] : part["end"]]), atol=1e-6)
+
+
+async def test_the_windows_vectors_have_the_form_of_the_others(client: TestClient) -> None:
+    _, answer, _ = await embed(client, input=PROSE, long_text="chunks", dimensions=4, output_dtype="int8")
+    (item,) = answer["data"]
+    assert all(len(part["embedding"]) == 4 and max(map(abs, part["embedding"])) <= 127 for part in [item, *item["chunks"]])
+    _, answer, _ = await embed(client, input=PROSE, long_text="chunks", encoding_format="base64")
+    assert all(isinstance(part["embedding"], str) for part in answer["data"][0]["chunks"])
+    status, answer, _ = await embed(client, input=PROSE, long_text="chunks", encoding_format="bytes")
+    assert (status, answer["error"]["param"]) == (400, "encoding_format")
+
+
+async def test_a_field_that_cuts_or_refuses_contradicts_windows(client: TestClient) -> None:
+    for field in ({"truncate": "end"}, {"truncation": False}, {"truncate_prompt_tokens": 5}):
+        status, answer, _ = await embed(client, input=PROSE, long_text="mean", **field)
+        assert (status, answer["error"]["param"]) == (400, "long_text")
+        assert "contradict" in answer["error"]["message"]
+    status, answer, _ = await embed(client, input=[5, 6], token_ids="model", long_text="mean")
+    assert (status, answer["error"]["param"]) == (400, "long_text")
+    status, answer, _ = await embed(client, input="a", long_text="median")
+    assert status == 400
+
+
+async def test_the_setting_holds_where_a_request_does_not_say(
+    engine: FakeEngine, aiohttp_client: Callable[..., Awaitable[TestClient]]
+) -> None:
+    service = fake_service(engine, long_text="mean")
+    client = await aiohttp_client(make_app(service, max_body_bytes=100_000, max_request_texts=2048))
+    _, answer, headers = await embed(client, input=PROSE)
+    assert len(engine.computed) > 1 and "truncated" not in answer
+    _, answer, headers = await embed(client, input=PROSE, truncate="end")
+    assert headers["X-Edgeembed-Truncated"] == "1"
+    assert (await embed(client, input=PROSE, truncate="none"))[0] == 400
+    assert (await embed(client, input=PROSE, long_text="none"))[0] == 400
+    assert (await embed(client, input=[5] * 10, token_ids="model"))[0] == 200

@@ -31,6 +31,7 @@ from edgeembed.server.fields import (
     side_of,
     texts_of,
 )
+from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -67,6 +68,7 @@ class CohereEmbedBody(msgspec.Struct):
     output_dimension: PositiveField | None = None
     max_tokens: Annotated[PositiveField | None, Meta(description="The longest text in tokens.")] = None
     truncate: Annotated[Truncate | None, Meta(description=TRUNCATE)] = None
+    long_text: LongTextField = None
 
 
 class CohereEmbeddings(msgspec.Struct, rename={"float_": "float"}):
@@ -155,6 +157,7 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
             cache=cache_use(None, request),
             # Cohere cuts off the end by default.
             lengths=Lengths(side_of(body.truncate, "truncate") or "end", body.max_tokens),
+            long_text=long_text_of(body.long_text, request.app[SERVICE].long_text, truncate=body.truncate),
         )
     )
     return texts, result
@@ -177,7 +180,7 @@ def _size(texts: list[str], result: EmbedResult) -> int:
 
 def _floats(_body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
     answer = CohereFloatsAnswer(uuid.uuid4().hex, result.vectors, texts, _meta(result, version))
-    return struct_response(answer, headers=answer_headers(result, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
 def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:
@@ -186,7 +189,7 @@ def _by_type(body: CohereEmbedBody, texts: list[str], result: EmbedResult, versi
     for kind in dict.fromkeys(kinds):
         setattr(rows, "float_" if kind == "float" else kind, _rows(result, kind))
     answer = CohereEmbedAnswer(uuid.uuid4().hex, rows, texts, _meta(result, version))
-    return struct_response(answer, headers=answer_headers(result, len(texts)))
+    return struct_response(answer, headers=answer_headers(result, result.texts))
 
 
 def _rows(result: EmbedResult, kind: EmbeddingKind) -> Any:

@@ -1,13 +1,14 @@
 """The dialect of text-embeddings-inference (TEI): what it computes of texts, and POST / for several of its routes.
 
-Scores are in `tei_scores`, tokens in `tei_tokens`, GET /info in `tei_info`. The field `model` is an extension, as TEI serves
-a single model. POST / is what `huggingface_hub.InferenceClient` uses when its model is the server's address.
+Rows of tokens and sparse vectors are in `tei_outputs`, scores in `tei_scores`, tokens in `tei_tokens`, GET /info in
+`tei_info`. The field `model` is an extension, as TEI serves a single model. POST / is what `huggingface_hub.InferenceClient`
+uses when its model is the server's address.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
@@ -15,7 +16,6 @@ import numpy.typing as npt
 from aiohttp import web
 from msgspec import UNSET
 
-from edgeembed.errors import RequestError, WrongTaskError
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, peek_body, read_body
@@ -23,40 +23,31 @@ from edgeembed.server.dialects import tei_scores
 from edgeembed.server.dialects.tei_fields import (
     DirectionField,
     PromptNameField,
+    TeiTextsBody,
     TruncateField,
     batch_of,
-    check_batch,
     compute_headers,
     lengths,
+    texts_or_ids,
 )
 from edgeembed.server.fields import (
     PositiveField,
     TextField,
     TextListField,
-    TextsOrIdsField,
     input_type_of,
     is_token_ids,
-    texts_of,
 )
+from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import json_response
 
 routes = web.RouteTableDef()
-
-
-class TeiTextsBody(msgspec.Struct):
-    """Texts, or token ids of the model in place of each: a list of them for one text, or a list of such lists."""
-
-    inputs: TextsOrIdsField
-    truncate: TruncateField = None
-    truncation_direction: DirectionField = None
-    prompt_name: PromptNameField = None
-    model: str | None = None
 
 
 class TeiEmbedBody(TeiTextsBody):
     """Texts to embed. With `normalize: false`, rows are not scaled to length 1."""
 
     normalize: bool | None = None
+    long_text: LongTextField = None
     dimensions: PositiveField | None = None
 
 
@@ -73,6 +64,7 @@ class SimilarityParameters(msgspec.Struct):
     truncate: TruncateField = None
     truncation_direction: DirectionField = None
     prompt_name: PromptNameField = None
+    long_text: LongTextField = None
 
 
 class SimilarityBody(msgspec.Struct):
@@ -84,7 +76,6 @@ class SimilarityBody(msgspec.Struct):
 
 
 _EMBED = BodyType(TeiEmbedBody)
-_TEXTS = BodyType(TeiTextsBody)
 _SIMILARITY = BodyType(SimilarityBody)
 
 
@@ -104,7 +95,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the response is a list of rows."""
     began = time.perf_counter()
     body = await read_body(request, _EMBED)
-    texts, ids = _texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
+    texts, ids = texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
     service = request.app[SERVICE]
     result = await service.embed(
         EmbedRequest(
@@ -117,25 +108,12 @@ async def embed_texts(request: web.Request) -> web.Response:
             cache=cache_use(None, request),
             lengths=lengths(body.truncate, body.truncation_direction),
             ids=ids,
+            long_text=long_text_of(body.long_text, service.long_text, ids=ids is not None, truncate=body.truncate),
         )
     )
     rows = await service.aside.run(result.numbers, _rows, result, body)
     characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    return json_response(rows, headers=compute_headers(result, len(result.rows), characters, began))
-
-
-@routes.post("/embed_all")
-async def embed_all(request: web.Request) -> web.Response:
-    """Refuse: rows of single tokens are not kept here."""
-    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_REQUEST_TEXTS])
-    raise WrongTaskError("this server has no rows of single tokens; POST /embed returns one row for each text")
-
-
-@routes.post("/embed_sparse")
-async def embed_sparse(request: web.Request) -> web.Response:
-    """Refuse: no model here computes sparse vectors."""
-    _texts_or_ids((await read_body(request, _TEXTS)).inputs, request.app[MAX_REQUEST_TEXTS])
-    raise WrongTaskError("no model here has SPLADE pooling; POST /embed returns dense vectors")
+    return json_response(rows, headers=compute_headers(result, result.texts, characters, began))
 
 
 @routes.post("/similarity")
@@ -155,29 +133,12 @@ async def similarity(request: web.Request) -> web.Response:
             first="inputs.source_sentence",
             cache=cache_use(None, request),
             lengths=lengths(parameters.truncate, parameters.truncation_direction),
+            long_text=long_text_of(parameters.long_text, service.long_text, truncate=parameters.truncate),
         )
     )
     cosines = await service.aside.run(result.numbers, _cosines, result)
     characters = len(body.inputs.source_sentence) + sum(map(len, sentences))
-    return json_response(cosines, headers=compute_headers(result, len(result.rows), characters, began))
-
-
-def _texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[list[str], list[list[int]] | None]:
-    """Return the texts of a request, or none and the token ids.
-
-    Raises EmptyInputError for an empty list; RequestError for too many items, or for texts and ids together.
-    """
-    if not isinstance(inputs, list):
-        return texts_of(inputs, None, "inputs"), None
-    if inputs and is_token_ids(inputs):
-        return [], [inputs]
-    check_batch(inputs, most, "inputs")
-    lists = [isinstance(item, list) and is_token_ids(item) for item in inputs]
-    if all(lists):
-        return [], inputs
-    if any(lists) and all(listed or isinstance(item, str) for listed, item in zip(lists, inputs, strict=True)):
-        raise RequestError("inputs has both texts and token ids; send them in separate requests", param="inputs")
-    return texts_of(inputs, None, "inputs"), None
+    return json_response(cosines, headers=compute_headers(result, result.texts, characters, began))
 
 
 def _rows(result: EmbedResult, body: TeiEmbedBody) -> npt.NDArray[np.float32]:

@@ -9,13 +9,22 @@ from __future__ import annotations
 import time
 from typing import Annotated, Any, Literal, TypeAlias
 
+import msgspec
 from msgspec import Meta
 from multidict import istr
 
 from edgeembed.errors import EmptyInputError, RequestError
 from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.server.fields import PROMPT, InputTypeField, answer_headers, side_of, texts_of
+from edgeembed.server.fields import (
+    PROMPT,
+    InputTypeField,
+    TextsOrIdsField,
+    answer_headers,
+    is_token_ids,
+    side_of,
+    texts_of,
+)
 
 Direction: TypeAlias = Literal["Left", "Right", "left", "right"]
 TruncateField: TypeAlias = Annotated[
@@ -28,6 +37,16 @@ DirectionField: TypeAlias = Annotated[
     Direction | None, Meta(description="The side that is cut: Right (the default) or Left.")
 ]
 PromptNameField: TypeAlias = Annotated[InputTypeField | None, Meta(description=PROMPT)]
+
+
+class TeiTextsBody(msgspec.Struct):
+    """Texts, or token ids of the model in place of each: a list of them for one text, or a list of such lists."""
+
+    inputs: TextsOrIdsField
+    truncate: TruncateField = None
+    truncation_direction: DirectionField = None
+    prompt_name: PromptNameField = None
+    model: str | None = None
 
 
 def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
@@ -48,6 +67,24 @@ def batch_of(given: str | list[Any], most: int, param: str) -> list[str]:
     if isinstance(given, list):
         check_batch(given, most, param)
     return texts_of(given, None, param)
+
+
+def texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[list[str], list[list[int]] | None]:
+    """Return the texts of a request, or none and the token ids.
+
+    Raises EmptyInputError for an empty list; RequestError for too many items, or for texts and ids together.
+    """
+    if not isinstance(inputs, list):
+        return texts_of(inputs, None, "inputs"), None
+    if inputs and is_token_ids(inputs):
+        return [], [inputs]
+    check_batch(inputs, most, "inputs")
+    lists = [isinstance(item, list) and is_token_ids(item) for item in inputs]
+    if all(lists):
+        return [], inputs
+    if any(lists) and all(listed or isinstance(item, str) for listed, item in zip(lists, inputs, strict=True)):
+        raise RequestError("inputs has both texts and token ids; send them in separate requests", param="inputs")
+    return texts_of(inputs, None, "inputs"), None
 
 
 _HEADERS = tuple(istr(name) for name in ("x-compute-time", "x-total-time", "x-compute-characters", "x-compute-tokens"))

@@ -15,11 +15,14 @@ from edgeembed.server.dialects import (
     ollama_generate,
     ollama_manage,
     ollama_models,
+    pooling,
     rerank,
     rerank_answer,
     score,
     tei,
+    tei_fields,
     tei_info,
+    tei_outputs,
     tei_scores,
     tei_tokens,
     tokenize,
@@ -27,7 +30,7 @@ from edgeembed.server.dialects import (
 )
 from edgeembed.server.fields import RowsField
 from edgeembed.server.ops import admin, base_url
-from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
+from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer, OutputsAnswer
 
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
@@ -57,9 +60,11 @@ class Operation:
 
 
 _OPENAI = "OpenAI"
+_JINA = "Jina"
 _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _OLLAMA = "Ollama"
 _LM_STUDIO = "LM Studio"
+_VLLM = "vLLM"
 _TEI = "text-embeddings-inference"
 _COHERE = "Cohere"
 _SERVER = "This server"
@@ -69,7 +74,15 @@ _QUERY: dict[str, Any] = {"query": "Is it raining?", "documents": ["The rain fal
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI,
+        (EmbeddingsAnswer, OutputsAnswer),
+        embeddings_body.EmbeddingsBody,
+        _COMPUTES,
+        {"input": "The rain falls."},
+        cached=True,
+    ),
+    ("POST", "/v1/multi-vector"): Operation(
+        _JINA, OutputsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),
@@ -96,6 +109,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             ("/rerank", {"query": _QUERY["query"], "texts": _QUERY["documents"]}, error_formats.OpenAIError),
         )
     },
+    ("POST", "/pooling"): Operation(
+        _VLLM,
+        pooling.PoolingAnswer,
+        pooling.PoolingBody,
+        _COMPUTES,
+        {"input": "The rain falls.", "task": "token_embed"},
+        cached=True,
+    ),
     **{
         ("POST", path): Operation(
             _RERANK,
@@ -161,10 +182,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         {"inputs": ["Is it raining?", "The rain falls."]},
         cached=True,
     ),
-    **{
-        ("POST", path): Operation(_TEI, Anything, tei.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."})
-        for path in ("/embed_all", "/embed_sparse")
-    },
+    ("POST", "/embed_all"): Operation(
+        _TEI, list[RowsField], tei_fields.TeiTextsBody, _TEI_COMPUTES, {"inputs": "The rain falls."}, cached=True
+    ),
+    ("POST", "/embed_sparse"): Operation(
+        _TEI,
+        list[list[tei_outputs.SparseValue]],
+        tei_fields.TeiTextsBody,
+        _TEI_COMPUTES,
+        {"inputs": "The rain falls."},
+        cached=True,
+    ),
     ("POST", "/tokenize"): Operation(
         _TEI,
         (list[list[tei_tokens.TeiToken]], tokenize_path.VllmTokens, tokenize_path.LlamaTokens),

@@ -28,7 +28,6 @@ ENDS = ("native", "little", "big")
 TOKEN_IDS = differs("token ids", "a.status == 400", "'token_ids' in a.message")
 FP8 = differs("8-bit floats", "a.status == 400", "a['error']['param'] == 'embed_dtype'")
 CHATS = differs("chat templates", REFUSED, "'messages' in a.message or 'chat' in a.message or 'text' in a.message")
-NO_POOLING = differs("routes of other programs", "a.status == 404")
 LIMITS = differs("limits above the model's", OK, "rows(a).shape == (1, 384)")
 
 
@@ -223,29 +222,6 @@ CASES: list[Case] = [
         OK,
         "not near(rows(a), rows(b), 1e-2)",
         "near(rows(a)[0] / norms(rows(a)), rows(b)[0], 1e-2)",
-    ),
-    case(
-        EMBED + "test_pooling_embed",
-        post("/pooling", model=MODEL, input=TEXT, encoding_format="float", task="embed"),
-        OK,
-        "len(a['data'][0]['data']) == 384",
-        NO_POOLING,
-    ),
-    case(
-        EMBED + "test_pooling_token_embed",
-        post("/pooling", model=MODEL, input=TEXT, encoding_format="float", task="token_embed"),
-        OK,
-        f"len(a['data'][0]['data']) == {len(IDS)}",
-        NO_POOLING,
-    ),
-    *(
-        case(
-            EMBED + f"test_pooling_not_supported[{task}]",
-            post("/pooling", model=MODEL, input="test", encoding_format="float", task=task),
-            "a['error']['type'] == 'BadRequestError'",
-            NO_POOLING,
-        )
-        for task in ("classify", "token_classify", "plugin")
     ),
     # embed/test_online_dimensions.py: every model may be cut here.
     case(

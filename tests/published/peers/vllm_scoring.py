@@ -16,7 +16,6 @@ QWEN = POOLING + "scoring/test_qwen3_reranker_online.py::"
 SALT = POOLING + "test_cache_salt_validation.py::"
 LIMITS = POOLING + "test_pooling_prompt_limit.py::"
 CLASSIFY = POOLING + "classify/test_online.py::"
-PLAIN = POOLING + "pooling/test_online.py::"
 OK = "a.status == 200"
 REFUSED = "a.status == 400 and 'error' in a"
 FRANCE = "What is the capital of France?"
@@ -26,7 +25,6 @@ CAPITALS = ["The capital of Brazil is Brasilia.", "The capital of France is Pari
 PRODUCT = "This product was excellent and exceeded my expectations"
 LIMITS_ABOVE = differs("limits above the model's", OK, "len(scores(a)) == 2")
 ON_REQUEST = differs("reranking with an embedder", "a.status == 400", "':cosine' in a.message")
-NO_POOLING = differs("routes of other programs", "a.status == 404")
 NO_CLASSIFY = differs("other tasks", "a.status == 404")
 
 
@@ -142,22 +140,6 @@ CASES: list[Case] = [
         "not near(scores(a), scores(b), 1e-2)",
         "near(sigmoid(scores(a)), scores(b), 1e-2)",
     ),
-    case(CROSS + "test_pooling_classify", post("/pooling", model=RERANKER, input=PRODUCT, task="classify"), OK, NO_POOLING),
-    case(
-        CROSS + "test_pooling_token_classify",
-        post("/pooling", model=RERANKER, input=PRODUCT, task="token_classify"),
-        OK,
-        NO_POOLING,
-    ),
-    *(
-        case(
-            CROSS + f"test_pooling_not_supported[{task}]",
-            post("/pooling", model=RERANKER, input=PRODUCT, task=task),
-            "a['error']['type'] == 'BadRequestError'",
-            NO_POOLING,
-        )
-        for task in ("embed", "token_embed", "plugin")
-    ),
     case(
         CROSS + "test_rerank_max_tokens_per_doc",
         rerank(FRANCE, ["The capital of France is Paris. " * 500, CAPITALS[0]], max_tokens_per_doc=10),
@@ -229,16 +211,6 @@ CASES: list[Case] = [
         rerank(FRANCE, CAPITALS, model=f"{MODEL}:cosine"),
         "a.status == b.status == 200 and set(a.json) == set(b.json)",
         "near(scores(a), scores(b), 1e-2) and order(a) == order(b)",
-    ),
-    case(BI + "test_pooling_embed", post("/pooling", model=MODEL, input=PRODUCT, task="embed"), OK, NO_POOLING),
-    *(
-        case(
-            BI + f"test_pooling_not_supported[{task}]",
-            post("/pooling", model=MODEL, input=PRODUCT, task=task),
-            "a['error']['type'] == 'BadRequestError'",
-            NO_POOLING,
-        )
-        for task in ("classify", "token_classify", "plugin")
     ),
     # scoring/test_max_tokens_per_doc.py (one of its three models), test_protocol.py, test_qwen3_reranker_online.py
     case(
@@ -315,7 +287,7 @@ CASES: list[Case] = [
         "len(order(a)) == 1",
     ),
     case(LIMITS + "test_string_list_rejected", embed(["x"] * 10_000), "a.status == 400", "'input' in a.message"),
-    # classify/test_online.py, pooling/test_online.py
+    # classify/test_online.py
     case(CLASSIFY + "test_completion_request", post("/classify", model=RERANKER, input=PRODUCT), OK, NO_CLASSIFY),
     case(
         CLASSIFY + "test_completion_request_batched",
@@ -323,6 +295,4 @@ CASES: list[Case] = [
         OK,
         NO_CLASSIFY,
     ),
-    case(PLAIN + "test_completion_request", post("/pooling", model=MODEL, input=PRODUCT), OK, NO_POOLING),
-    case(PLAIN + "test_completion_request_batched", post("/pooling", model=MODEL, input=[PRODUCT] * 10), OK, NO_POOLING),
 ]

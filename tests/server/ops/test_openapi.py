@@ -22,13 +22,7 @@ from edgeembed.server.ops.operations import OPERATIONS
 from tests.server.dialect_requests import Server, daemon
 from tests.server.helpers import loaded
 
-REFUSED = {"/embed_all", "/embed_sparse"}
-"""Routes that no model here can answer."""
-POSTS = sorted(
-    path
-    for (method, path), operation in OPERATIONS.items()
-    if method == "POST" and operation.body is not None and path not in REFUSED
-)
+POSTS = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is not None)
 NO_BODY = sorted(path for (method, path), operation in OPERATIONS.items() if method == "POST" and operation.body is None)
 GETS = sorted(path for (method, path) in OPERATIONS if method == "GET")
 WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {
@@ -44,7 +38,7 @@ WITHOUT_EXAMPLE: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setenv("EDGEEMBED_HOME", str(tmp_path))
-    return daemon()
+    return daemon(outputs=("dense", "multi", "sparse"))
 
 
 @pytest.fixture

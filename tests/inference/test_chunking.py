@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from edgeembed.bulk.chunking import Chunk, Chunker, ChunkRules
+from edgeembed.inference.chunking import Chunk, Chunker, ChunkRules, WordTokens
 
 
 def letters(words: Sequence[str]) -> list[int]:
@@ -17,7 +17,7 @@ def letters(words: Sequence[str]) -> list[int]:
 
 
 def chunks(text: str, tokens: int = 20, overlap: int = 5) -> list[Chunk]:
-    return list(Chunker(ChunkRules(tokens, overlap), letters).chunks(text))
+    return list(Chunker(ChunkRules(tokens, overlap), WordTokens(letters)).chunks(text))
 
 
 PROSE = " ".join(
@@ -63,7 +63,7 @@ def test_the_end_of_a_paragraph_is_preferred_to_that_of_a_sentence() -> None:
 def test_cutting_can_continue_after_any_chunk() -> None:
     found = chunks(PROSE)
     for index, chunk in enumerate(found):
-        assert list(Chunker(ChunkRules(20, 5), letters).chunks(PROSE, chunk.next)) == found[index + 1 :]
+        assert list(Chunker(ChunkRules(20, 5), WordTokens(letters)).chunks(PROSE, chunk.next)) == found[index + 1 :]
 
 
 def test_white_space_alone_is_no_chunk() -> None:
@@ -74,5 +74,5 @@ def test_white_space_alone_is_no_chunk() -> None:
 @pytest.mark.parametrize("text", ["a" + " " * 200_000, " " * 200_000, "\n" * 200_000 + "x", ("a" + " " * 30_000) * 10])
 def test_white_space_is_read_once(text: str) -> None:
     """Time with the square of it: an hour for the first text."""
-    chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), letters).chunks(text))
+    chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), WordTokens(letters)).chunks(text))
     assert " ".join(text[chunk.start : chunk.end] for chunk in chunks).split() == text.split()

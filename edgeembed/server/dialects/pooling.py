@@ -1,0 +1,183 @@
+"""vLLM's dialect: POST /pooling, whose answers have one row for each text, or for each of its tokens.
+
+Reference: entrypoints/pooling/pooling of vLLM (`PoolingCompletionRequest`, `PoolingResponse`). Its other fields are those of
+POST /v1/embeddings.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+import orjson
+from aiohttp import web
+from msgspec import UNSET, Meta
+
+from edgeembed.engine.interface import DENSE, Output
+from edgeembed.errors import RequestError, quoted
+from edgeembed.inference.number_formats import row_bytes
+from edgeembed.inference.postprocess import Matrix
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
+from edgeembed.server.body import BodyType, cache_use, read_body
+from edgeembed.server.dialects.embeddings_answer import bytes_of_items
+from edgeembed.server.dialects.embeddings_body import (
+    EmbeddingFields,
+    NumberFormat,
+    input_type,
+    lengths,
+    long_text,
+    number_format,
+    refuse_long_text,
+    texts_and_ids,
+)
+from edgeembed.server.dialects.token_rows import (
+    check_width,
+    json_in_parts,
+    json_list,
+    json_rows,
+    token_output,
+    token_rows,
+)
+from edgeembed.server.fields import TruncatedItem, answer_headers, is_token_ids, only_one, truncated_items
+
+routes = web.RouteTableDef()
+
+TaskField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "token_embed"]})]
+_NUMBERS = {"type": "array", "items": {"type": "number"}}
+PoolingData: TypeAlias = Annotated[
+    Any, Meta(extra_json_schema={"anyOf": [_NUMBERS, {"type": "array", "items": _NUMBERS}, {"type": "string"}]})
+]
+_SUPPORTED = "Supported tasks: embed (a row for each text), token_embed (a row for each token)"
+
+
+class PoolingBody(EmbeddingFields):
+    """Texts, or token ids of the model in place of each, and what to return of them."""
+
+    task: Annotated[
+        TaskField | None,
+        Meta(description="embed: a vector for each text. token_embed, the default: one for each token."),
+    ] = None
+
+
+class PoolingItem(msgspec.Struct):
+    """The row of a text or those of its tokens; with `encoding_format: base64`, the bytes of all its numbers."""
+
+    index: int
+    object: Literal["pooling"]
+    data: PoolingData
+
+
+class PoolingUsage(msgspec.Struct):
+    """The tokens of all texts after cutting, including those of prompts and special tokens."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int = 0
+
+
+class PoolingAnswer(msgspec.Struct):
+    """The rows in the order of the texts. `truncated` is present if a text was cut."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[PoolingItem]
+    usage: PoolingUsage
+    truncated: list[TruncatedItem] | msgspec.UnsetType = UNSET
+
+
+_BODY = BodyType(PoolingBody)
+
+
+@routes.post("/pooling")
+async def pooling(request: web.Request) -> web.Response:
+    """Return a vector for each token of each text, or one for each text."""
+    body = await read_body(request, _BODY)
+    tokens = _is_of_tokens(body.task)
+    if body.long_text == "chunks":
+        raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
+    numbers = number_format(body)
+    if body.token_ids is None and _has_ids(body.input):
+        body.token_ids = "model"
+    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], "")
+    service = request.app[SERVICE]
+    output: Output = "dense"
+    if tokens:
+        refuse_long_text(body)
+        output = token_output((await service.registry.resolve(body.model, "embed")).model)
+    body.task = None
+    result = await service.embed(
+        EmbedRequest(
+            texts=texts,
+            model=body.model,
+            input_type=input_type(body),
+            instruction=body.instruction,
+            prefix=body.prompt,
+            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
+            single=single,
+            cache=cache_use(body.cache, request),
+            lengths=lengths(body, service.truncate),
+            ids=ids,
+            repeatable=bool(body.repeatable),
+            long_text="none" if tokens else long_text(body, service.long_text),
+            outputs=(output,) if tokens else DENSE,
+        )
+    )
+    headers = answer_headers(result, result.texts)
+    check_width(result, output)
+    rows = token_rows(result, output, numbers.norm, result.dimensions)
+    if numbers.encoding in ("bytes", "bytes_only"):
+        return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)
+    return await json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
+
+
+def _is_of_tokens(task: str | None) -> bool:
+    """Return whether a task returns a row for each token. Raises RequestError for a task that is none of ours."""
+    match task:
+        case None | "token_embed":
+            return True
+        case "embed":
+            return False
+        case "classify" | "token_classify":
+            advice = "POST /score has the scores of rerankers, and POST /embed_sparse the weights of tokens"
+            raise RequestError(f"Unsupported task: {task!r}. {_SUPPORTED}. {advice}", param="task")
+        case _:
+            raise RequestError(f"Unsupported task: {quoted(task)}. {_SUPPORTED}", param="task")
+
+
+def _has_ids(given: Any) -> bool:
+    """Return whether a field has token ids, which are the model's own in this dialect."""
+    if not isinstance(given, list) or not given:
+        return False
+    return is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given)
+
+
+def _json(result: EmbedResult, rows: Iterator[Matrix], tokens: bool, numbers: NumberFormat) -> Iterator[bytes]:
+    yield b'{"id":"pool-%b","object":"list","created":%d,"model":%b,"data":' % (
+        uuid.uuid4().hex.encode(),
+        time.time(),
+        orjson.dumps(result.model.name),
+    )
+    yield from json_list(_item(index, matrix, tokens, numbers) for index, matrix in enumerate(rows))
+    read = sum(result.tokens)
+    yield b',"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":0}' % (read, read)
+    if (items := truncated_items(result)) is not UNSET:
+        yield b',"truncated":%b' % msgspec.json.encode(items)
+    yield b"}"
+
+
+def _item(index: int, matrix: Matrix, tokens: bool, numbers: NumberFormat) -> Iterator[bytes]:
+    yield b'{"index":%d,"object":"pooling","data":' % index
+    if numbers.encoding == "base64":
+        yield b'"%b"' % base64.b64encode(b"".join(row_bytes(matrix, numbers.dtype, numbers.endianness)))
+    elif tokens:
+        yield from json_rows(matrix, numbers.dtype)
+    else:
+        yield b"".join(json_rows(matrix, numbers.dtype))[1:-1]
+    yield b"}"

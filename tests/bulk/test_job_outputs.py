@@ -1,0 +1,213 @@
+"""Jobs that compute other outputs than dense vectors: what each file format holds, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from edgeembed.bulk import embedding, shards
+from edgeembed.bulk.computed import Computed
+from edgeembed.bulk.embedders import EmbedOptions, LocalEmbedder
+from edgeembed.bulk.job import Job, JobResult, claimed, run
+from edgeembed.bulk.outputs import Output as Target
+from edgeembed.bulk.shards import JobRules
+from edgeembed.cli.embed import embed
+from edgeembed.common.files import read_json
+from edgeembed.engine.interface import Output
+from edgeembed.engine.outputs import unpack
+from edgeembed.errors import ConfigError, EdgeEmbedError
+from edgeembed.inference.number_formats import quantised
+from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row, fake_service
+from tests.server.dialect_requests import unit
+
+ALL: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
+TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
+
+
+class Silent:
+    """Shows nothing."""
+
+    def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None: ...
+    def note(self, line: str) -> None: ...
+    def add(self, texts: int, read_bytes: float) -> None: ...
+    def assembling(self) -> None: ...
+
+
+@asynccontextmanager
+async def embedder_of(
+    outputs: Sequence[Output], engine: FakeEngine, own: tuple[Output, ...] = ("dense", "multi", "sparse")
+) -> AsyncIterator[LocalEmbedder]:
+    """own: of the model."""
+    service = fake_service(engine, outputs=own)
+    model = service.registry.default
+    assert model is not None
+    embedder = LocalEmbedder(service, model, EmbedOptions(outputs=tuple(outputs)))
+    try:
+        await embedder.start()
+        yield embedder
+    finally:
+        await service.pool.close()
+
+
+def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) -> Job:
+    texts = folder / "texts.txt"
+    if not texts.exists():
+        texts.write_text("\n".join(TEXTS))
+    target = Target.of(f"{folder}/{name}")
+    options = {key: more.pop(key) for key in ("resume", "overwrite") if key in more}
+    rules = JobRules(format=target.format, outputs=outputs, shard_rows=6, **more)
+    return Job(inputs=[str(texts)], output=target, rules=rules, **options)
+
+
+async def finished(job: Job, engine: FakeEngine | None = None) -> JobResult:
+    async with embedder_of(job.rules.outputs, engine or FakeEngine()) as embedder:
+        with claimed(job):
+            return await run(job, embedder, Silent())
+
+
+async def unfinished(job: Job) -> Job:
+    """Run a job that stops behind its first shard, and return it."""
+    async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
+        embed_texts = embedder.embed
+
+        async def embed_until(texts: Sequence[str]) -> Computed:
+            if TEXTS[15] in texts:
+                raise EdgeEmbedError("stop")
+            return await embed_texts(texts)
+
+        embedder.embed = embed_until  # type: ignore[method-assign]
+        with claimed(job), pytest.raises(EdgeEmbedError, match="stop"):
+            await run(job, embedder, Silent())
+    return job
+
+
+def expected(output: Output, text: str) -> np.ndarray:
+    return unpack(fake_packed_row(text, (output,)), (output,))[output]
+
+
+def check_rows(rows: list[dict[str, Any]], outputs: tuple[Output, ...]) -> None:
+    """Compare rows, with sparse weights as dictionaries, with what the engine computes."""
+    assert [row["id"] for row in rows] == list(range(len(TEXTS)))
+    for row, text in zip(rows, TEXTS, strict=True):
+        if "dense" in outputs:
+            assert np.allclose(row["vector"], unit(text), atol=1e-6)
+        if "multi" in outputs:
+            assert np.array_equal(np.array(row["multi_vector"], np.float32), expected("multi", text))
+        if "tokens" in outputs:
+            assert np.array_equal(np.array(row["token_vectors"], np.float32), expected("tokens", text))
+        if "sparse" in outputs:
+            assert row["sparse"] == {int(token): weight for token, weight in expected("sparse", text)}
+
+
+@pytest.mark.parametrize("outputs", [ALL, ("sparse",), ("multi",), ("dense", "sparse")])
+@pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v/"])
+async def test_tables_hold_lists_of_vectors_and_maps_of_weights(
+    tmp_path: Path, name: str, outputs: tuple[Output, ...]
+) -> None:
+    result = await finished(make_job(tmp_path, name, outputs))
+    assert result.rows == len(TEXTS)
+    table = pa.ipc.open_file(tmp_path / name).read_all() if name == "v.arrow" else pq.read_table(tmp_path / name)
+    assert table.schema.metadata[b"edgeembed.outputs"].decode() == ",".join(outputs)
+    vector = pa.list_(pa.float32(), DIMENSIONS)
+    types = {"vector": vector, "multi_vector": pa.list_(vector), "token_vectors": pa.list_(vector)}
+    for field in table.schema:
+        if field.name in types:
+            assert field.type.equals(types[field.name])
+    assert "sparse" not in outputs or table.schema.field("sparse").type.equals(pa.map_(pa.int32(), pa.float32()))
+    rows = table.to_pylist()
+    check_rows([row | ({"sparse": dict(row["sparse"])} if "sparse" in row else {}) for row in rows], outputs)
+
+
+async def test_lines_hold_weights_as_vector_databases_take_them(tmp_path: Path) -> None:
+    await finished(make_job(tmp_path, "v.jsonl", ALL))
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    assert set(rows[0]["sparse"]) == {"indices", "values"}
+    check_rows(
+        [row | {"sparse": dict(zip(row["sparse"]["indices"], row["sparse"]["values"], strict=True))} for row in rows], ALL
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8", "binary"])
+async def test_multi_vectors_are_stored_in_fewer_bits_as_dense_ones_are(tmp_path: Path, dtype: Any) -> None:
+    for name in ("v.parquet", "v.jsonl"):
+        await finished(make_job(tmp_path, name, ("dense", "multi", "sparse"), dtype=dtype))
+    table = pq.read_table(tmp_path / "v.parquet").to_pylist()
+    lines = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    kind = "ubinary" if dtype == "binary" else dtype
+    for text, row, line in zip(TEXTS, table, lines, strict=True):
+        wanted = quantised(expected("multi", text), kind)
+        for found in (row, line):
+            assert np.array_equal(np.array(found["multi_vector"], wanted.dtype), wanted)
+            assert np.array_equal(np.array(found["vector"], wanted.dtype), quantised(unit(text)[None], kind)[0])
+        assert dict(row["sparse"]) == {int(token): weight for token, weight in expected("sparse", text)}
+
+
+async def test_a_job_with_other_outputs_is_not_continued(tmp_path: Path) -> None:
+    begun = await unfinished(make_job(tmp_path, "v.parquet", ("dense", "sparse")))
+    with pytest.raises(ConfigError, match="began with outputs = dense, sparse, now it is dense; start again"):
+        await finished(make_job(tmp_path, "v.parquet", ("dense",), resume=True))
+    again = FakeEngine()
+    result = await finished(msgspec.structs.replace(begun, resume=True), again)
+    assert 0 < result.before == len(TEXTS) - len(set(again.computed) & set(TEXTS)), "finished shards are kept"
+    assert pq.read_table(tmp_path / "v.parquet").num_rows == len(TEXTS)
+
+
+async def test_a_job_of_an_earlier_version_is_one_of_dense_vectors(tmp_path: Path) -> None:
+    begun = await unfinished(make_job(tmp_path, "v.parquet", ("dense",)))
+    file = begun.output.work().folder / "manifest.json"
+    found = json.loads(file.read_text())
+    del found["widths"], found["rules"]["outputs"]
+    file.write_text(json.dumps(found))
+    assert read_json(file, shards.JobManifest) is not None
+    assert (await finished(msgspec.structs.replace(begun, resume=True))).before > 0
+
+
+async def test_texts_with_many_rows_are_computed_and_written_in_smaller_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shard of long texts is held in memory."""
+    monkeypatch.setattr(shards, "TOKEN_ROW_CHARACTERS", 60)
+    monkeypatch.setattr(embedding, "TOKEN_ROW_CHARACTERS", 30)
+    folders = []
+    for outputs in (("dense",), ("multi",)):
+        (tmp_path / outputs[0]).mkdir()
+        await finished(make_job(tmp_path / outputs[0], "v/", outputs))
+        folders.append(len(list((tmp_path / outputs[0] / "v").glob("shard-*"))))
+    assert folders[0] == 4 < folders[1]
+
+
+async def test_a_model_without_an_output_is_an_error_that_tells_what_it_has() -> None:
+    with pytest.raises(EdgeEmbedError, match=r"has no sparse vectors; it has dense vectors"):
+        async with embedder_of(("sparse",), FakeEngine(), own=("dense",)):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["-o", "v.npy", "--sparse"], r"\.npy files hold one matrix"),
+        (["-o", "v.npy", "--dense", "--multi-vector"], r"use \.parquet, \.arrow or \.jsonl"),
+        (["-o", "v.jsonl", "--sparse", "--dimensions", "8"], "--dimensions is for dense vectors"),
+        (["-o", "v.jsonl", "--token-vectors", "--dtype", "int8"], "--dtype int8 is for vectors of length 1"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: list[str], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text("a text")
+    found = CliRunner().invoke(embed, ["texts.txt", *flags])
+    assert isinstance(found.exception, ConfigError)
+    with pytest.raises(ConfigError, match=words):
+        raise found.exception
