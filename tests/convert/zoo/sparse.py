@@ -151,11 +151,13 @@ def make_inference_free(folder: Path, *, table: bool = False, activation: str = 
     return folder
 
 
-def make_text_weights(folder: Path) -> Path:
-    """Write a checkpoint in the form of BAAI/bge-m3, without the weights of its other head."""
+def make_bge_m3(folder: Path) -> Path:
+    """Write a checkpoint in the form of BAAI/bge-m3; its vectors of tokens are shorter, to keep the reference small."""
     make_tiny_xlm_roberta(folder, pooling="cls")
-    head = random_dense(6, 1, HIDDEN, "sparse")
-    write_pickled(folder / "sparse_linear.pt", {name.removeprefix("sparse."): tensor for name, tensor in head.items()})
+    write_safetensors(folder / "model.safetensors", calm(tiny_weights(config_of(folder))))
+    for seed, name, outputs in ((6, "sparse_linear", 1), (7, "colbert_linear", 8)):
+        head = random_dense(seed, outputs, HIDDEN, name)
+        write_pickled(folder / f"{name}.pt", {key.removeprefix(f"{name}."): tensor for key, tensor in head.items()})
     return folder
 
 
@@ -253,6 +255,15 @@ FORMS = (
         "BertForMaskedLM",
         make_untied,
         refused="a matrix of its own",
+    ),
+    _form(
+        "bge_m3",
+        ("BAAI/bge-m3",),
+        "XLMRobertaModel",
+        make_bge_m3,
+        pooling="cls",
+        reference="text_weights",
+        outputs=("dense", "multi", "sparse"),
     ),
     _form(
         "gte_multilingual_sparse",
