@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from edgeembed.engine import canary, text_template
+from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, read_classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
@@ -92,7 +93,15 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
     """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
     templates = (TEMPLATE_KEY, text_template.TEMPLATE_KEY, text_template.INSTRUCTION_KEY)
-    for key in (*_PROMPT_KEYS.values(), *templates, canary.TEXTS_KEY, canary.ROWS_KEY, SCORE_BIAS_KEY):
+    for key in (
+        *_PROMPT_KEYS.values(),
+        *templates,
+        canary.TEXTS_KEY,
+        canary.ROWS_KEY,
+        SCORE_BIAS_KEY,
+        LABELS_KEY,
+        FUNCTION_KEY,
+    ):
         if not isinstance(values.get(key, ""), str):
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
@@ -101,6 +110,7 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         TextTemplate.of(texts.get)
     except ValueError as error:
         raise UnfitError(f"key {error}") from error
+    _check_classes(texts, sizes)
     if (classifier := values.get(CLASSIFIER_KEY)) is not None:
         _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
@@ -159,6 +169,17 @@ def _text_of(values: Mapping[str, Scalar], key: str) -> str | None:
     if isinstance(found, bool | float):
         raise UnfitError(f"key {key!r} is {found!r}")
     return None if found is None else str(found)
+
+
+def _check_classes(texts: dict[str, str], sizes: ArchitectureSizes) -> None:
+    try:
+        classes = read_classes(texts.get)
+    except ValueError as error:
+        raise UnfitError(str(error)) from error
+    if classes is not None and len(classes.labels) != sizes.scores:
+        raise UnfitError(
+            f"key {LABELS_KEY!r} has {len(classes.labels)} names; the file computes {sizes.scores or 'no'} scores"
+        )
 
 
 def _check_classifier(value: Scalar, sizes: ArchitectureSizes) -> None:

@@ -92,7 +92,7 @@ def make_distil_bert(folder: Path, **modules: Any) -> Path:
     """Write a checkpoint in the form of naver/splade-v3-distilbert."""
     make_tiny_distil_bert(folder)
     edit_json(folder / "config.json", architectures=["DistilBertForMaskedLM"])
-    weights = {f"distilbert.{name}": tensor for name, tensor in calm(distil_bert_weights()).items()}
+    weights = {f"distilbert.{name}": tensor for name, tensor in calm(distil_bert_weights(), "transformer.").items()}
     head = head_weights("vocab_transform", "vocab_layer_norm", "vocab_projector.bias", config_of(folder)["vocab_size"])
     write_safetensors(folder / "model.safetensors", weights | head)
     return write_splade_modules(folder, **modules)
@@ -113,7 +113,7 @@ def make_modern_bert(folder: Path) -> Path:
     """Write a checkpoint in the form of SPLADE models on ModernBERT."""
     make_tiny_modern_bert(folder, architectures=["ModernBertForMaskedLM"], classifier_activation="gelu", decoder_bias=True)
     config = config_of(folder)
-    weights = {f"model.{name}": tensor for name, tensor in calm(modern_bert_weights(config)).items()}
+    weights = {f"model.{name}": tensor for name, tensor in calm(modern_bert_weights(config), "layers.").items()}
     head = head_weights("head.dense", "head.norm", "decoder.bias", config["vocab_size"], biased=False)
     write_safetensors(folder / "model.safetensors", weights | head)
     return write_splade_modules(folder, newer=True)
