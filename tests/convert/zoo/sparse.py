@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense, write_heads
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
@@ -155,10 +154,7 @@ def make_bge_m3(folder: Path) -> Path:
     """Write a checkpoint in the form of BAAI/bge-m3; its vectors of tokens are shorter, to keep the reference small."""
     make_tiny_xlm_roberta(folder, pooling="cls")
     write_safetensors(folder / "model.safetensors", calm(tiny_weights(config_of(folder))))
-    for seed, name, outputs in ((6, "sparse_linear", 1), (7, "colbert_linear", 8)):
-        head = random_dense(seed, outputs, HIDDEN, name)
-        write_pickled(folder / f"{name}.pt", {key.removeprefix(f"{name}."): tensor for key, tensor in head.items()})
-    return folder
+    return write_heads(folder, HIDDEN)
 
 
 def make_gte_multilingual(folder: Path) -> Path:
