@@ -1,5 +1,5 @@
-"""The vector of gte-multilingual-base and the weights of its tokens, as its makers compute them, in torch: the largest of all
-places of a token, without those of bos, eos, pad and unknown words.
+"""The vector of gte-multilingual-base and the weights of its tokens, as its makers compute them, in torch: the largest of a
+token, without those of bos, eos, pad and unknown words.
 """
 
 from __future__ import annotations
