@@ -122,14 +122,14 @@ def _write_unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
-    """Scale the layers' matrices to unit variance.
+def calm(weights: dict[str, Float32Array], layers: str = "encoder.") -> dict[str, Float32Array]:
+    """Scale the layers' matrices to unit variance. layers: a part of their names.
 
     A score is one number, on which every rounding shows: flash attention rounds keys and values to F16, which
     attention as sharp as that of `tiny_weights` magnifies to 0.005.
     """
     return {
-        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and "encoder." in name else tensor
+        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and layers in name else tensor
         for name, tensor in weights.items()
     }
 

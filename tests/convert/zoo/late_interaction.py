@@ -9,9 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
 from tests.convert.tiny_rotary_encoders import bpe_tokenizer_json, make_tiny_modern_bert
 from tests.convert.zoo.form import Form
 from tests.convert.zoo.modules import write_dense
@@ -151,17 +150,6 @@ def make_jina(folder: Path) -> Path:
     return folder
 
 
-def make_bge_m3(folder: Path) -> Path:
-    """Write a checkpoint in the form of bge-m3: dense vectors, and pickled heads for those of tokens and for sparse ones."""
-    make_tiny_xlm_roberta(folder)
-    weights = calm(tiny_weights(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    write_safetensors(folder / "model.safetensors", weights)
-    for name, outputs in (("colbert", VECTOR), ("sparse", 1)):
-        head = random_dense(6 + outputs, outputs, HIDDEN, name)
-        write_pickled(folder / f"{name}_linear.pt", {key.removeprefix(f"{name}."): part for key, part in head.items()})
-    return folder
-
-
 def _form(name: str, models: tuple[str, ...], kind: str, make: Any, **rest: Any) -> Form:
     usual = {"pooling": "none", "reference": "late_interaction", "outputs": ("multi",), "most": 1e-3}
     # Vectors of 8 numbers lose more than those of 128.
@@ -190,15 +178,5 @@ FORMS = (
         pre="modern-bert",
     ),
     _form("colbert_attended", ("fine-tunes of xlm-roberta-base with PyLate",), "XLMRobertaModel", make_attended),
-    _form(
-        "bge_m3",
-        ("BAAI/bge-m3",),
-        "XLMRobertaModel",
-        make_bge_m3,
-        pooling="cls",
-        reference="bge_m3",
-        outputs=("dense", "multi", "sparse"),
-        most_at_q8_0=1.0,
-    ),
     _form("colbert_jina", ("jinaai/jina-colbert-v2",), "HF_ColBERT", make_jina, refused="runs its own code"),
 )
