@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, random_dense
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
@@ -151,16 +150,6 @@ def make_inference_free(folder: Path, *, table: bool = False, activation: str = 
     return folder
 
 
-def make_bge_m3(folder: Path) -> Path:
-    """Write a checkpoint in the form of BAAI/bge-m3; its vectors of tokens are shorter, to keep the reference small."""
-    make_tiny_xlm_roberta(folder, pooling="cls")
-    write_safetensors(folder / "model.safetensors", calm(tiny_weights(config_of(folder))))
-    for seed, name, outputs in ((6, "sparse_linear", 1), (7, "colbert_linear", 8)):
-        head = random_dense(seed, outputs, HIDDEN, name)
-        write_pickled(folder / f"{name}.pt", {key.removeprefix(f"{name}."): tensor for key, tensor in head.items()})
-    return folder
-
-
 def make_gte_multilingual(folder: Path) -> Path:
     """Write a checkpoint in the form of gte-multilingual-base."""
     make_tiny_gte(folder, multilingual=True, types=1)
@@ -257,21 +246,12 @@ FORMS = (
         refused="a matrix of its own",
     ),
     _form(
-        "bge_m3",
-        ("BAAI/bge-m3",),
-        "XLMRobertaModel",
-        make_bge_m3,
-        pooling="cls",
-        reference="text_weights",
-        outputs=("dense", "multi", "sparse"),
-    ),
-    _form(
         "gte_multilingual_sparse",
         ("Alibaba-NLP/gte-multilingual-base",),
         "NewModel, NewForTokenClassification",
         make_gte_multilingual,
         pooling="cls",
-        reference="text_weights",
+        reference="gte_sparse",
         outputs=("dense", "sparse"),
     ),
 )
