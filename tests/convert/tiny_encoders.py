@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.convert.encoder_texts import PAIRS, TEXTS
+from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, tokenizer_json, write_json, write_safetensors
 
 TOKENS = 640
@@ -140,6 +141,16 @@ def random_dense(seed: int, outputs: int, inputs: int, name: str) -> dict[str, F
         f"{name}.weight": (random.standard_normal((outputs, inputs)) * 1.5 / np.sqrt(inputs)).astype(np.float32),
         f"{name}.bias": (random.standard_normal(outputs) * 0.1).astype(np.float32),
     }
+
+
+def make_tiny_m3(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with dense vectors, sparse ones and vectors of tokens, in the form of bge-m3; return its folder."""
+    make_tiny_xlm_roberta(folder, seed=seed)
+    hidden = json.loads((folder / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    for file, numbers in (("sparse_linear.pt", 1), ("colbert_linear.pt", hidden // 2)):
+        layer = random_dense(seed + numbers, numbers, hidden, "layer")
+        write_pickled(folder / file, {name.removeprefix("layer."): tensor for name, tensor in layer.items()})
+    return folder
 
 
 def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:
