@@ -1,6 +1,7 @@
 """The service: requests for every model, without HTTP.
 
-`embed` and `rerank` resolve the model, prepare the texts, and hand them to the pipeline (`edgeembed.inference.pipeline`).
+`embed`, `rerank` and `classify` resolve the model, prepare the texts, and hand them to the pipeline
+(`edgeembed.inference.pipeline`).
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
-from edgeembed.inference import token_ids
+from edgeembed.inference import classifying, token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
 from edgeembed.inference.pipeline import MOST_NUMBERS, Pipeline, PipelineResult
 from edgeembed.inference.requests import (
+    ClassifyRequest,
+    ClassifyResult,
     DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
@@ -59,7 +64,7 @@ INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _OUTPUT_NAMES: dict[Output, str] = {
     "dense": "dense vectors",
-    "multi": "a vector for each token",
+    "multi": "vectors of tokens for late interaction",
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
@@ -139,7 +144,7 @@ class EmbeddingService:
     async def _embed(self, request: EmbedRequest) -> EmbedResult:
         target = await self.registry.resolve(request.model, "embed", input_type=request.input_type)
         model, input_type = target.model, request.input_type or target.input_type
-        _check_outputs(model, request.outputs)
+        check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
         whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
@@ -175,12 +180,14 @@ class EmbeddingService:
         return await self._unless_replaced(self._rerank, request)
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
-        target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
+        target = await self.registry.resolve(request.model, "rerank", also="embed" if request.plain else None)
         model = target.model
         if model.task == "embed":
             # Of a model with both, bare scores are cosines as of any embedder.
             dense = "dense" in model.outputs and (target.cosine or request.plain)
             by_tokens = "multi" in model.outputs and not dense
+            if not request.model and by_tokens:  # it need not be the default one of embedders
+                request = msgspec.structs.replace(request, model=model.spec)
             parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
@@ -196,6 +203,23 @@ class EmbeddingService:
         self._count(model.key, len(prepared.names))
         best = best_windows(windowed, rows) if windowed else rows
         return result_of_pairs(model, best, hits, len(rows))
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        """Find the classes of the texts of one request, in their order.
+
+        Raises RequestError for a client's mistake, EngineError for a failure of ours.
+        """
+        return await self._unless_replaced(self._classify, request)
+
+    async def _classify(self, request: ClassifyRequest) -> ClassifyResult:
+        model = (await classifying.target_of(self.registry, request)).model
+        if model.task == "rerank":
+            return classifying.result_of_scores(await self._rerank(classifying.rerank_request(request)))
+        key_maker, label = self._key_maker(model)
+        prepared = await self.aside.run(_size(request), classifying.prepare, request, model, self._clean, key_maker, label)
+        rows, hits, _ = await self._run(prepared)
+        self._count(model.key, len(rows))
+        return classifying.result_of(model, rows, hits)
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
@@ -322,10 +346,12 @@ class EmbeddingService:
         return found
 
 
-def _size(request: EmbedRequest | RerankRequest) -> int:
+def _size(request: EmbedRequest | RerankRequest | ClassifyRequest) -> int:
     """Return the size of preparing a request's texts; token ids count with their digits."""
     if isinstance(request, RerankRequest):
         return size_of(request.queries) + size_of(request.documents)
+    if isinstance(request, ClassifyRequest) and request.seconds:
+        return size_of(request.texts) + size_of([second for second in request.seconds if second])
     return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
 
 
@@ -335,19 +361,19 @@ def _with_role(text: Text, role: Role) -> Text:
     return dataclasses.replace(text, role=role) if isinstance(text, Prompted) else text
 
 
-def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
-    """Raise WrongTaskError if a model cannot compute an output."""
+def check_outputs(model: ServedModel, outputs: Sequence[Output], param: str = "model") -> None:
+    """Raise WrongTaskError if a model cannot compute an output. param: the field that is at fault."""
     for output in outputs:
         if model.computes(output):
             continue
         if model.upstream is not None:
             raise WrongTaskError(
-                f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
+                f"model {model.name!r} is computed by another server, which returns dense vectors only", param=param
             )
         has = " and ".join(_OUTPUT_NAMES[own] for own in model.outputs)
         asked = " or ".join(_OUTPUT_FIELDS[own] for own in model.outputs if own in _OUTPUT_FIELDS)
         advice = f": POST /v1/embeddings returns them with {asked}" if output == "dense" and asked else ""
-        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param="model")
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param=param)
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

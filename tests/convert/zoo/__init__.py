@@ -14,6 +14,7 @@ from __future__ import annotations
 from tests.convert.zoo import (
     adapters,
     bert,
+    classifiers,
     cross_encoders,
     deberta,
     distil_bert,
@@ -37,6 +38,7 @@ from tests.convert.zoo import (
     qwen3,
     qwen3_vl,
     roberta,
+    sparse,
     t5,
     xlm_roberta,
 )
@@ -46,10 +48,12 @@ __all__ = ["FORMS", "Form"]
 
 _MODULES = (
     bert,
+    classifiers,
     cross_encoders,
     distil_bert,
     eurobert,
     roberta,
+    sparse,
     xlm_roberta,
     modern_bert,
     granite,
