@@ -18,6 +18,7 @@ from edgeembed_convert.ignored import (
     refuse_tokenizer_class,
 )
 from edgeembed_convert.jsonfile import read_json, read_json_value
+from edgeembed_convert.late_interaction import LateSettings, read_settings
 from edgeembed_convert.prompts import CONFIG_FILE, read_prompts
 from edgeembed_convert.routes import ROUTERS, Modules, read_routes
 from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
@@ -122,6 +123,8 @@ class Checkpoint:
         It is in the settings of its Transformer module, or else that of the tokenizer, where newer versions write it.
         Raises ConversionError.
         """
+        if self.late is not None:  # PyLate ignores the others
+            return self.late.document_length
         file, tokenizer = _transformer_config(self.model_folder), self.model_folder / "tokenizer_config.json"
         settings = read_json(file) if file else {}
         for arguments in TOKENIZER_ARGUMENTS:
@@ -133,6 +136,11 @@ class Checkpoint:
         # Tokenizers without a limit have 1e30.
         unlimited = value is None or (isinstance(value, float) and value >= _UNLIMITED)
         return None if unlimited else _length(value, f"{tokenizer}: model_max_length")
+
+    @cached_property
+    def late(self) -> LateSettings | None:
+        """What the files of a ColBERT checkpoint say of its vectors; None for others. Raises ConversionError."""
+        return read_settings(self.folder, self.modules, self.config)
 
     @cached_property
     def similarity(self) -> str:
@@ -193,7 +201,7 @@ class Checkpoint:
 
         Raises ConversionError if the files do not specify it, contradict each other, or use what GGUF cannot express.
         """
-        if self.is_splade:
+        if self.late is not None or self.is_splade:
             return "none"
         if self.modules is None:
             masked = any("ForMaskedLM" in str(name) for name in self.config.get("architectures") or [])

@@ -153,7 +153,7 @@ def convert_checkpoint(
 
 def _with_dense(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     """Return the plan with the dense layers that our engine computes."""
-    if plan.pooling == "rank" or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
+    if plan.pooling in ("rank", "none") or any(tensor.name == _DENSE_IN_GRAPH for tensor in plan.tensors):
         return plan
     head = read_dense(checkpoint, plan.dimensions)
     if head is None:

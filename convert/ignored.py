@@ -30,6 +30,8 @@ _QWEN2_TOKENIZER = re.compile(r"(Alibaba-NLP/[\w.-]+--)?tokenization_qwen\.Qwen2
 # Arguments of sentence-transformers' Transformer that do not change vectors.
 _ARGUMENTS = ("model_args", "config_args", "tokenizer_args", "model_kwargs", "config_kwargs", "processor_kwargs")
 TOKENIZER_ARGUMENTS = ("processor_kwargs", "tokenizer_args")
+PYLATE_MODULES = ("pylate.models.Dense.Dense", "pylate.models.Dense")
+"""Dense modules of ColBERT models, which `late_interaction` reads."""
 _HARMLESS_ARGUMENTS = {
     "add_pooling_layer", "attn_implementation", "cache_dir", "device_map", "dtype", "local_files_only", "low_cpu_mem_usage",
     "model_max_length", "padding_side", "revision", "token", "torch_dtype", "trust_remote_code", "use_fast",
@@ -80,12 +82,7 @@ def adds_by_flags(config: dict[str, Any]) -> bool:
 def refuse_modules(modules: Iterable[str], file: Path, followed: Collection[str] = ()) -> None:
     """Raise ConversionError if modules.json names a module of another package that the family does not follow."""
     for kind in modules:
-        if kind.startswith("pylate."):
-            raise ConversionError(
-                f"{file}: the module {kind} is that of a ColBERT model, which has a vector for each token of a text (late "
-                "interaction); edgeembed computes one for the whole text"
-            )
-        if "." in kind and kind not in followed:
+        if "." in kind and kind not in (*PYLATE_MODULES, *followed):
             raise ConversionError(
                 f"{file}: the module {kind} is the checkpoint's own code, which is never run; only modules of "
                 "sentence_transformers can be converted"

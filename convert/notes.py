@@ -37,6 +37,7 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *_length(checkpoint, plan),
         *_window(checkpoint, plan),
         *(_similarity(checkpoint) if plan.pooling != "none" else ()),
+        *_late(checkpoint),
         *_dense(plan),
         *_images(checkpoint),
         *notes_on_prompts(checkpoint.folder),
@@ -90,6 +91,14 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
         yield (
             f"its vectors are compared by similarity_fn_name = {checkpoint.similarity!r}, for which their length counts; "
             "edgeembed returns vectors of length 1, so results may come in another order"
+        )
+
+
+def _late(checkpoint: Checkpoint) -> Iterator[str]:
+    if (late := checkpoint.late) is not None:
+        yield (
+            f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. The "
+            "vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
         )
 
 

@@ -9,12 +9,15 @@ from edgeembed.engine.outputs import OUTPUTS_KEY, ordered
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.multi import read_multi
 from edgeembed_convert.sparse import read_sparse
 
 
 def with_outputs(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     """Return the plan with the heads that our engine computes from hidden states. Raises ConversionError."""
     heads: dict[Output, Metadata] = {}
+    if (multi := read_multi(checkpoint, plan)) is not None:
+        heads["multi"] = multi
     if (sparse := read_sparse(checkpoint, plan)) is not None:
         heads["sparse"] = dict(sparse.metadata())
     if not heads:
@@ -23,4 +26,5 @@ def with_outputs(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     keys: Metadata = {OUTPUTS_KEY: ",".join(outputs)}
     for metadata in heads.values():
         keys |= metadata
-    return replace(plan, metadata={**plan.metadata, **keys})
+    prompts = {} if checkpoint.late else plan.prompts  # PyLate puts none before texts unless it is told to
+    return replace(plan, metadata={**plan.metadata, **keys}, prompts=prompts)

@@ -30,11 +30,15 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """A tokenised text. shared: number of its first tokens that equal those of the prefix, never all of them."""
+    """A tokenised text. shared: number of its first tokens that equal those of the prefix, never all of them.
+
+    unattended: number of its last tokens that no token attends to; they expand a query (see `late_interaction`).
+    """
 
     tokens: Tokens
     prefix: Prefix | None = None
     shared: int = 0
+    unattended: int = 0
 
     @property
     def own(self) -> int:

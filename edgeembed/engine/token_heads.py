@@ -11,6 +11,7 @@ from typing import Protocol
 
 from edgeembed.engine.dense import DenseHead
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Role
+from edgeembed.engine.late_interaction import read_multi_head
 from edgeembed.engine.outputs import pack
 from edgeembed.engine.reading import Tokens
 from edgeembed.engine.sparse import MakeLogits, read_sparse_head
@@ -62,7 +63,9 @@ def read_token_heads(
     """
     heads: dict[Output, TokenHead] = {}
     for output in outputs:
-        if output == "sparse":
+        if output == "multi":
+            heads[output] = read_multi_head(value, width)
+        elif output == "sparse":
             heads[output] = read_sparse_head(value, width, vocabulary, make_logits)
         elif output != "dense":
             raise ValueError(f"this version cannot compute the output {output!r}")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 
+import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow, KeyMaker
 from edgeembed.engine.interface import Float32Row, Pair, Row
 from edgeembed.errors import ModelReplacedError, RequestError, quoted
+from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult, RerankRequest, RerankResult, cuts_of, place_of
 from edgeembed.inference.row_request import RowRequest, keys_of, refuse_empty
 from edgeembed.inference.tokenize import refuse_repeated
 from edgeembed.inference.truncation import Lengths
+from edgeembed.inference.windows import Windowed
 from edgeembed.models.registry import ServedModel
 
 INTERACTIVE_PAIRS = 100
@@ -62,8 +66,18 @@ def _instruction(request: RerankRequest, model: ServedModel) -> str | None:
     return None
 
 
-def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: int) -> RerankResult:
-    """Return the scores in a reranker's rows."""
+def best_windows(windowed: Windowed, rows: Sequence[Row | CachedRow]) -> list[Row | CachedRow]:
+    """Return a row for each document: that of its best window, with the tokens of all."""
+    _, logits = scores_of([row.vector for row in rows])
+    found: list[Row | CachedRow] = []
+    for pairs in windowed.grouped(list(zip(logits, rows, strict=True))):
+        _, best = max(pairs, key=itemgetter(0))
+        found.append(best if len(pairs) == 1 else Row(best.vector, sum(row.tokens for _, row in pairs)))
+    return found
+
+
+def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: int, texts: int) -> RerankResult:
+    """Return the scores in a reranker's rows. hits, texts: see RerankResult."""
     relevances, logits = scores_of([row.vector for row in rows])
     return RerankResult(
         model=model,
@@ -71,7 +85,7 @@ def result_of_pairs(model: ServedModel, rows: Sequence[Row | CachedRow], hits: i
         raw_scores=logits,
         tokens=[row.tokens for row in rows],
         hits=hits,
-        texts=len(rows),
+        texts=texts,
         cuts=cuts_of(rows),
     )
 
@@ -124,6 +138,7 @@ def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
         single=request.single,
         cache=request.cache,
         lengths=lengths,
+        long_text="chunks" if request.windows else "none",
     )
     return queries, documents
 
@@ -142,8 +157,7 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
             "have different lengths",
             param="model",
         )
-    products = np.einsum("ij,ij->i", *np.broadcast_arrays(queries.vectors, documents.vectors), dtype=np.float64)
-    cosines: list[float] = np.clip(products, -1.0, 1.0).tolist()
+    cosines = _cosines_of_windows(queries, documents) if documents.windows else _cosines(queries.vectors, documents.vectors)
     times = len(documents.rows) // len(queries.rows)
     pairs = list(zip([*queries.rows] * times, documents.rows, strict=True))
     cuts = [
@@ -157,9 +171,26 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
         raw_scores=cosines,
         tokens=[query.tokens + document.tokens for query, document in pairs],
         hits=queries.hits + documents.hits,
-        texts=len(queries.rows) + len(documents.rows),
+        texts=queries.texts + documents.texts,
         cuts=cuts,
     )
+
+
+def _cosines_of_windows(queries: EmbedResult, documents: EmbedResult) -> list[float]:
+    """Return for each document the cosine of the query with that of its windows which is the closest."""
+    windows = documents.windows or []
+    counts = [len(parts) for parts in windows]
+    rows = msgspec.structs.replace(documents, rows=[part.row for parts in windows for part in parts]).vectors
+    asked = queries.vectors if len(queries.rows) == 1 else np.repeat(queries.vectors, counts, axis=0)
+    firsts = np.cumsum([0, *counts[:-1]])
+    best: list[float] = np.maximum.reduceat(np.array(_cosines(asked, rows)), firsts).tolist()
+    return best
+
+
+def _cosines(queries: Matrix, documents: Matrix) -> list[float]:
+    products = np.einsum("ij,ij->i", *np.broadcast_arrays(queries, documents), dtype=np.float64)
+    cosines: list[float] = np.clip(products, -1.0, 1.0).tolist()
+    return cosines
 
 
 def _full(row: Row | CachedRow) -> int:

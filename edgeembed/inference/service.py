@@ -33,7 +33,7 @@ from edgeembed.inference.requests import (
     TokenizeResult,
     place_of,
 )
-from edgeembed.inference.reranking import embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.reranking import best_windows, embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
@@ -177,9 +177,11 @@ class EmbeddingService:
             return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
-        rows, hits, _ = await self._run(prepared)
-        self._count(model.key, len(rows))
-        return result_of_pairs(model, rows, hits)
+        windowed = await self._windows.cut(prepared) if request.windows else None
+        rows, hits, _ = await self._run(windowed.request if windowed else prepared)
+        self._count(model.key, len(prepared.names))
+        best = best_windows(windowed, rows) if windowed else rows
+        return result_of_pairs(model, best, hits, len(rows))
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
@@ -23,12 +23,16 @@ from edgeembed.inference.cleaning import origins_of
 from edgeembed.inference.pipeline import MOST_NUMBERS, PART_CHARACTERS, PART_TEXTS
 from edgeembed.inference.requests import EmbedResult, WindowRow
 from edgeembed.inference.row_request import RowRequest, keys_of
-from edgeembed.inference.tokenize import UnreadableError, leased, read_tokens
+from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
 
+T = TypeVar("T")
+
 OVERLAP = 8
 """A window shares up to one eighth of its tokens with the one before it."""
+MOST_WINDOWS = 2**16
+"""Of the texts of one request."""
 LEAST_ROOM = 16
 """Tokens; where prompt, query and special tokens leave less for a text, it is not divided."""
 _SHORT_TOKENS = 64
@@ -56,8 +60,8 @@ class Windowed(NamedTuple):
     request: RowRequest
     windows: list[list[Window] | None]
 
-    def grouped(self, rows: Sequence[Row | CachedRow]) -> Iterator[Sequence[Row | CachedRow]]:
-        """Yield the rows of each text."""
+    def grouped(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Yield what there is of each text. rows: one item for each text of the request with windows."""
         first = 0
         for windows in self.windows:
             count = 1 if windows is None else len(windows)
@@ -109,7 +113,10 @@ class Windows:
             frames = {_emptied(text): index for index, text in texts.items()}
             around = await self._count(engine, request, [(index, text) for text, index in frames.items()])
             frame_of = dict(zip(frames, around, strict=True))
-            left = min(MOST_NUMBERS // max(engine.info.dimensions, 1), request.most_tokens or MOST_NUMBERS)
+            # Each has a row and at least one token, and is read with the prompt or query.
+            repeated = max(characters_to_read(text) for text in frames)
+            most_rows, most_read = MOST_NUMBERS // max(engine.info.dimensions, 1), MOST_REPEATED // max(repeated, 1)
+            left = min(MOST_WINDOWS, most_rows, most_read, request.most_tokens or MOST_WINDOWS)
             for (index, text), tokens in zip(texts.items(), counts, strict=True):
                 frame = frame_of[_emptied(text)]
                 room = most - frame

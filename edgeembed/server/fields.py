@@ -11,7 +11,7 @@ from multidict import istr
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError, TokenInputError, quoted
-from edgeembed.inference.requests import EmbedResult, LongText, RerankResult
+from edgeembed.inference.requests import EmbedResult, RerankResult
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
@@ -241,24 +241,6 @@ def truncated_items(result: EmbedResult | RerankResult) -> list[TruncatedItem] |
     return [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts] or UNSET
 
 
-def long_text_of(asked: LongText | None, default: LongText, *, cut: str | None = None) -> LongText:
-    """Return what happens to texts that are too long, by the request's field, or else by `default`.
-
-    cut: the field in which the request says that such texts are cut or refused, if it has one: it goes before the default.
-    Raises RequestError if the request says both.
-    """
-    if asked is None:
-        return "none" if cut else default
-    if asked != "none" and cut:
-        raise RequestError(f"long_text and {cut} contradict each other; send one of them", param="long_text")
-    return asked
-
-
-LONG_TEXT = (
-    "What happens to texts that are too long. mean: each is divided into overlapping windows that end with a sentence, and "
-    "its vector is the mean of theirs, weighted by their tokens. none: see truncate. The default is the server's setting "
-    "long_text, unless the request has a field that cuts or refuses them."
-)
 TRUNCATE = "Cut texts that are too long; the prompt and special tokens are kept. Otherwise such texts are an error."
 PROMPT = "What the texts are for: adds the model's prompt to each text. Without it, texts are embedded as they are."
 TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")

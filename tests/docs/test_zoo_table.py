@@ -26,7 +26,7 @@ def row(form: Form) -> str:
     from tests.convert.zoo.measure import compare, tensors_unlike_llama_cpp
 
     if form.refused is not None:
-        cells = [*first_cells(form), "", form.pooling, "refused", "", "", ""]
+        cells = [*first_cells(form), "", form.pooling if form.pooling != "none" else "", "refused", "", "", ""]
         return f"| {' | '.join(cells)} |"
     with tempfile.TemporaryDirectory() as folder:
         found = compare(form, Path(folder) / "rows")
@@ -35,13 +35,19 @@ def row(form: Form) -> str:
     cells = [
         *first_cells(form),
         found.conversion.architecture,
-        "scores" if scores else form.pooling,
+        "scores" if scores else _outputs(form),
         "yes",
         f"within {found.largest_difference:.0e}" if scores else f"{math.floor(found.least_cosine * 1e6) / 1e6:.6f}",
         "not equal" if found.other_ids else "equal",
         "not known there" if differences is None else f"but for {len(differences)}" if differences else "equal",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _outputs(form: Form) -> str:
+    """Return the pooling, and which outputs the model has besides: multi for a vector of each token, sparse."""
+    others = [output for output in form.outputs if output != "dense"]
+    return ", ".join([*([form.pooling] if "dense" in form.outputs else []), *others])
 
 
 def table() -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgeembed.engine.interface import Prompted
+from edgeembed.engine.interface import Prompted, Role
+from edgeembed.engine.late_interaction import LateInteraction
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.reading import Tokens, special_around
@@ -14,22 +15,34 @@ from edgeembed.engine.text_template import TextTemplate
 class Framing:
     """Tokenises texts with all that the model has around them. Its methods may be called from any thread."""
 
-    def __init__(self, tokenizer: Tokenizer, template: TextTemplate | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: TextTemplate | None, roles: LateInteraction | None = None) -> None:
+        """roles: how queries and documents are read, if the model tells them apart."""
         self._tokenizer = tokenizer
         self._template = template
+        self._roles = roles
 
     def tokenize(self, text: str) -> Tokens:
         """Return the ids of a text without a prompt, with what the model adds around it."""
         return self._tokenizer.tokenize(text) if self._template is None else self._message(self._template, text, "")
 
-    def tokenize_prompted(self, prefix: str, text: str, suffix: str) -> Tokens:
+    def tokenize_prompted(self, prefix: str, text: str, suffix: str, role: Role = "") -> Tokens:
         """Return the ids of a text with its prompt, with what the model adds around them."""
         if self._template is None:
-            return self._tokenizer.tokenize(prefix + text + suffix)
+            return self._marked(self._tokenizer.tokenize(prefix + text + suffix), role)
         return self._message(self._template, text + suffix, prefix)
 
-    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+    def around(self, prefix: str, suffix: str, role: Role = "") -> tuple[Tokens, Tokens]:
         """Return the ids before and after each text with this prompt."""
+        before, behind = self._around(prefix, suffix)
+        return self._marked(before, role), behind
+
+    def _marked(self, tokens: Tokens, role: Role) -> Tokens:
+        """Return tokens with the marker of a role behind the first one."""
+        if not role or self._roles is None or not len(marker := self._roles.marker(role)):
+            return tokens
+        return np.concatenate([tokens[:1], marker, tokens[1:]])
+
+    def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
         if self._template is not None:
             return special_around(lambda text: self.tokenize_prompted(prefix, text, suffix))
         begin, end = self._tokenizer.frame

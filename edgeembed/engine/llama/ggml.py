@@ -21,11 +21,13 @@ GGML = "0.25.3"
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
 TYPE_F32, TYPE_F16 = 0, 1
-OP_FLASH_ATTN_EXT, OP_GLU = 74, 100
+OP_SOFT_MAX, OP_FLASH_ATTN_EXT, OP_GLU = 46, 74, 100
 GLU_OP_SWIGLU, GLU_OP_GEGLU_ERF = 2, 4
 """First of the parameters of OP_GLU."""
 ATTENTION_MASK = 3
 """Which source of OP_FLASH_ATTN_EXT is the mask: shape [keys, queries, heads or 1, streams or 1], added to the scores."""
+SOFT_MAX_MASK = 1
+"""The same of OP_SOFT_MAX, in graphs without the fused operation."""
 LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR, LOG_CONTINUED = 1, 2, 3, 4, 5
 DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DEVICE_ACCEL = 0, 1, 2, 3
 

@@ -20,11 +20,13 @@ from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_c
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import TYPE_KEY, Float32Matrix, Float32Row, ModelInfo, Output, Pair, Prompted, Role, Text
+from edgeembed.engine.late_interaction import read_late_interaction
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.expansion_mask import ExpansionMask
 from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.gated_gelu import GatedGelu
 from edgeembed.engine.llama.graph_change import GraphChange, Watch
@@ -123,7 +125,8 @@ class LlamaModel:
         self._token_heads = self._read_token_heads()
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
         try:
-            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata))
+            self._roles = read_late_interaction(self.metadata, self.vocabulary.size)
+            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata), self._roles)
         except ValueError as error:
             raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
@@ -149,6 +152,10 @@ class LlamaModel:
         reader = StatesReader(int(lib.llama_model_n_embd_out(self._model)), before_lm_head=decoder)
         shape = states_shape(self.plan.wide, decoder=decoder)
         change = self._make_change(shape)
+        if self._roles is not None and (expansion := self._roles.expansion) is not None and not expansion.attended:
+            if change is not None:
+                raise ModelLoadError(f"queries of the architecture {self._architecture} cannot be expanded", fatal=True)
+            change = ExpansionMask(int(lib.llama_model_n_layer(self._model)))
         on_card = bool(self._options.gpu_layers)
         return StatesContext(self._model, shape, reader, on_card=on_card, change=change)
 
@@ -213,7 +220,7 @@ class LlamaModel:
         if isinstance(text, Pair):
             tokens, scaffold = self.tokenize_pair(text), Pair(text.query, "", text.instruction)
             return self._read_behind(tokens, scaffold, len(text.query) + len(text.instruction or ""))
-        tokens = self._framing.tokenize_prompted(text.prefix, text.text, text.suffix)
+        tokens = self._framing.tokenize_prompted(text.prefix, text.text, text.suffix, text.role)
         return self._read_behind(tokens, text.prefix, len(text.prefix))
 
     def tokenize(self, text: str) -> Tokens:
@@ -223,9 +230,13 @@ class LlamaModel:
         """
         return self._framing.tokenize(text)
 
-    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+    def around(self, prefix: str, suffix: str, role: Role = "") -> tuple[Tokens, Tokens]:
         """Return the token ids before and after each text with this prompt."""
-        return self._framing.around(prefix, suffix)
+        return self._framing.around(prefix, suffix, role)
+
+    def expanded(self, reading: Reading, role: Role) -> Reading:
+        """Return a text as it is computed: a query with the tokens that expand it, if the model is made for them."""
+        return self._roles.expanded(reading, role, self.plan.wide.longest_text) if self._roles else reading
 
     def spans(self, text: Text, tokens: Tokens) -> Spans:
         """Return the part of a text, with its prompt, that each of its tokens stands for; see `token_spans`."""

@@ -13,6 +13,7 @@ from edgeembed.engine.context_plan import TILE, ContextShape
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
+from edgeembed.engine.llama.expansion_mask import ExpansionMask
 from edgeembed.engine.llama.ggml import LAST_HIDDEN_STATES, EvalCallback
 from edgeembed.engine.llama.graph_change import GraphChange
 from edgeembed.engine.llama.library import ComputeError
@@ -65,6 +66,7 @@ class StatesContext(Context):
         """Create the context. Raises ModelLoadError when memory is short."""
         super().__init__(model, shape, reader, dimensions=reader.width, on_card=on_card, change=change)
         self._states_reader = reader
+        self._mask = change if isinstance(change, ExpansionMask) else None
 
     def compute_states(self, texts: Sequence[Reading]) -> list[Float32Matrix]:
         """Return the hidden states of each text, shape (tokens, width), in as few passes as the batch buffer allows.
@@ -74,7 +76,10 @@ class StatesContext(Context):
         found: list[Float32Matrix] = []
         starts = [0] * len(texts)
         while (first := len(found)) < len(texts):
-            tokens = [text.tokens for text in texts[first : self._end_of_pass(texts, starts, first)]]
+            together = texts[first : self._end_of_pass(texts, starts, first)]
+            tokens = [text.tokens for text in together]
+            if self._mask is not None:
+                self._mask.hide([text.unattended for text in together])
             if len(tokens[0]) > self.shape.batch:
                 found.append(self._in_pieces(tokens[0]))
             else:

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from edgeembed.engine.interface import Limits, Pair, Prompted, Text
+from edgeembed.engine.interface import Limits, Pair, Prompted, Role, Text
 from edgeembed.engine.reading import Reading, Tokens, common
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
 
@@ -49,8 +49,12 @@ class Tokenizer(Protocol):
         """Return all tokens of a text, a prompted text or a pair."""
         ...
 
-    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+    def around(self, prefix: str, suffix: str, role: Role = "") -> tuple[Tokens, Tokens]:
         """Return the tokens before and after each text with this prompt, special tokens included."""
+        ...
+
+    def expanded(self, reading: Reading, role: Role) -> Reading:
+        """Return a text as it is computed: a query with the tokens that expand it, which count for no limit."""
         ...
 
     def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
@@ -90,10 +94,15 @@ class TextReader:
         return self._model.read(text)
 
     def read_within(self, text: Text) -> Reading:
-        """Return the tokens of a text, truncated to its limits.
+        """Return the tokens of a text as it is computed, truncated to its limits.
 
         Raises TooLongError, NoRoomError, BadIdsError, and what the model raises.
         """
+        reading = self._read_within(text)
+        role = _role_of(text)
+        return self._model.expanded(reading, role) if role and len(reading.tokens) else reading
+
+    def _read_within(self, text: Text) -> Reading:
         limits = _NO_LIMITS if isinstance(text, str) else text.limits or _NO_LIMITS
         at_start = limits.cut == "start"
         text, shorter = self._shortened(text, self._context_tokens, at_start=at_start)
@@ -161,7 +170,7 @@ class TextReader:
         inner = ids[_length_if_first(begin, ids) : len(ids) - _length_if_first(end[::-1], ids[::-1])]
         if not len(inner):
             return Reading(np.empty(0, dtype=np.int32))
-        head, tail = self._around(text.prefix, text.suffix)
+        head, tail = self._around(text.prefix, text.suffix, text.role)
         return Reading(np.concatenate([head, inner, tail]))
 
     def _kept(self, text: Text, tokens: Tokens) -> tuple[Tokens, Tokens]:
@@ -170,7 +179,7 @@ class TextReader:
             case str():
                 return self._around("", "")
             case Prompted():
-                return self._around(text.prefix, text.suffix)
+                return self._around(text.prefix, text.suffix, text.role)
             case Pair(query, _, instruction):
                 scaffold = self._model.read(Pair(query, "", instruction)).tokens
                 before = common(tokens, scaffold)
@@ -194,10 +203,10 @@ class TextReader:
         length = len(before) + kept + len(between)
         return head if len(head) <= length else _cut(head, before, between, length, at_start=limits.cut == "start")
 
-    def _around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+    def _around(self, prefix: str, suffix: str, role: Role = "") -> tuple[Tokens, Tokens]:
         """Return the tokens before and after a text with this prompt; those of a long one are not remembered."""
         short = len(prefix) + len(suffix) <= LONGEST_SCAFFOLD
-        return self._short_around(prefix, suffix) if short else self._model.around(prefix, suffix)
+        return self._short_around(prefix, suffix, role) if short else self._model.around(prefix, suffix, role)
 
 
 def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: bool) -> Tokens:
@@ -214,6 +223,10 @@ def _cut(tokens: Tokens, head: Tokens, tail: Tokens, most: int, *, at_start: boo
     if room < 1:
         raise NoRoomError(f"prompt and special tokens take {most - room} of {most} tokens and leave no room for the text")
     return np.concatenate([front, own[-room:] if at_start else own[:room], back])
+
+
+def _role_of(text: Text) -> Role:
+    return text.role if isinstance(text, Prompted) else ""
 
 
 def _length_if_first(part: Tokens, tokens: Tokens) -> int:

@@ -31,6 +31,7 @@ from edgeembed.server.fields import (
     side_of,
     texts_of,
 )
+from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -67,6 +68,7 @@ class CohereEmbedBody(msgspec.Struct):
     output_dimension: PositiveField | None = None
     max_tokens: Annotated[PositiveField | None, Meta(description="The longest text in tokens.")] = None
     truncate: Annotated[Truncate | None, Meta(description=TRUNCATE)] = None
+    long_text: LongTextField = None
 
 
 class CohereEmbeddings(msgspec.Struct, rename={"float_": "float"}):
@@ -155,6 +157,7 @@ async def _embed(request: web.Request, body: CohereEmbedBody) -> tuple[list[str]
             cache=cache_use(None, request),
             # Cohere cuts off the end by default.
             lengths=Lengths(side_of(body.truncate, "truncate") or "end", body.max_tokens),
+            long_text=long_text_of(body.long_text, request.app[SERVICE].long_text, truncate=body.truncate),
         )
     )
     return texts, result

@@ -20,7 +20,6 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import CacheField
 from edgeembed.server.fields import (
-    LONG_TEXT,
     PROMPT,
     InputTypeField,
     PositiveField,
@@ -30,7 +29,6 @@ from edgeembed.server.fields import (
     check_positive,
     id_lists_of,
     input_type_of,
-    long_text_of,
     message_text,
     only_one,
     side_of,
@@ -38,6 +36,7 @@ from edgeembed.server.fields import (
     texts_of,
     word_of,
 )
+from edgeembed.server.long_texts import LONG_TEXT, long_text_of
 
 Encoding: TypeAlias = Literal["float", "base64", "bytes", "bytes_only"]
 _DTYPES: dict[str, Dtype] = {"float": "float32", **{dtype: dtype for dtype in get_args(Dtype)}}
@@ -201,15 +200,14 @@ def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
 
 def long_text(body: EmbeddingsBody, default: LongText) -> LongText:
     """Return what a text that is too long becomes: `default` if the request does not say. Raises RequestError."""
-    cutting = ("truncate", "truncation", "truncate_prompt_tokens")
-    asked = long_text_of(
-        body.long_text, default, cut=next((name for name in cutting if getattr(body, name) is not None), None)
+    return long_text_of(
+        body.long_text,
+        default,
+        ids=body.token_ids is not None,
+        truncate=body.truncate,
+        truncation=body.truncation,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
     )
-    if body.token_ids is None or asked == "none":
-        return asked
-    if body.long_text is None:
-        return "none"
-    raise RequestError("long_text divides texts, but input holds token ids; send texts", param="long_text")
 
 
 def refuse_long_text(body: EmbeddingsBody) -> None:

@@ -24,6 +24,7 @@ from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds
 from edgeembed.server.dialects.ollama_fields import KeepAlive, NameField, OllamaOptions, in_ollamas_words
 from edgeembed.server.fields import TRUNCATE, RowField, RowsField, answer_headers
+from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import JSON_TYPE, PartedResponse, array_json, struct_response
 
 routes = web.RouteTableDef()
@@ -47,6 +48,7 @@ class OllamaEmbedBody(msgspec.Struct):
     ] = None
     model: NameField = None
     truncate: Annotated[bool | None, Meta(description=TRUNCATE)] = None
+    long_text: LongTextField = None
     dimensions: Annotated[
         int | None,
         Meta(description="Return the first N numbers, scaled to length 1; 0: all.", extra_json_schema={"minimum": 0}),
@@ -71,6 +73,7 @@ class OllamaEmbeddingsBody(msgspec.Struct):
 
     prompt: Annotated[Any, Meta(description="A text.", extra_json_schema=_ONE_TEXT)] = None
     model: NameField = None
+    long_text: LongTextField = None
     keep_alive: KeepAlive = None
     options: OllamaOptions = None
     input: Annotated[Any, Meta(description="The same as prompt, which wins: some clients mix up the two routes.")] = None
@@ -104,6 +107,7 @@ async def embed_texts(request: web.Request) -> web.Response:
         cache=cache_use(None, request),
         lengths=_lengths(body.options, body.truncate),
         may_be_empty=True,
+        long_text=long_text_of(body.long_text, request.app[SERVICE].long_text, truncate=body.truncate),
     )
     with in_ollamas_words(body.model):
         result, model, slot = await _compute(request, asked, body.keep_alive)
@@ -142,6 +146,7 @@ async def embed_text(request: web.Request) -> web.Response:
         cache=cache_use(None, request),
         lengths=_lengths(body.options, None),
         may_be_empty=True,
+        long_text=long_text_of(body.long_text, request.app[SERVICE].long_text),
     )
     with in_ollamas_words(body.model):
         result, _, _ = await _compute(request, asked, body.keep_alive)

@@ -13,9 +13,8 @@ import msgspec
 from aiohttp import hdrs, web
 from msgspec import Meta
 
-from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
-from edgeembed.inference.requests import RerankRequest
+from edgeembed.inference.requests import LongText, RerankRequest
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, CacheField, cache_use, read_body
@@ -33,9 +32,11 @@ from edgeembed.server.dialects.rerank_fields import (
     texts_to_rank,
 )
 from edgeembed.server.fields import TruncateField, only_one, part_text, side_to_cut
+from edgeembed.server.long_texts import LongDocumentField, divides
 
 _TRUNCATE = "Whether, and on which side, a query and a document that are too long together are cut, the longer one first."
-_CHUNKS = "Documents are not split into chunks: with this field, one that is too long is an error."
+_CHUNKS = "Cohere, Jina: more than 1 asks for chunks of long documents, as long_text does; all of them count."
+_OVERLAP = "Jina: asks for chunks of long documents, as long_text does, which overlap by an eighth."
 _RAW = "Return logits instead of scores from 0 to 1."
 
 
@@ -59,7 +60,8 @@ class RerankBody(msgspec.Struct):
     truncate: Annotated[TruncateField | None, Meta(description=_TRUNCATE)] = None
     truncation: Annotated[bool | None, Meta(description="Voyage: false refuses what is too long.")] = None
     max_chunks_per_doc: Annotated[int | None, Meta(description=_CHUNKS)] = None
-    overlap: Annotated[int | None, Meta(description=_CHUNKS)] = None
+    overlap: Annotated[int | None, Meta(description=_OVERLAP)] = None
+    long_text: LongDocumentField = None
     rank_fields: Annotated[
         list[str] | None, Meta(description="Only text is supported: the other fields of a document are not read.")
     ] = None
@@ -87,6 +89,7 @@ async def rerank(request: web.Request, version: ApiVersion) -> web.Response:
             instruction=only_one(instruction=body.instruction, instruct=body.instruct),
             cache=cache_use(body.cache, request),
             lengths=_lengths(body),
+            windows=_divides(body, request.app[SERVICE].long_text),
         )
     )
     returned = (form.repeat + (form.documents != "none")) * sum(map(len, documents))
@@ -116,8 +119,18 @@ def _form(body: RerankBody, request: web.Request, version: ApiVersion) -> Rerank
 
 def _lengths(body: RerankBody) -> Lengths:
     """Return how long a pair may be. Raises RequestError."""
-    # Both fields are about chunks of long documents, which are not made here.
-    in_chunks = (body.max_chunks_per_doc or 1) != 1 or bool(body.overlap)
-    default: Side = "none" if in_chunks and body.truncate_prompt_tokens is None else "end"
-    side = side_to_cut(body.truncate, body.truncation, body.truncation_side, default)
+    side = side_to_cut(body.truncate, body.truncation, body.truncation_side, "end")
     return lengths_of(side, body.truncate_prompt_tokens, body.max_tokens_per_doc)
+
+
+def _divides(body: RerankBody, default: LongText) -> bool:
+    """Return whether documents that are too long are divided into windows. Raises RequestError."""
+    in_chunks = (body.max_chunks_per_doc or 1) != 1 or bool(body.overlap)
+    return divides(
+        body.long_text,
+        "mean" if in_chunks else default,
+        truncate=body.truncate,
+        truncation=body.truncation,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+        max_tokens_per_doc=body.max_tokens_per_doc or None,
+    )

@@ -32,6 +32,7 @@ from edgeembed.server.dialects.rerank_fields import (
     texts_to_rank,
 )
 from edgeembed.server.fields import TruncatedItem, answer_headers, side_of, truncated_items
+from edgeembed.server.long_texts import LongDocumentField, divides
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -58,6 +59,7 @@ class ScoreBody(msgspec.Struct):
     max_tokens_per_doc: Annotated[CountField | None, Meta(description=MOST_OF_DOCUMENT)] = None
     truncate_prompt_tokens: Annotated[int | None, Meta(description=MOST, extra_json_schema={"minimum": -1})] = None
     truncation_side: Annotated[Literal["left", "right"] | None, Meta(description="The side that is cut.")] = None
+    long_text: LongDocumentField = None
     cache: CacheField = None
 
 
@@ -116,6 +118,12 @@ async def score(request: web.Request) -> web.Response:
             single=not isinstance(given, list),
             cache=cache_use(body.cache, request),
             lengths=_lengths(body),
+            windows=divides(
+                body.long_text,
+                request.app[SERVICE].long_text,
+                truncate_prompt_tokens=body.truncate_prompt_tokens,
+                max_tokens_per_doc=body.max_tokens_per_doc or None,
+            ),
             plain=True,
         )
     )

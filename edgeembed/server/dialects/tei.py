@@ -37,6 +37,7 @@ from edgeembed.server.fields import (
     input_type_of,
     is_token_ids,
 )
+from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import json_response
 
 routes = web.RouteTableDef()
@@ -46,6 +47,7 @@ class TeiEmbedBody(TeiTextsBody):
     """Texts to embed. With `normalize: false`, rows are not scaled to length 1."""
 
     normalize: bool | None = None
+    long_text: LongTextField = None
     dimensions: PositiveField | None = None
 
 
@@ -62,6 +64,7 @@ class SimilarityParameters(msgspec.Struct):
     truncate: TruncateField = None
     truncation_direction: DirectionField = None
     prompt_name: PromptNameField = None
+    long_text: LongTextField = None
 
 
 class SimilarityBody(msgspec.Struct):
@@ -105,6 +108,7 @@ async def embed_texts(request: web.Request) -> web.Response:
             cache=cache_use(None, request),
             lengths=lengths(body.truncate, body.truncation_direction),
             ids=ids,
+            long_text=long_text_of(body.long_text, service.long_text, ids=ids is not None, truncate=body.truncate),
         )
     )
     rows = await service.aside.run(result.numbers, _rows, result, body)
@@ -129,6 +133,7 @@ async def similarity(request: web.Request) -> web.Response:
             first="inputs.source_sentence",
             cache=cache_use(None, request),
             lengths=lengths(parameters.truncate, parameters.truncation_direction),
+            long_text=long_text_of(parameters.long_text, service.long_text, truncate=parameters.truncate),
         )
     )
     cosines = await service.aside.run(result.numbers, _cosines, result)

@@ -30,6 +30,7 @@ from edgeembed.server.dialects.tei_fields import (
     lengths,
 )
 from edgeembed.server.fields import TextField, TextListField
+from edgeembed.server.long_texts import LongDocumentField, divides
 from edgeembed.server.responses import json_response, plain
 
 routes = web.RouteTableDef()
@@ -46,6 +47,7 @@ class TeiRerankBody(msgspec.Struct):
     raw_scores: bool | None = None
     return_text: bool | None = None
     truncate: TruncateField = None
+    long_text: LongDocumentField = None
     truncation_direction: DirectionField = None
     top_n: Annotated[CountField | None, Meta(description=TOP_N)] = None
     instruction: Annotated[str | None, Meta(description=INSTRUCTION)] = None
@@ -101,6 +103,7 @@ async def rerank(request: web.Request) -> web.Response:
             param="texts",
             cache=cache_use(None, request),
             lengths=_lengths(body),
+            windows=divides(body.long_text, service.long_text, truncate=body.truncate),
         )
     )
     scores = result.raw_scores if body.raw_scores else result.scores

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.convert.tiny_bert import Float32Array, write_json, write_safetensors
+from tests.convert.tiny_bert import Float32Array, edit_json, write_json, write_safetensors
 from tests.convert.tiny_qwen3_checkpoint import tiny_vocabulary
 from tests.convert.zoo.form import Form
+from tests.convert.zoo.late_interaction import MARKERS, write_pylate
 
 HIDDEN, HEADS, KEY_VALUE_HEADS, FEED_FORWARD, WINDOW = 64, 4, 2, 128, 3
 KINDS = ["conv", "full_attention", "conv", "conv", "full_attention"]
@@ -141,13 +144,19 @@ def _weights(vocabulary: int) -> Iterator[tuple[str, Float32Array]]:
     yield "embedding_norm.weight", norm(HIDDEN)
 
 
-def make_colbert(folder: Path) -> Path:
-    """Write a checkpoint in the form of LFM2-ColBERT-350M: a vector for each token."""
+def make_colbert(folder: Path, *, expands: bool = True) -> Path:
+    """Write a checkpoint in the form of LFM2.5-ColBERT-350M: vectors of tokens. expands: whether queries are filled."""
     make_lfm2_embedder(folder)
-    kinds = [("", "sentence_transformers.models.Transformer"), ("1_Dense", "pylate.models.Dense.Dense")]
-    entries = [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in enumerate(kinds)]
-    write_json(folder / "modules.json", entries)
-    return folder
+    file = folder / "tokenizer.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    count = len(content["model"]["vocab"])
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": False}
+    for number, marker in enumerate(MARKERS):
+        content["added_tokens"].append({"id": count + number, "content": marker, **flags})
+    write_json(file, content)
+    edit_json(folder / "config.json", vocab_size=count + len(MARKERS))
+    write_safetensors(folder / "model.safetensors", dict(_weights(count + len(MARKERS))))
+    return write_pylate(folder, do_query_expansion=expands)
 
 
 FORMS = (
@@ -162,11 +171,24 @@ FORMS = (
         pre="lfm2",
     ),
     Form(
-        "lfm2_colbert",
-        ("LiquidAI/LFM2.5-ColBERT-350M", "LiquidAI/LFM2-ColBERT-350M"),
+        "lfm2_colbert_expanded",
+        ("LiquidAI/LFM2.5-ColBERT-350M",),
         "Lfm2BidirectionalModel",
         make_colbert,
-        "cls",
-        refused="is that of a ColBERT model, which has a vector for each token",
+        "none",
+        refused="queries are expanded by tokens that the others must not attend to",
+    ),
+    Form(
+        "lfm2_colbert",
+        ("LiquidAI/LFM2.5-ColBERT-350M with do_query_expansion = false",),
+        "Lfm2BidirectionalModel",
+        partial(make_colbert, expands=False),
+        "none",
+        reference="lfm2",
+        outputs=("multi",),
+        context=1280,
+        pre="lfm2",
+        most=1e-3,
+        least_at_q8_0=0.95,
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.engine.interface import Limits, Pair, Prompted, Side, Text
+from edgeembed.engine.interface import Limits, Pair, Prompted, Role, Side, Text
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.worker import reader as worker_reader
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
@@ -25,8 +25,11 @@ class Model:
         inner = [MERGED if part == "\0" else ord(part) for part in text.replace(":x", "\0")]
         return np.array([*([BEGIN] if self.begin else []), *inner, END], dtype=np.int32)
 
-    def around(self, prefix: str, suffix: str) -> tuple[Tokens, Tokens]:
+    def around(self, prefix: str, suffix: str, role: Role = "") -> tuple[Tokens, Tokens]:
         return self.tokenize(prefix)[:-1], self.tokenize(suffix)[self.begin :]
+
+    def expanded(self, reading: Reading, role: Role) -> Reading:
+        return reading
 
     def shorten(self, text: str, most: int, *, at_start: bool = False) -> str:
         return text[-most - 1 :] if at_start else text[: most + 1]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tests.convert.encoder_texts import TEXTS
+from tests.convert.zoo.rows import Outputs
 
 
 def hidden_states(folder: Path, ids: list[int], *, causal: bool) -> Any:
@@ -81,6 +82,30 @@ def rows(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
     tokenizer = tokenizer_of(folder)
     ids = [tokenizer.encode(text).ids for text in TEXTS.values()]
     return ids, np.stack([hidden_states(folder, numbers, causal=False)[0].numpy() for numbers in ids])
+
+
+def outputs(folder: Path) -> list[Outputs]:
+    """Return the vectors of TEXTS, each as a query and as a document, as PyLate makes them without expansion."""
+    import torch
+    from safetensors.torch import load_file
+
+    from tests.reference.make_zoo_rows import tokenizer_of
+
+    tokenizer = tokenizer_of(folder)
+    config = json.loads((folder / "config_sentence_transformers.json").read_text(encoding="utf-8"))
+    projection = load_file(folder / "1_Dense" / "model.safetensors")["linear.weight"].double()
+    skipped = [tokenizer.token_to_id(word) for word in config["skiplist_words"]]
+    found = []
+    for kind, text in TEXTS.items():
+        for role in ("query", "document"):
+            ids = tokenizer.encode(text).ids
+            ids.insert(1, tokenizer.token_to_id(config[f"{role}_prefix"]))
+            vectors = hidden_states(folder, ids, causal=False) @ projection.T
+            if role == "document":
+                vectors = vectors[[number not in skipped for number in ids]]
+            unit = torch.nn.functional.normalize(vectors, dim=1).float().numpy()
+            found.append(Outputs(kind, role, ids, {"multi": unit}))
+    return found
 
 
 def main() -> None:

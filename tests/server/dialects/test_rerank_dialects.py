@@ -179,8 +179,6 @@ async def test_a_long_query_is_cut_to_half(client: TestClient, server: Server) -
         (JINA, "documents", {"truncation": False}, 400),
         (JINA, "documents", {"truncation": False, "truncation_side": "left"}, 400),
         (JINA, "documents", {"truncate": "NONE"}, 400),
-        (JINA, "documents", {"max_chunks_per_doc": 10}, 400),
-        (JINA, "documents", {"overlap": 80}, 400),
         (TEI, "texts", {"truncate": False}, 422),
     ],
 )
