@@ -3,8 +3,6 @@
 import { draw, make } from "./page.js";
 
 const CELL = 26;
-const LEFT = 104;
-const TOP = 84;
 const LONGEST = 12;
 const STEPS = 8;
 
@@ -17,8 +15,10 @@ export function heatMap(rows, columns, values) {
   const [low, high] = [Math.min(...all), Math.max(...all)];
   const strength = (value) => (0.06 + (0.94 * (value - low)) / (high - low || 1)).toFixed(3);
   const readout = make("p", { class: "readout", "aria-hidden": "true" }, "Point at a square, or move with the arrow keys.");
-  const width = LEFT + columns.length * CELL + 60;
-  const height = TOP + rows.length * CELL + 2;
+  const longest = (labels) => Math.max(...labels.map((label) => shortened(visible(label)).length));
+  const [left, top] = [20 + 7.2 * longest(rows), 24 + 5.6 * longest(columns)];
+  const width = left + columns.length * CELL + 60;
+  const height = top + rows.length * CELL + 2;
   const svg = draw("svg", {
     class: "heat",
     role: "grid",
@@ -29,7 +29,7 @@ export function heatMap(rows, columns, values) {
     "aria-readonly": "true",
   });
   const heads = columns.map((label, column) => {
-    const [x, y] = [LEFT + (column + 0.6) * CELL, TOP - 8];
+    const [x, y] = [left + (column + 0.6) * CELL, top - 8];
     return draw("text", { role: "columnheader", x, y, transform: `rotate(-50 ${x} ${y})` }, shortened(visible(label)));
   });
   svg.append(draw("g", { role: "row" }, ...heads));
@@ -39,8 +39,8 @@ export function heatMap(rows, columns, values) {
       draw("rect", {
         role: "gridcell",
         class: column === best ? "cell best" : "cell",
-        x: LEFT + column * CELL + 1.5,
-        y: TOP + row * CELL + 1.5,
+        x: left + column * CELL + 1.5,
+        y: top + row * CELL + 1.5,
         width: CELL - 3,
         height: CELL - 3,
         rx: 3,
@@ -53,7 +53,7 @@ export function heatMap(rows, columns, values) {
     );
   });
   cells.forEach((line, row) => {
-    const head = draw("text", { role: "rowheader", class: "row", x: LEFT - 8, y: TOP + row * CELL + 18 }, shortened(visible(rows[row])));
+    const head = draw("text", { role: "rowheader", class: "row", x: left - 8, y: top + row * CELL + 18 }, shortened(visible(rows[row])));
     svg.append(draw("g", { role: "row" }, head, ...line));
   });
   const show = ({ dataset: { row, column } }) => readout.replaceChildren(make("b", {}, values[row][column].toFixed(3)), ` ${visible(rows[row])} – ${visible(columns[column])}`);
