@@ -27,6 +27,7 @@ from edgeembed.engine.interface import (
     Priority,
     Prompted,
     Reference,
+    Role,
     Row,
     Task,
     Text,
@@ -84,6 +85,8 @@ class FakeEngine:
         self.computed: list[str] = []
         self.read: list[str] = []
         """Texts that were tokenised without being computed."""
+        self.roles: dict[str, Role] = {}
+        """Of each text that has one, by the text without its prompt."""
         self.priorities: list[Priority] = []
         self.isolated: list[bool] = []
         """Of each text, whether it was to share forward passes with its own request's alone."""
@@ -179,6 +182,8 @@ class FakeEngine:
             future: asyncio.Future[Row] = loop.create_future()
             future.add_done_callback(functools.partial(self._done, whole))
             self.priorities.append(priority)
+            if isinstance(text, Prompted) and text.role:
+                self.roles[text.text] = text.role
             self.isolated.append(isolated)
             self._waiting.append((text, future, outputs))
             futures.append(future)

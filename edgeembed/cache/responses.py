@@ -11,13 +11,17 @@ _OVERHEAD_BYTES = 900
 
 
 class StoredResponse(NamedTuple):
-    """The body of a response, and what it was written from: rows by key, a model, and names in this `version`."""
+    """The body of a response, and what it was written from: rows by key, a model, and names in this `version`.
+
+    outputs: what it has of each text.
+    """
 
     body: bytes
     keys: tuple[bytes, ...]
     label: str
     model: tuple[str, str]
     version: int
+    outputs: tuple[str, ...]
 
 
 class StoredResponses:

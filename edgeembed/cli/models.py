@@ -80,12 +80,17 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
     return (
         model.name,
         model.type,
-        model.task,
+        _task(model),
         human_size(model.size_bytes),
         "-" if model.task == "rerank" else str(model.dimensions or "?"),
         model.license or "?",
         ago(model.last_used, time.time()),
     )
+
+
+def _task(model: InstalledModel) -> str:
+    """Return the task, with what an embedder computes if that is more than dense vectors."""
+    return f"{model.task}: {', '.join(model.outputs)}" if _outputs([model]) else model.task
 
 
 def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:

@@ -212,6 +212,8 @@ class LoadedModel(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_seconds: float | None = None
     """Idle seconds after which it is unloaded; None: never."""
     dimensions: int | None = None
+    outputs: list[str] = []
+    """What it computes of texts; see docs/outputs.md. None for a reranker."""
     context_tokens: int | None = None
     worker_pid: int | None = None
 
@@ -314,6 +316,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     root: str | UnsetType = UNSET
     input_type: Annotated[str | UnsetType, Meta(extra_json_schema={"enum": ["query", "document"]})] = UNSET
     dimensions: int | UnsetType = UNSET
+    outputs: list[str] | UnsetType = UNSET
     context_tokens: int | UnsetType = UNSET
 
 

@@ -19,6 +19,8 @@ from edgeembed.engine.interface import Float32Matrix, Role
 from edgeembed.engine.reading import Reading, Tokens
 
 PREFIX = "edgeembed.multi"
+LAYERS_KEY = f"{PREFIX}.count"
+"""Metadata key: the number of layers that make a vector of a token's state; see `dense`."""
 SCORE_KEY = f"{PREFIX}.score"
 """Metadata key: how the best cosines of a query's vectors become one score."""
 _QUERY_KEY, _DOCUMENT_KEY = f"{PREFIX}.query_marker", f"{PREFIX}.document_marker"
@@ -166,7 +168,7 @@ def read_multi_head(value: Callable[[str], str | None], width: int) -> MultiHead
     """Return the head of a file that computes its vectors. width: length of a hidden state. Raises ValueError."""
     reading, projection = read_late_interaction(value), read_head(value, width, PREFIX)
     if reading is None or projection is None:
-        raise ValueError(f"keys {PREFIX}.*: {SCORE_KEY!r} or {PREFIX + '.count'!r} is missing")
+        raise ValueError(f"keys {PREFIX}.*: {SCORE_KEY!r} or {LAYERS_KEY!r} is missing")
     return MultiHead(reading, projection)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.dense import outputs_key
 from edgeembed.engine.interface import DENSE, Output
+from edgeembed.engine.late_interaction import LAYERS_KEY, PREFIX, SCORE_KEY
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
@@ -40,6 +42,10 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     """In a file of our converter: the length in tokens at which sentence-transformers cuts texts, if it takes more."""
     outputs: tuple[Output, ...] = DENSE
     """What it has heads for."""
+    max_sim: str | None = None
+    """How the best cosines of a query's tokens become a score, if it has vectors for late interaction: sum or mean."""
+    token_dimensions: int | None = None
+    """Length of those vectors."""
     matryoshka: tuple[int, int] | None = None
     """Shortest and longest vector."""
 
@@ -79,6 +85,8 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
         notes=(header.text(NOTES_KEY) or "").splitlines(),
         max_seq_length=header.number("edgeembed.max_seq_length") or None,
         outputs=outputs,
+        max_sim=header.text(SCORE_KEY),
+        token_dimensions=header.number(outputs_key(max(1, header.number(LAYERS_KEY) or 1) - 1, PREFIX)),
         matryoshka=(least, most) if least and most else None,
     )
     try:

@@ -54,6 +54,10 @@ class InstalledModel:
     task: Task = "embed"
     outputs: tuple[Output, ...] = DENSE
     """What the file has heads for."""
+    max_sim: str | None = None
+    """How it scores documents by the vectors of tokens: sum or mean; see `edgeembed.engine.late_interaction`."""
+    token_dimensions: int | None = None
+    """Length of the vectors of tokens."""
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
     notes: list[str] = field(default_factory=list)
@@ -356,6 +360,8 @@ class Store:
             entry=entry,
             task="rerank" if ranks else "embed",
             outputs=facts.outputs,
+            max_sim=facts.max_sim,
+            token_dimensions=facts.token_dimensions,
             max_seq_length=facts.max_seq_length or (entry.max_seq_length if entry else None),
             notes=facts.notes,
             last_used=self._usage.all().get(digest),

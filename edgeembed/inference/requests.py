@@ -200,9 +200,10 @@ class EmbedResult(msgspec.Struct, dict=True):
 class RerankResult:
     """The scores of a request, in its order.
 
-    scores: relevance of each document, 0 to 1; of an embedder, the cosine. raw_scores: a reranker's logits, by which
-    documents are sorted. tokens: of each pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many
-    of these it had. cuts: the pairs that were cut.
+    scores: relevance of each document, 0 to 1; of an embedder, the cosine, or with vectors of tokens the mean of the best
+    cosines. raw_scores: a reranker's logits, or the sum of those cosines; documents are sorted by them. tokens: of each
+    pair. texts: how many texts, or pairs, were looked up in the cache. hits: how many of these it had. cuts: the pairs that
+    were cut.
     """
 
     model: ServedModel

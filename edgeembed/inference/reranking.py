@@ -1,4 +1,4 @@
-"""Scores: pairs for a reranker, and what its rows mean; the cosine of an embedder's vectors."""
+"""Scores: pairs for a reranker, and what its rows mean; the cosine of an embedder's vectors; MaxSim of those of tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow, KeyMaker
-from edgeembed.engine.interface import Float32Row, Pair, Row
+from edgeembed.engine.interface import DENSE, Float32Row, Output, Pair, Row
+from edgeembed.engine.late_interaction import max_sim
 from edgeembed.errors import ModelReplacedError, RequestError, quoted
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult, RerankRequest, RerankResult, cuts_of, place_of
@@ -111,11 +112,14 @@ def scores_of(rows: Sequence[Float32Row]) -> tuple[list[float], list[float]]:
 # --- embedders --------------------------------------------------------------------------------------------------------
 
 
-def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
+def embed_requests(request: RerankRequest, *, by_tokens: bool = False) -> tuple[EmbedRequest, EmbedRequest]:
     """Return the requests to embed the queries and the documents of a request, for an embedder.
 
-    With prompts, unless the request wants its texts as they are.
+    With prompts, unless the request wants its texts as they are. by_tokens: for vectors of their tokens, for which queries
+    are read otherwise than documents in any case.
     """
+    outputs: tuple[Output, ...] = ("multi",) if by_tokens else DENSE
+    plain = request.plain and not by_tokens
     lengths = request.lengths
     of_query = Lengths(lengths.cut) if lengths.own else lengths
     if not lengths.query and lengths.cut != "none":
@@ -123,22 +127,24 @@ def embed_requests(request: RerankRequest) -> tuple[EmbedRequest, EmbedRequest]:
     queries = EmbedRequest(
         texts=request.queries,
         model=request.model,
-        input_type=None if request.plain else "query",
+        input_type=None if plain else "query",
         instruction=request.instruction,
         param=request.query_param,
         single=isinstance(request.query, str),
         cache=request.cache,
         lengths=of_query,
+        outputs=outputs,
     )
     documents = EmbedRequest(
         texts=request.documents,
         model=request.model,
-        input_type=None if request.plain else "document",
+        input_type=None if plain else "document",
         param=request.param,
         single=request.single,
         cache=request.cache,
         lengths=lengths,
         long_text="chunks" if request.windows else "none",
+        outputs=outputs,
     )
     return queries, documents
 
@@ -149,15 +155,41 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
     Aliases may name a model for queries and another for documents. Raises ModelReplacedError, or RequestError if their rows
     have different lengths.
     """
+    _check_lengths(queries, documents, queries.vectors.shape[-1], documents.vectors.shape[-1])
+    cosines = _cosines_of_windows(queries, documents) if documents.windows else _cosines(queries.vectors, documents.vectors)
+    return _result(queries, documents, cosines, cosines)
+
+
+def result_of_tokens(queries: EmbedResult, documents: EmbedResult) -> RerankResult:
+    """Return how well the vectors of a query's tokens are found in each document, or those of each one in its own (MaxSim).
+
+    The relevance is the mean of the best cosines, so that long and short queries compare; the raw score is what the model's
+    makers use, the sum or the mean. Raises as `result_of_vectors`.
+    """
+    asked, given = queries.parts("multi"), documents.parts("multi")
+    _check_lengths(queries, documents, asked[0].shape[1], given[0].shape[1])
+    if len(asked) == 1:
+        sums = max_sim(asked[0], given, "sum")
+    else:
+        sums = [max_sim(query, [document], "sum")[0] for query, document in zip(asked, given, strict=True)]
+    counts = [len(query) for query in asked] * (len(given) // len(asked))
+    means = np.clip(np.array(sums) / np.maximum(counts, 1), -1.0, 1.0).tolist()
+    return _result(queries, documents, means, means if documents.model.max_sim == "mean" else sums)
+
+
+def _check_lengths(queries: EmbedResult, documents: EmbedResult, one: int, other: int) -> None:
+    """Raise ModelReplacedError, or RequestError if vectors of these lengths cannot be compared."""
     if queries.model.path == documents.model.path and queries.model.digest != documents.model.digest:
         raise ModelReplacedError("the model was replaced meanwhile; send the request again", retry_after=1.0)
-    if queries.vectors.shape[-1] != documents.vectors.shape[-1]:
+    if one != other:
         raise RequestError(
             f"the aliases for queries and documents mean {queries.model.name} and {documents.model.name}, whose vectors "
             "have different lengths",
             param="model",
         )
-    cosines = _cosines_of_windows(queries, documents) if documents.windows else _cosines(queries.vectors, documents.vectors)
+
+
+def _result(queries: EmbedResult, documents: EmbedResult, scores: list[float], raw_scores: list[float]) -> RerankResult:
     times = len(documents.rows) // len(queries.rows)
     pairs = list(zip([*queries.rows] * times, documents.rows, strict=True))
     cuts = [
@@ -167,8 +199,8 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
     ]
     return RerankResult(
         model=documents.model,
-        scores=cosines,
-        raw_scores=cosines,
+        scores=scores,
+        raw_scores=raw_scores,
         tokens=[query.tokens + document.tokens for query, document in pairs],
         hits=queries.hits + documents.hits,
         texts=queries.texts + documents.texts,

@@ -33,7 +33,14 @@ from edgeembed.inference.requests import (
     TokenizeResult,
     place_of,
 )
-from edgeembed.inference.reranking import best_windows, embed_requests, prepare_pairs, result_of_pairs, result_of_vectors
+from edgeembed.inference.reranking import (
+    best_windows,
+    embed_requests,
+    prepare_pairs,
+    result_of_pairs,
+    result_of_tokens,
+    result_of_vectors,
+)
 from edgeembed.inference.row_request import RowRequest, refuse_empty
 from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
@@ -56,6 +63,7 @@ _OUTPUT_NAMES: dict[Output, str] = {
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
+_OUTPUT_FIELDS: dict[Output, str] = {"multi": '"multi_vector": true', "sparse": '"sparse": true'}
 _ID_CHARACTERS = 8
 """A token id counts as so many characters of text."""
 
@@ -103,6 +111,8 @@ class EmbeddingService:
         """Answered requests by the model's key."""
         self.texts: Counter[tuple[str, str]] = Counter()
         """Their texts, or pairs."""
+        self.outputs: Counter[tuple[tuple[str, str], str]] = Counter()
+        """Those texts by the model's key and an output; a text may have several."""
         self.truncate = options.truncate
         self.long_text = options.long_text
         self.max_request_tokens = options.max_request_tokens or None
@@ -142,7 +152,7 @@ class EmbeddingService:
             _check_dimensions(model, request.dimensions, len(rows[0].vector) if rows else None)
             if hits < len(rows):
                 await self._observe(model, input_type, prepared.keys, rows)
-        self._count(model.key, len(whole.names))
+        self._count(model.key, len(whole.names), request.outputs)
         if not divides:
             return result
         return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
@@ -168,13 +178,17 @@ class EmbeddingService:
         target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
         model = target.model
         if model.task == "embed":
-            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request)]
+            # Of a model with both, bare scores are cosines as of any embedder.
+            dense = "dense" in model.outputs and (target.cosine or request.plain)
+            by_tokens = "multi" in model.outputs and not dense
+            parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
             finally:
                 for part in parts:  # if one fails, nobody waits for the other
                     part.cancel()
-            return await self.aside.run(documents.numbers, result_of_vectors, queries, documents)
+            result = result_of_tokens if by_tokens else result_of_vectors
+            return await self.aside.run(documents.numbers, result, queries, documents)
         key_maker, label = self._key_maker(model)
         prepared = await self.aside.run(_size(request), prepare_pairs, request, model, self._clean, key_maker, label)
         windowed = await self._windows.cut(prepared) if request.windows else None
@@ -225,13 +239,14 @@ class EmbeddingService:
         found = self.cache.responses.get(digest)
         if found is None or found.version != self.registry.version or self.cache.get_hot(found.keys, found.label) is None:
             return None
-        self._count(found.model, len(found.keys))
+        self._count(found.model, len(found.keys), found.outputs)
         return found
 
     def store_response(self, digest: bytes, body: bytes, result: EmbedResult) -> None:
         """Store the response to a request body, if its rows came from the cache's memory alone."""
         if self.cache is not None and result.memory_label is not None:
-            stored = StoredResponse(body, tuple(result.keys), result.memory_label, result.model.key, self.registry.version)
+            keys, version = tuple(result.keys), self.registry.version
+            stored = StoredResponse(body, keys, result.memory_label, result.model.key, version, result.outputs)
             self.cache.responses.put(digest, stored)
 
     # --- steps of a request -------------------------------------------------------------------------------------------
@@ -261,7 +276,8 @@ class EmbeddingService:
             role: Role = "query" if input_type == "query" else "document"
             kind = f"{kind} {'+'.join(request.outputs)} {role}"
             texts = [_with_role(text, role) for text in texts]
-            most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // (model.dimensions or 1))
+            if numbers := model.numbers_per_token(request.outputs):
+                most_tokens = min(most_tokens or MOST_NUMBERS, MOST_NUMBERS // numbers)
         interactive = len(names) <= INTERACTIVE_TEXTS and not request.repeatable
         identity = prompt.identity
         return RowRequest(
@@ -291,10 +307,12 @@ class EmbeddingService:
             self._health.note_row(prepared.model)
         return result
 
-    def _count(self, model: tuple[str, str], texts: int) -> None:
-        """Count an answered request, by the model's key."""
+    def _count(self, model: tuple[str, str], texts: int, outputs: Sequence[str] = ()) -> None:
+        """Count an answered request, by the model's key. outputs: of each text; none of a pair."""
         self.requests[model] += 1
         self.texts[model] += texts
+        for output in outputs:
+            self.outputs[model, output] += texts
 
     def _key_maker(self, model: ServedModel) -> tuple[KeyMaker, str]:
         found = self._key_makers.get(model.key)
@@ -326,9 +344,10 @@ def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
             raise WrongTaskError(
                 f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
             )
-        has = " and ".join(f"{_OUTPUT_NAMES[own]} ({own!r})" for own in model.outputs)
-        asks = ". POST /v1/embeddings returns them if asked: see docs/outputs.md" if output == "dense" else ""
-        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{asks}", param="model")
+        has = " and ".join(_OUTPUT_NAMES[own] for own in model.outputs)
+        asked = " or ".join(_OUTPUT_FIELDS[own] for own in model.outputs if own in _OUTPUT_FIELDS)
+        advice = f": POST /v1/embeddings returns them with {asked}" if output == "dense" and asked else ""
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param="model")
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

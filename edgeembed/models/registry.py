@@ -31,6 +31,8 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
 COSINE = ":cosine"
+_MOST_DIMENSIONS = 4096
+"""Numbers that a token is taken to have if its file does not say it."""
 """Behind the name of an embedder: it is to score documents."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
@@ -63,6 +65,10 @@ class ServedModel:
     """How the frame of its file is mended: its rows are not those that earlier versions computed from the same file."""
     outputs: tuple[Output, ...] = DENSE
     """What its file has heads for. Besides, there are the hidden states of tokens ("tokens") of every local embedder."""
+    max_sim: str | None = None
+    """How it scores documents by the vectors of tokens, if it has any: sum or mean."""
+    token_dimensions: int | None = None
+    """Length of the vectors of tokens."""
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
@@ -83,7 +89,24 @@ class ServedModel:
 
     def computes(self, output: Output) -> bool:
         """Return whether it can compute an output of a text."""
-        return output in self.outputs or (output == "tokens" and self.task == "embed" and self.upstream is None)
+        return output in self.all_outputs
+
+    @property
+    def all_outputs(self) -> tuple[Output, ...]:
+        """What it computes of texts; nothing if it is no embedder."""
+        if self.task != "embed":
+            return ()
+        return self.outputs if self.upstream is not None else (*self.outputs, "tokens")
+
+    def does(self, task: Task) -> bool:
+        """Return whether a task is what it was made for. A model with vectors of tokens alone scores documents by them."""
+        return self.task == task or (task == "rerank" and "multi" in self.outputs and "dense" not in self.outputs)
+
+    def numbers_per_token(self, outputs: Sequence[Output]) -> int:
+        """Return how many numbers a text's tokens have in these outputs, each; 0 if they have none."""
+        states = self.dimensions or _MOST_DIMENSIONS
+        widths = {"multi": self.token_dimensions or states, "tokens": states}
+        return sum(widths.get(output, 0) for output in outputs)
 
     @property
     def row_dimensions(self) -> tuple[int, ...]:
@@ -110,6 +133,8 @@ def served(model: InstalledModel) -> ServedModel:
         created=created,
         mends=model.mends,
         outputs=model.outputs,
+        max_sim=model.max_sim,
+        token_dimensions=model.token_dimensions,
         other_names=(model.entry.name, *model.entry.other_names) if model.entry else (),
     )
 
@@ -197,7 +222,8 @@ class ModelRegistry:
         target = await self.look_up(name)
         if target is None:
             raise self.unknown(name, task)
-        if target.model.task == task or (task == "rerank" and (or_embedder or target.cosine)):
+        scores = or_embedder or target.cosine or "multi" in target.model.outputs
+        if target.model.task == task or (task == "rerank" and scores):
             return target
         instead = "" if task == "embed" else f". {quoted(name + COSINE)} ranks them by the cosine of its vectors"
         raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
@@ -279,7 +305,7 @@ class ModelRegistry:
         return own if own in self._aliases else name
 
     async def _unnamed(self, task: Task) -> ServedModel:
-        if self.default is not None and self.default.task == task:
+        if self.default is not None and self.default.does(task):
             return self.default
         able = await self._able(task)
         if len({model.name for model in able}) == 1:
@@ -292,11 +318,11 @@ class ModelRegistry:
 
     async def _able(self, task: Task) -> list[ServedModel]:
         """Return all models for a task. If none is known, the disk is scanned."""
-        able = [model for model in self.models if model.task == task]
+        able = [model for model in self.models if model.does(task)]
         if able or time.monotonic() - self._scanned_at <= RESCAN_SECONDS:
             return able
         await self.refresh()
-        return [model for model in self.models if model.task == task]
+        return [model for model in self.models if model.does(task)]
 
     def _lookup(self, name: str) -> Target | None:
         """Return what a name means: an alias or the name of a model, with one suffix at most."""

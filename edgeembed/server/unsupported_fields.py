@@ -80,7 +80,12 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     # Other models, or other tasks of a model.
     "modality": UnsupportedField("infinity", "only texts are supported", ("text",)),
     "images": UnsupportedField("Cohere", "only texts are supported", ([],)),
-    "return_multivector": UnsupportedField("Jina", "a text has one vector here", (False,)),
+    "return_multivector": UnsupportedField("Jina", _V1, (False,)),
+    "return_dense": UnsupportedField("FlagEmbedding", _V1, (True,)),
+    "return_sparse": UnsupportedField("FlagEmbedding", _V1, (False,)),
+    "return_colbert_vecs": UnsupportedField("FlagEmbedding", _V1, (False,)),
+    "sparse": UnsupportedField("edgeembed", _V1, (False,)),
+    "multi_vector": UnsupportedField("edgeembed", _V1, (False,)),
     "label_token_ids": UnsupportedField("SGLang", _GENERATORS, ([],)),
     "apply_softmax": UnsupportedField("SGLang", _GENERATORS, (False,)),
     "item_first": UnsupportedField("SGLang", _GENERATORS, (False,)),

@@ -30,7 +30,7 @@ _LONGEST_HEADER = 8000
 
 def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
     """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
-    rows = enumerate(_json_rows(_matrix(result, numbers), numbers))
+    rows = enumerate(written_rows(matrix_of(result, numbers), numbers))
     chunks = _chunks(result, numbers)
     tokens = sum(row.tokens for row in result.rows)
     return b'{"object":"list","data":[%b],"model":%b,"usage":{"prompt_tokens":%d,"total_tokens":%d}}' % (
@@ -48,7 +48,7 @@ def _chunks(result: EmbedResult, numbers: NumberFormat) -> list[bytes]:
     """Return for each text its windows as a field of an object, if the request wants them."""
     found = []
     for windows in result.windows or ():
-        written = _json_rows(_matrix(result, numbers, [window.row for window in windows]), numbers)
+        written = written_rows(matrix_of(result, numbers, [window.row for window in windows]), numbers)
         items = [
             b'{"start":%d,"end":%d,"tokens":%d,"embedding":%b}' % (start, end, row.tokens, embedding)
             for (start, end, row), embedding in zip(windows, written, strict=True)
@@ -66,7 +66,7 @@ def with_cuts(written: bytes, result: EmbedResult) -> bytes:
 
 def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:
     """Return the bytes of all rows; see `bytes_of_items`."""
-    matrix = _matrix(result, numbers)
+    matrix = matrix_of(result, numbers)
     return bytes_of_items(result, (matrix[index : index + 1] for index in range(len(matrix))), False, numbers, headers)
 
 
@@ -120,14 +120,15 @@ def _metadata(result: EmbedResult, sizes: Sequence[int], shapes: Sequence[tuple[
     return orjson.dumps(described).decode()
 
 
-def _matrix(result: EmbedResult, numbers: NumberFormat, rows: Sequence[Row | CachedRow] | None = None) -> Matrix:
+def matrix_of(result: EmbedResult, numbers: NumberFormat, rows: Sequence[Row | CachedRow] | None = None) -> Matrix:
     """Return the rows of texts, or other ones of the same model, as the request wants them."""
     if rows is not None:
         result = msgspec.structs.replace(result, rows=rows)
     return result.vectors if numbers.norm == 2 else result.scaled(numbers.norm)
 
 
-def _json_rows(matrix: Matrix, numbers: NumberFormat) -> list[bytes]:
+def written_rows(matrix: Matrix, numbers: NumberFormat) -> list[bytes]:
+    """Return each row as JSON: a list of numbers, or base64."""
     if numbers.encoding == "base64":
         return [b'"%b"' % row.encode() for row in base64_rows(matrix, numbers.dtype, numbers.endianness)]
     return [orjson.dumps(row, option=orjson.OPT_SERIALIZE_NUMPY) for row in quantised(matrix, numbers.dtype)]

@@ -2,7 +2,8 @@
 
 Reference: the API documentation of OpenAI, Jina, Mistral, NVIDIA NIM and Voyage, "Create embeddings"; the protocols of vLLM
 (entrypoints/pooling), SGLang (entrypoints/openai) and infinity; llama-server's README. The fields `token_ids`, `cache`,
-`long_text` and `repeatable` are our own. `unsupported_fields` has the fields that are refused.
+`long_text` and `repeatable` are our own. `outputs` reads the fields that say what is returned; `unsupported_fields` has
+those that are refused.
 """
 
 from __future__ import annotations
@@ -49,9 +50,9 @@ DtypeField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_DTYPES
 FormField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*_FORMS]})]
 
 
-class EmbeddingsBody(msgspec.Struct):
-    """Texts to embed. Other fields are ignored, or refused if they would change the numbers; null is the same as leaving a
-    field out.
+class EmbeddingFields(msgspec.Struct):
+    """Texts to embed, and how. Other fields are ignored, or refused if they would change the numbers; null is the same as
+    leaving a field out.
     """
 
     input: TextsOrIdsField | UnsetType = UNSET
@@ -143,6 +144,35 @@ class EmbeddingsBody(msgspec.Struct):
     ] = None
 
 
+class EmbeddingsBody(EmbeddingFields):
+    """Texts to embed, and what to return of each. Other fields are ignored, or refused if they would change the numbers;
+    null is the same as leaving a field out.
+    """
+
+    sparse: Annotated[
+        bool | None,
+        Meta(description="Return the sparse vector of each text, too, as sparse_embedding, if the model has any."),
+    ] = None
+    multi_vector: Annotated[
+        bool | None,
+        Meta(description="Return a vector for each token, too, as multi_embedding, if the model has a head for them."),
+    ] = None
+    return_dense: Annotated[
+        bool | None,
+        Meta(description="With sparse or multi_vector: whether the dense vector is returned. By default, if there is one."),
+    ] = None
+    return_sparse: Annotated[bool | None, Meta(description="FlagEmbedding's name for sparse.")] = None
+    return_colbert_vecs: Annotated[bool | None, Meta(description="FlagEmbedding's name for multi_vector.")] = None
+    return_multivector: Annotated[
+        bool | None, Meta(description="Jina's: a vector for each token, as embeddings, instead of the dense vector.")
+    ] = None
+    sparse_top_k: Annotated[PositiveField | None, Meta(description="Keep the N heaviest tokens of a sparse vector.")] = None
+    sparse_threshold: Annotated[
+        float | None, Meta(description="Leave out tokens with less weight.", extra_json_schema={"minimum": 0})
+    ] = None
+    sparse_words: Annotated[bool | None, Meta(description="Return the text of each token of a sparse vector, too.")] = None
+
+
 class NumberFormat(msgspec.Struct, frozen=True):
     """How the numbers of an answer are written. norm: see `postprocess.scaled_rows`."""
 
@@ -152,7 +182,7 @@ class NumberFormat(msgspec.Struct, frozen=True):
     norm: int = 2
 
 
-def number_format(body: EmbeddingsBody) -> NumberFormat:
+def number_format(body: EmbeddingFields) -> NumberFormat:
     """Return how the numbers of the answer are written. Raises RequestError for fields that contradict each other."""
     jina = body.embedding_type
     if isinstance(jina, list):
@@ -174,7 +204,7 @@ def number_format(body: EmbeddingsBody) -> NumberFormat:
     return NumberFormat(encoding or "float", dtype or "float32", "big" if body.endianness == "big" else "little", norm)
 
 
-def input_type(body: EmbeddingsBody) -> InputType | None:
+def input_type(body: EmbeddingFields) -> InputType | None:
     """Return what the texts are embedded for. Raises RequestError for an unknown word."""
     task = None if body.task == "embed" else body.task  # vLLM's name of what this route does
     return only_one(
@@ -184,7 +214,7 @@ def input_type(body: EmbeddingsBody) -> InputType | None:
     )
 
 
-def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
+def lengths(body: EmbeddingFields, default: Side) -> Lengths:
     """Return how long a text may be, and what happens to a longer one: `default` if the request does not say."""
     check_positive(body.max_tokens, "max_tokens")
     most = body.truncate_prompt_tokens
@@ -198,7 +228,7 @@ def lengths(body: EmbeddingsBody, default: Side) -> Lengths:
     return Lengths(side, asked, asked="truncate_prompt_tokens")
 
 
-def long_text(body: EmbeddingsBody, default: LongText) -> LongText:
+def long_text(body: EmbeddingFields, default: LongText) -> LongText:
     """Return what a text that is too long becomes: `default` if the request does not say. Raises RequestError."""
     return long_text_of(
         body.long_text,
@@ -210,13 +240,13 @@ def long_text(body: EmbeddingsBody, default: LongText) -> LongText:
     )
 
 
-def refuse_long_text(body: EmbeddingsBody) -> None:
+def refuse_long_text(body: EmbeddingFields) -> None:
     """Raise RequestError if long texts are to be divided, which only dense vectors of windows are made one of."""
     if body.long_text not in (None, "none"):
         raise RequestError("long_text is for dense vectors alone; split the text, or have it cut", param="long_text")
 
 
-def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:
+def texts_and_ids(body: EmbeddingFields, most: int, token_hint: str) -> tuple[list[str], list[list[int]] | None, bool]:
     """Return the texts, or else the lists of token ids, and whether the field has a single item and not a list.
 
     Raises RequestError naming the first item that is wrong.
@@ -237,7 +267,7 @@ def texts_and_ids(body: EmbeddingsBody, most: int, token_hint: str) -> tuple[lis
     return [], ids, single
 
 
-def _norm(body: EmbeddingsBody) -> int:
+def _norm(body: EmbeddingFields) -> int:
     unit = only_one(normalize=body.normalize, normalized=body.normalized, use_activation=body.use_activation)
     norm = body.embd_normalize
     if norm is not None and not -1 <= norm <= 100:

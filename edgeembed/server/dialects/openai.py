@@ -11,7 +11,8 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.common.status import ListedModel
-from edgeembed.inference.requests import EmbedRequest
+from edgeembed.engine.interface import DENSE
+from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, MAX_REQUEST_TEXTS, SERVICE
@@ -25,6 +26,8 @@ from edgeembed.server.dialects.embeddings_body import (
     number_format,
     texts_and_ids,
 )
+from edgeembed.server.dialects.outputs import check_encoding, output_form, outputs_json, words_of
+from edgeembed.server.dialects.token_rows import is_large, json_in_parts
 from edgeembed.server.fields import answer_headers, only_one
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
@@ -41,10 +44,24 @@ _TOKEN_HINT = (
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """Embed a string or a list of strings."""
+    return await _embed(request)
+
+
+@routes.post("/v1/multi-vector")
+async def multi_vectors(request: web.Request) -> web.Response:
+    """Return a vector for each token of each text, as Jina does for late-interaction models."""
+    return await _embed(request, jina=True)
+
+
+async def _embed(request: web.Request, *, jina: bool = False) -> web.Response:
+    """Answer a request. jina: for vectors of tokens, and not for dense ones."""
     body = await read_body(request, _BODY)
     numbers = number_format(body)
     texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], _TOKEN_HINT)
     service = request.app[SERVICE]
+    form = await output_form(body, service, jina=jina)
+    if form is not None:
+        check_encoding(numbers)
     result = await service.embed(
         EmbedRequest(
             texts=texts,
@@ -59,16 +76,26 @@ async def embeddings(request: web.Request) -> web.Response:
             ids=ids,
             repeatable=bool(body.repeatable),
             long_text=long_text(body, service.long_text),
+            outputs=form.outputs if form else DENSE,
         )
     )
     headers = answer_headers(result, result.texts)
+    if form is not None:
+        pieces = outputs_json(result, numbers, form, await words_of(service, body.model, result, form))
+        if is_large(result):
+            return await json_in_parts(service.aside, result, pieces, headers)
+        return _stored(request, await service.aside.run(result.numbers, b"".join, pieces), result, headers)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await service.aside.run(result.numbers, bytes_response, result, numbers, headers)
     written = await service.aside.run(result.numbers, write_json, result, numbers)
+    return _stored(request, with_cuts(written, result), result, headers)
+
+
+def _stored(request: web.Request, written: bytes, result: EmbedResult, headers: dict[str, str]) -> web.Response:
+    """Return an answer, and store it for the fast path, which does not store those with cut texts: they need a header."""
     if digest := request.get(BODY_DIGEST):
-        service.store_response(digest, written, result)
-    # Answers with cut texts are never stored as bytes, as they need a header.
-    return json_bytes(with_cuts(written, result), headers)
+        request.app[SERVICE].store_response(digest, written, result)
+    return json_bytes(written, headers)
 
 
 @routes.get("/v1/models")
@@ -110,5 +137,6 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,
         input_type=listing.target.input_type or UNSET,
         dimensions=dimensions or UNSET,
+        outputs=list(model.all_outputs) or UNSET,
         context_tokens=info.context_tokens if info else UNSET,
     )

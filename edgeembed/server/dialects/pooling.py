@@ -26,7 +26,7 @@ from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_of_items
 from edgeembed.server.dialects.embeddings_body import (
-    EmbeddingsBody,
+    EmbeddingFields,
     NumberFormat,
     input_type,
     lengths,
@@ -35,7 +35,14 @@ from edgeembed.server.dialects.embeddings_body import (
     refuse_long_text,
     texts_and_ids,
 )
-from edgeembed.server.dialects.token_rows import json_in_parts, json_list, json_rows, token_output, token_rows
+from edgeembed.server.dialects.token_rows import (
+    check_width,
+    json_in_parts,
+    json_list,
+    json_rows,
+    token_output,
+    token_rows,
+)
 from edgeembed.server.fields import TruncatedItem, answer_headers, is_token_ids, only_one, truncated_items
 
 routes = web.RouteTableDef()
@@ -48,7 +55,7 @@ PoolingData: TypeAlias = Annotated[
 _SUPPORTED = "Supported tasks: embed (a row for each text), token_embed (a row for each token)"
 
 
-class PoolingBody(EmbeddingsBody):
+class PoolingBody(EmbeddingFields):
     """Texts, or token ids of the model in place of each, and what to return of them."""
 
     task: Annotated[
@@ -123,7 +130,8 @@ async def pooling(request: web.Request) -> web.Response:
         )
     )
     headers = answer_headers(result, result.texts)
-    rows = token_rows(result, output, numbers.norm)
+    check_width(result, output)
+    rows = token_rows(result, output, numbers.norm, result.dimensions)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)
     return await json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)

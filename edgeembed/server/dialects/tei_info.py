@@ -95,5 +95,5 @@ async def info(request: web.Request) -> web.Response:
 
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
     if model.task == "embed":
-        return ModelType(embedding=EmbeddingType(loaded.pooling))
+        return ModelType(embedding=EmbeddingType("splade" if model.outputs == ("sparse",) else loaded.pooling))
     return ModelType(reranker=RerankerType({"0": LABEL}, {LABEL: 0}))

@@ -25,18 +25,18 @@ def token_output(model: ServedModel) -> Output:
     return "multi" if model.computes("multi") else "tokens"
 
 
-def token_rows(result: EmbedResult, output: Output, norm: int = 2) -> Iterator[Matrix]:
-    """Return an iterator of the rows of each text, shape (rows, dimensions), divided by a norm; see `scaled_rows`.
-
-    Raises RequestError if they have fewer numbers than the request asks for.
-    """
+def check_width(result: EmbedResult, output: Output) -> None:
+    """Raise RequestError if an output's rows have fewer numbers than the request asks for."""
     asked, width = result.dimensions, next(result.each(output)).shape[1]
     if asked is not None and asked > width:
-        name = result.model.name
         raise RequestError(
-            f"dimensions is {asked}; the vectors of tokens of model {name!r} have {width} numbers", param="dimensions"
+            f"dimensions is {asked}; these vectors of model {result.model.name!r} have {width} numbers", param="dimensions"
         )
-    return (_scaled(rows, asked, norm) for rows in result.each(output))
+
+
+def token_rows(result: EmbedResult, output: Output, norm: int, dimensions: int | None) -> Iterator[Matrix]:
+    """Return an iterator of the rows of each text, cut to `dimensions` and divided by a norm; see `scaled_rows`."""
+    return (_scaled(rows, dimensions, norm) for rows in result.each(output))
 
 
 def _scaled(rows: Matrix, dimensions: int | None, norm: int) -> Matrix:
@@ -66,9 +66,14 @@ def json_list(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
 
 async def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
     """Return a response with JSON that is written in pieces. What is large is written while it is sent."""
-    if result.numbers * _JSON_BYTES <= LARGE_BYTES:
-        return json_bytes(await aside.run(result.numbers, b"".join, pieces), headers)
-    return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
+    if is_large(result):
+        return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
+    return json_bytes(await aside.run(result.numbers, b"".join, pieces), headers)
+
+
+def is_large(result: EmbedResult) -> bool:
+    """Return whether an answer is written while it is sent."""
+    return result.numbers * _JSON_BYTES > LARGE_BYTES
 
 
 async def _parts(aside: Aside, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -152,6 +152,9 @@ class _DaemonCollector(Collector):
             (service.texts, "model_texts", "Texts or pairs in those requests."),
         ):
             yield counter(what, words, added((name[key], n) for key, n in counts.items() if key in name), ["model"])
+        outputs = added(((*name[key], output), n) for (key, output), n in service.outputs.items() if key in name)
+        words = "Those texts by what was returned of them: dense, multi, sparse or tokens; a text may have several."
+        yield counter("model_outputs", words, outputs, ["model", "output"])
         for by_spec, what, words in (
             (pool.loads, "model_loads", "How often a model was loaded."),
             (pool.unloads, "model_unloads", "How often a model was unloaded."),

@@ -30,7 +30,7 @@ from edgeembed.server.dialects import (
 )
 from edgeembed.server.fields import RowsField
 from edgeembed.server.ops import admin, base_url
-from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer
+from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer, OutputsAnswer
 
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
@@ -60,6 +60,7 @@ class Operation:
 
 
 _OPENAI = "OpenAI"
+_JINA = "Jina"
 _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
 _OLLAMA = "Ollama"
 _LM_STUDIO = "LM Studio"
@@ -73,7 +74,15 @@ _QUERY: dict[str, Any] = {"query": "Is it raining?", "documents": ["The rain fal
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
-        _OPENAI, EmbeddingsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
+        _OPENAI,
+        (EmbeddingsAnswer, OutputsAnswer),
+        embeddings_body.EmbeddingsBody,
+        _COMPUTES,
+        {"input": "The rain falls."},
+        cached=True,
+    ),
+    ("POST", "/v1/multi-vector"): Operation(
+        _JINA, OutputsAnswer, embeddings_body.EmbeddingsBody, _COMPUTES, {"input": "The rain falls."}, cached=True
     ),
     ("GET", "/v1/models"): Operation(_OPENAI, ModelsAnswer),
     ("GET", "/v1/models/{name}"): Operation(_OPENAI, ListedModel, errors=(401, 403, 404, 500)),

@@ -37,6 +37,27 @@ class EmbeddingItem(msgspec.Struct):
     chunks: list[EmbeddingChunk] | UnsetType = UNSET
 
 
+class SparseEmbedding(msgspec.Struct):
+    """The tokens of the vocabulary that have a weight, by id, ascending. `words`: their texts, with `sparse_words`."""
+
+    indices: list[int]
+    values: list[float]
+    words: list[str] | UnsetType = UNSET
+
+
+class OutputsItem(msgspec.Struct):
+    """What a request wants of one text; see the fields of its body. A vector for each token is called `embeddings`, as in
+    Jina's answers, if the request has Jina's field or route.
+    """
+
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str | UnsetType = UNSET
+    sparse_embedding: SparseEmbedding | UnsetType = UNSET
+    multi_embedding: list[list[float] | str] | UnsetType = UNSET
+    embeddings: list[list[float] | str] | UnsetType = UNSET
+
+
 class EmbeddingsUsage(msgspec.Struct):
     """The tokens of all texts after cutting, including those of prompts and special tokens."""
 
@@ -49,6 +70,16 @@ class EmbeddingsAnswer(msgspec.Struct):
 
     object: Literal["list"]
     data: list[EmbeddingItem]
+    model: str
+    usage: EmbeddingsUsage
+    truncated: list[TruncatedItem] | UnsetType = UNSET
+
+
+class OutputsAnswer(msgspec.Struct):
+    """The outputs in the order of the texts. `truncated` is present if a text was cut."""
+
+    object: Literal["list"]
+    data: list[OutputsItem]
     model: str
     usage: EmbeddingsUsage
     truncated: list[TruncatedItem] | UnsetType = UNSET

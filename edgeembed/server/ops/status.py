@@ -177,6 +177,7 @@ def _loaded(service: EmbeddingService, slot: Slot) -> LoadedModel:
         idle_seconds=None if slot.leases else round(time.monotonic() - slot.used_at, 3),
         keep_alive_seconds=None if slot.pinned else slot.keep_alive,
         dimensions=info.dimensions if info and model.task == "embed" else model.dimensions,
+        outputs=list(model.all_outputs),
         context_tokens=info.context_tokens if info else None,
         worker_pid=engine_status.worker_pid if engine_status else None,
     )

@@ -104,6 +104,17 @@ async def test_models_cache_and_vectors_have_metrics(client: TestClient, engine:
     assert now("vector_alarm", model=MODEL, input_type="plain") == 0
 
 
+async def test_outputs_have_metrics(client: TestClient) -> None:
+    await loaded(client)
+    for _ in range(4):  # the last ones come from stored responses
+        await client.post("/v1/embeddings", json={"input": ["one", "two"]})
+    await client.post("/pooling", json={"input": "one"})
+    now = await scrape(client)
+    assert now("model_texts_total", model=MODEL) == 9
+    assert now("model_outputs_total", model=MODEL, output="dense") == 8
+    assert now("model_outputs_total", model=MODEL, output="tokens") == 1
+
+
 async def test_waiting_texts_and_tokens_have_metrics(client: TestClient, engine: FakeEngine) -> None:
     await loaded(client)
     engine.paused = True
