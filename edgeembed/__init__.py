@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeembed.embedder import AsyncEmbedder as AsyncEmbedder
     from edgeembed.embedder import Embedder as Embedder
-    from edgeembed.embedder import EmbedOptions as EmbedOptions
+    from edgeembed.embedder import Outputs as Outputs
     from edgeembed.embedder import Ranked as Ranked
+    from edgeembed.embedder import SparseVector as SparseVector
     from edgeembed.errors import EdgeEmbedError as EdgeEmbedError
 
     __version__: str
 
-__all__ = ["AsyncEmbedder", "EdgeEmbedError", "EmbedOptions", "Embedder", "Ranked", "__version__"]
+__all__ = ["AsyncEmbedder", "EdgeEmbedError", "Embedder", "Outputs", "Ranked", "SparseVector", "__version__"]
 
 
 def __getattr__(name: str) -> Any:

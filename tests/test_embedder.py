@@ -18,6 +18,8 @@ import pytest
 import edgeembed
 from edgeembed import AsyncEmbedder, EdgeEmbedError, Embedder, Ranked
 from edgeembed.config.resolution import Resolved
+from edgeembed.engine.interface import Output
+from edgeembed.engine.outputs import unpack
 from edgeembed.errors import (
     ConfigError,
     DaemonGoneError,
@@ -28,13 +30,14 @@ from edgeembed.errors import (
     WrongTaskError,
 )
 from edgeembed.inference.number_formats import quantised
+from edgeembed.inference.postprocess import sparse_vector, unit_rows
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.runtime import backends, threaded_backend
 from edgeembed.server.app_keys import SERVICE
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.imports import imported
-from tests.fakes import DIMENSIONS, FakeEngine
+from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row
 from tests.ports import free_port
 from tests.server.dialect_requests import Server, unit
 from tests.waiting import until
@@ -56,7 +59,7 @@ def engine() -> CountingEngine:
 @pytest.fixture
 def port(engine: CountingEngine) -> Iterator[int]:
     """The port of a daemon whose default model is "embedder", and that has "ranker", too."""
-    with serving(engine) as port:
+    with serving(engine, outputs=("dense", "multi", "sparse")) as port:
         yield port
 
 
@@ -72,13 +75,12 @@ def engines(monkeypatch: pytest.MonkeyPatch, engine: CountingEngine) -> list[str
     async def service_of(
         resolved: Resolved, _report: object, *, cache: bool
     ) -> AsyncIterator[tuple[EmbeddingService, ServedModel]]:
-        server = Server(engine)
+        server = Server(engine, outputs=("dense", "multi", "sparse"))
         name = resolved.settings.model
         assert name is not None
         loaded.append(name)
         service = server.app[SERVICE]
-        if resolved.settings.truncate != "none":
-            service.truncate = resolved.settings.truncate
+        service.truncate, service.long_text = resolved.settings.truncate, resolved.settings.long_text
         model = next(model for model in server.registry.models if model.name == name)
         server.registry.default = model
         try:
@@ -161,6 +163,63 @@ def test_an_embedder_ranks_by_the_cosine_with_its_prompts(make: Make) -> None:
     assert ranked.score == pytest.approx(cosine, abs=1e-5)
 
 
+# --- outputs ----------------------------------------------------------------------------------------------------------
+
+
+def of_fake(text: str, output: Output) -> np.ndarray:
+    """Return the rows that the engine computes of a text; dense and multi of length 1, as callers get them."""
+    rows = unpack(fake_packed_row(text, (output,)), (output,))[output]
+    return unit_rows([*rows]) if output == "multi" else rows
+
+
+def test_sparse_vectors(make: Make) -> None:
+    embedder = make()
+    one, [first, _] = embedder.sparse(TEXTS[0]), embedder.sparse(TEXTS[:2])
+    ids, weights = sparse_vector(of_fake(TEXTS[0], "sparse"))
+    for found in (one, first):
+        assert np.array_equal(found.indices, ids) and found.indices.dtype == np.int64
+        assert np.allclose(found.values, weights)
+    assert one @ first == pytest.approx(float(weights @ weights))
+    heaviest = embedder.sparse(TEXTS[0], top_k=1)
+    assert (len(heaviest), heaviest.values[0]) == (1, pytest.approx(weights.max()))
+    assert len(embedder.sparse(TEXTS[0], threshold=float(weights.max()) + 1)) == 0
+    assert [len(found) for found in embedder.sparse(iter(TEXTS), batch_size=2)] == [
+        len(sparse_vector(of_fake(text, "sparse"))[0]) for text in TEXTS
+    ]
+    assert embedder.sparse([]) == []
+
+
+def test_vectors_of_tokens(make: Make) -> None:
+    embedder = make()
+    assert np.allclose(embedder.multi(TEXTS[0]), of_fake(TEXTS[0], "multi"), atol=1e-6)
+    for found, text in zip(embedder.multi(TEXTS, input_type="query"), TEXTS, strict=True):
+        assert np.allclose(found, of_fake(f"Q: {text}", "multi"), atol=1e-6)
+    assert np.allclose(embedder.tokens(TEXTS[0]), of_fake(TEXTS[0], "tokens"), atol=1e-6)
+    for found, text in zip(embedder.tokens(iter(TEXTS), input_type="document"), TEXTS, strict=True):
+        assert np.allclose(found, of_fake(f"D: {text}", "tokens"), atol=1e-6)
+    with pytest.raises(EmptyInputError):
+        embedder.tokens(["a", ""])
+    with pytest.raises(WrongTaskError):
+        make("ranker").multi("a")
+
+
+def test_several_outputs_at_once(make: Make) -> None:
+    found = make().outputs(TEXTS, ("dense", "sparse", "multi", "tokens"))
+    for each, text in zip(found, TEXTS, strict=True):
+        assert each.dense is not None and each.multi is not None and each.sparse is not None and each.tokens is not None
+        assert (each.dense.shape, np.linalg.norm(each.dense)) == ((DIMENSIONS,), pytest.approx(1, abs=1e-6))
+        assert np.allclose(each.multi, of_fake(text, "multi"), atol=1e-6)
+        assert np.array_equal(each.sparse.indices, sparse_vector(of_fake(text, "sparse"))[0])
+        assert np.allclose(each.tokens, of_fake(text, "tokens"), atol=1e-6)
+    only = make().outputs("a text", ["sparse"])
+    assert only.sparse is not None and only.dense is only.multi is only.tokens is None
+    embedder: Any = make()
+    with pytest.raises(ValueError, match="unknown output 'colour'; expected some of dense, multi, sparse, tokens"):
+        embedder.outputs("a", ["dense", "colour"])
+    with pytest.raises(ValueError, match="no outputs"):
+        embedder.outputs("a", [])
+
+
 # --- iterators --------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +293,19 @@ def test_what_is_no_text_is_a_type_error(make: Make) -> None:
 def test_texts_that_are_too_long_are_cut_if_the_settings_say_so(make: Make) -> None:
     row = make(truncate="end").embed("word " * 30)
     assert np.allclose(row, unit(" ".join(["word"] * 18)), atol=1e-6)
+
+
+def test_texts_that_are_too_long_are_divided_if_the_settings_say_so(make: Make) -> None:
+    text = ". ".join(f"This is sentence number {number}" for number in range(20))
+    divided = make(long_text="mean")
+    row = divided.embed(text)
+    assert np.linalg.norm(row) == pytest.approx(1, abs=1e-6)
+    assert not np.allclose(row, make(truncate="end").embed(text))
+    assert len(make("ranker", long_text="mean").rerank("query", [text, "best"])) == 2
+    with pytest.raises(InputTooLongError):
+        make(truncate="none").embed(text)
+    with pytest.raises(InputTooLongError):
+        divided.multi(text)
 
 
 def test_settings_are_checked_at_once() -> None:

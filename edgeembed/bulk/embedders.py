@@ -15,12 +15,12 @@ from edgeembed.client import Connection, Reply, connected
 from edgeembed.common.progress import ReportLine
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
-from edgeembed.engine.interface import DENSE, Output
+from edgeembed.engine.interface import DENSE, Output, Side
 from edgeembed.errors import (
     ConfigError,
     EngineError,
 )
-from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
@@ -36,7 +36,8 @@ _HEALTH_SECONDS = 5.0
 class EmbedOptions(NamedTuple):
     """How texts are embedded. model: None for the daemon's default model, or the configured one.
 
-    outputs: what to compute of each text, in the order of OUTPUTS.
+    outputs: what to compute of each text, in the order of OUTPUTS. long_text, truncate: what happens to texts that are too
+    long; without either, it is what the daemon's settings say, or they are refused.
     """
 
     model: str | None = None
@@ -44,6 +45,8 @@ class EmbedOptions(NamedTuple):
     instruction: str | None = None
     dimensions: int | None = None
     outputs: tuple[Output, ...] = DENSE
+    long_text: LongText | None = None
+    truncate: Side | None = None
 
     def as_body(self) -> dict[str, Any]:
         """Return the options that are set, except outputs, as fields of a request's body."""
@@ -57,6 +60,8 @@ class EmbedOptions(NamedTuple):
             instruction=self.instruction,
             dimensions=self.dimensions,
             outputs=self.outputs,
+            lengths=Lengths(self.truncate or "none"),
+            long_text=self.long_text or "none",
         )
 
 
@@ -207,7 +212,8 @@ class DaemonEmbedder:
         return [max(count - self._special_tokens, 0) for count in counts]
 
     async def _tokens(self, texts: Sequence[str]) -> list[int]:
-        body = {"input": list(texts), **{name: value for name, value in self._options.items() if name != "dimensions"}}
+        options = {name: value for name, value in self._options.items() if name in ("model", "input_type", "instruction")}
+        body = {"input": list(texts), **options}
         answer = (await self._connection.post("/v1/tokenize", body)).body
         return [item["tokens"] for item in answer["data"]]
 

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, get_args
 
 import msgspec
 
+from edgeembed.bulk.chunked_rows import ChunkedRows
 from edgeembed.bulk.folders import Folder
 from edgeembed.bulk.lines import CsvLines, JsonLines, TextLines
 from edgeembed.bulk.records import Position, Read, Record, Reject, Source
@@ -76,11 +77,18 @@ class Inputs:
 
 
 def open_inputs(
-    names: Sequence[str], format_: InputFormat | None, column: str | None, id_column: str | None, chunker: Chunker
+    names: Sequence[str],
+    format_: InputFormat | None,
+    column: str | None,
+    id_column: str | None,
+    chunker: Chunker,
+    *,
+    chunk_rows: bool = False,
 ) -> Inputs:
     """Open files by suffix or as `format_`, folders of text files, and "-" for standard input.
 
-    With a format, a folder stands for its files of that format. Raises ConfigError.
+    With a format, a folder stands for its files of that format. chunk_rows: cut rows, and not only the text files of a
+    folder. Raises ConfigError.
     """
     require_files(names)
     sources: list[Source] = []
@@ -97,6 +105,11 @@ def open_inputs(
             continue
         file = None if name == "-" else path
         sources.append(_source(file, format_ or (_format_of(path) if file else "text"), column, id_column))
+    if chunk_rows:
+        several = len(sources) > 1
+        sources = [
+            source if isinstance(source, Folder) else ChunkedRows(source, chunker, several=several) for source in sources
+        ]
     return Inputs(sources)
 
 

@@ -133,7 +133,12 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
 
     rules = job.rules
     inputs = open_inputs(
-        job.inputs, job.input_format, rules.column, rules.id_column, Chunker(rules.chunks, WordTokens(count))
+        job.inputs,
+        job.input_format,
+        rules.column,
+        rules.id_column,
+        Chunker(rules.chunks, WordTokens(count)),
+        chunk_rows=rules.chunk_rows,
     )
     run_ = _Run(job, embedder, watch, inputs)
     await run_.prepare()

@@ -17,13 +17,15 @@ class Position(msgspec.Struct, frozen=True):
     """A position in one input, where reading can start.
 
     offset: in bytes of a file of lines, rows of a table, or characters of a file in a folder. number: of the next record.
-    file: the file in a folder. done: bytes read so far, for progress.
+    file: the file in a folder. done: bytes read so far, for progress. character: in the text of the record at `offset`,
+    where records are cut into chunks.
     """
 
     offset: int = 0
     number: int = 0
     file: str = ""
     done: int = 0
+    character: int = 0
 
 
 class Record(NamedTuple):

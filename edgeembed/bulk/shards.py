@@ -113,6 +113,9 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     with_text: bool = False
     shard_rows: int = SHARD_ROWS
     chunks: ChunkRules = ChunkRules()
+    chunk_rows: bool = False
+    long_text: str = "none"
+    truncate: str | None = None
 
 
 class JobManifest(msgspec.Struct, frozen=True, kw_only=True):

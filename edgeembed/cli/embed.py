@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgeembed.bulk.shards import Dtype
     from edgeembed.config.resolution import Resolved
     from edgeembed.engine.interface import Output as ComputedOutput
+    from edgeembed.engine.interface import Side
+    from edgeembed.inference.requests import LongText
     from edgeembed.models.prompts import InputType
 
 
@@ -40,8 +42,11 @@ class EmbedFlags:
     multi_vector: bool
     token_vectors: bool
     with_text: bool
+    chunk: bool
     chunk_tokens: int
     overlap: int
+    long_text: LongText | None
+    truncate: Side | None
     resume: bool
     overwrite: bool
     shard_rows: int
@@ -84,12 +89,13 @@ class EmbedFlags:
 @click.option("--multi-vector", is_flag=True, help="Compute vectors for late interaction (ColBERT, bge-m3).")
 @click.option("--token-vectors", is_flag=True, help="Compute the last hidden state of each token, with any embedder.")
 @click.option("--with-text", is_flag=True, help="Store the texts as well (not in .npy).")
+@click.option("--chunk", is_flag=True, help="Cut the rows of files into chunks, too, as the text files in a folder.")
 @click.option(
     "--chunk-tokens",
     type=click.IntRange(min=8),
     default=256,
     show_default=True,
-    help="Longest chunk of the files in a folder, in tokens.",
+    help="Longest chunk of the files in a folder, and of rows with --chunk, in tokens.",
 )
 @click.option(
     "--overlap",
@@ -97,6 +103,16 @@ class EmbedFlags:
     default=32,
     show_default=True,
     help="Tokens that a chunk shares with the previous one.",
+)
+@click.option(
+    "--long-text",
+    type=click.Choice(("none", "mean")),
+    help="mean: a text that is too long gets the mean of its windows' vectors.  [default: the daemon's setting, or none]",
+)
+@click.option(
+    "--truncate",
+    type=click.Choice(("none", "end", "start")),
+    help="Which side of a text that is too long is cut off; none refuses it.  [default: the daemon's setting, or none]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted job, or start one if there is none.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier output when the new one is complete.")
@@ -141,6 +157,8 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     edgeembed embed texts.txt -o vectors.parquet           reads .txt, .jsonl, .csv, .tsv, .parquet
     edgeembed embed a.csv b.csv --column body --id key -o vectors.npy
     edgeembed embed notes/ -o notes.parquet --with-text    chunks of all text files in a folder
+    edgeembed embed a.jsonl -o a.parquet --chunk           chunks of the texts in a file
+    edgeembed embed a.jsonl -o a.parquet --long-text mean  one vector for each text, of any length
     edgeembed embed big.jsonl -o vectors/ --resume         a folder of Parquet files, one per shard
     edgeembed embed texts.txt -o v.parquet --dense --sparse --multi-vector --model bge-m3
     edgeembed embed big.jsonl -o vectors/ --engine ray --ray-address HOST:6379 --gpus-per-worker 1 --model NAME
@@ -152,8 +170,8 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
     once the first new shard has been read, or continued with --overwrite --resume.
 
-    Chunks of a folder have ids FILE#START-END, in characters. int8 scales all rows alike, so that
-    dot products can be compared; binary stores one bit per number, its sign.
+    Chunks of a folder have ids FILE#START-END, in characters, and those of rows ID#START-END. int8 scales all rows alike, so
+    that dot products can be compared; binary stores one bit per number, its sign.
 
     \b
     What is computed is in the column, or field of a line:
@@ -257,8 +275,17 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
 
 def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
     from edgeembed.bulk.embedders import EmbedOptions
+    from edgeembed.engine.interface import DENSE
+    from edgeembed.errors import ConfigError
 
-    return EmbedOptions(model, flags.input_type, flags.instruction, flags.dimensions, _outputs(flags))
+    outputs = _outputs(flags)
+    if flags.long_text == "mean" and outputs != DENSE:
+        raise ConfigError("--long-text mean is for dense vectors alone; cut the texts with --chunk or --truncate")
+    if flags.long_text == "mean" and flags.truncate is not None:
+        raise ConfigError("--long-text and --truncate contradict each other; give one of them")
+    return EmbedOptions(
+        model, flags.input_type, flags.instruction, flags.dimensions, outputs, flags.long_text, flags.truncate
+    )
 
 
 def _outputs(flags: EmbedFlags) -> tuple[ComputedOutput, ...]:
@@ -301,6 +328,9 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         with_text=flags.with_text,
         shard_rows=flags.shard_rows,
         chunks=ChunkRules(flags.chunk_tokens, flags.overlap),
+        chunk_rows=flags.chunk,
+        long_text=flags.long_text or "none",
+        truncate=flags.truncate,
     )
     return Job(
         inputs=inputs,

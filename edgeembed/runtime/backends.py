@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import quote
 
 import msgspec
@@ -15,10 +15,10 @@ from edgeembed.client import Connection, Reply, checked, connected
 from edgeembed.common.progress import ReportLine
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
-from edgeembed.engine.interface import Task
-from edgeembed.errors import ConfigError, DaemonGoneError, EngineError, OverloadedError
-from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import EmbedRequest, RerankRequest
+from edgeembed.engine.interface import Float32Row, Output, Task
+from edgeembed.errors import ConfigError, DaemonGoneError, EngineError, OverloadedError, RequestError
+from edgeembed.inference.postprocess import Matrix, unit_rows
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import COSINE, ServedModel
@@ -27,6 +27,11 @@ from edgeembed.runtime.in_process import in_process_service
 _RETRY_SECONDS = 20.0
 """How long a request waits for a daemon that restarts, or whose queue is full."""
 _FIELDS = ("input_type", "instruction", "dimensions")
+
+
+Parts: TypeAlias = Mapping[Output, Matrix]
+"""The outputs of a text: dense (1, dimensions) and multi (vectors, dimensions) of length 1, sparse (tokens, 2) with ids and
+weights, tokens (tokens, width) as computed."""
 
 
 class Backend(Protocol):
@@ -40,6 +45,10 @@ class Backend(Protocol):
 
     async def embed(self, request: EmbedRequest) -> Matrix:
         """Return a row of length 1 for each text, float32, shape (texts, dimensions)."""
+        ...
+
+    async def outputs(self, request: EmbedRequest) -> list[Parts]:
+        """Return the request's outputs of each text."""
         ...
 
     async def rerank(self, request: RerankRequest) -> list[float]:
@@ -70,21 +79,58 @@ class DaemonBackend:
         self.description = f"the daemon at {connection.url}"
 
     async def embed(self, request: EmbedRequest) -> Matrix:
-        body = _options(request, self._model) | self._fields
+        return np.stack([_row(item["embedding"]) for item in await self._items(request, {})])
+
+    async def outputs(self, request: EmbedRequest) -> list[Parts]:
+        wanted = set(request.outputs)
+        found: list[dict[Output, Matrix]] = [{} for _ in request.texts]
+        if wanted != {"tokens"}:
+            fields = {"sparse": "sparse" in wanted, "multi_vector": "multi" in wanted, "return_dense": "dense" in wanted}
+            for parts, item in zip(found, await self._items(request, fields), strict=True):
+                parts.update(_parts(item))
+        if "tokens" in wanted:
+            for parts, states in zip(found, await self._states(request), strict=True):
+                parts["tokens"] = states
+        if missing := [output for output in request.outputs if any(output not in parts for parts in found)]:
+            raise EngineError(f"the daemon returned no {missing[0]} output: it is of an earlier version; restart it")
+        return [*found]
+
+    async def _items(self, request: EmbedRequest, fields: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the items of an answer of POST /v1/embeddings, in the order of the texts."""
+        body = _options(request, self._model) | self._fields | fields
+        if fields:
+            body.pop("long_text", None)  # it is for dense vectors alone
         body |= {"input": list(request.texts), "encoding_format": "base64"}
         if request.prefix is not None:
             body["prompt"] = request.prefix
         reply = await self._post("/v1/embeddings", body)
-        model = str(reply.body["model"])
+        self._note(str(reply.body["model"]), reply)
+        items = sorted(reply.body["data"], key=lambda item: item["index"])
+        if len(items) != len(request.texts):
+            raise EngineError(f"the daemon returned {len(items)} rows for {len(request.texts)} texts")
+        return items
+
+    async def _states(self, request: EmbedRequest) -> list[Matrix]:
+        """Return the hidden states of each text's tokens."""
+        if request.prefix is not None or request.instruction is not None:
+            raise RequestError("a daemon returns the states of tokens with the model's own prompts only; set input_type")
+        side = self._fields.get("truncate", "none")
+        body = {"inputs": list(request.texts), "truncate": side != "none", "prompt_name": request.input_type}
+        body |= {"truncation_direction": "left"} if side == "start" else {}
+        reply = await self._post("/embed_all", body | ({"model": self._model} if self._model else {}))
+        self._note(self._model or "default", reply)
+        return [np.array(states, dtype=np.float32) for states in reply.items]
+
+    def _note(self, model: str, reply: Reply) -> None:
+        """Hold on to the model that has answered: another one may become the default. Raises ConfigError."""
         self._same.require(model, reply.digest)
-        self._model = self._model or model  # another one may become the default
-        rows = rows_of(reply.body)
-        if len(rows) != len(request.texts):
-            raise EngineError(f"the daemon returned {len(rows)} rows for {len(request.texts)} texts")
-        return rows
+        if model != "default":
+            self._model = self._model or model
 
     async def rerank(self, request: RerankRequest) -> list[float]:
         body = _options(request, self._scorer) | {name: value for name, value in self._fields.items() if name == "cache"}
+        if "long_text" in self._fields:
+            body["long_text"] = "max" if self._fields["long_text"] == "mean" else "none"
         body |= {"query": request.query, "documents": list(request.documents)}
         answer = (await self._post("/v1/rerank", body | {"return_documents": False})).body
         scores = {item["index"]: float(item["relevance_score"]) for item in answer["results"]}
@@ -103,19 +149,36 @@ class EngineBackend:
     def __init__(self, service: EmbeddingService, model: ServedModel, *, named: bool) -> None:
         """model: the default one. named: it alone is used; otherwise another one may rerank."""
         self._service = service
-        self._lengths = Lengths(service.truncate)
         self._model = model.name
         scorer = f"{model.name}{COSINE}" if model.task == "embed" else model.name
         self._scorer = scorer if named else None
         self._same = _SameFile("")
 
     async def embed(self, request: EmbedRequest) -> Matrix:
-        result = await self._service.embed(msgspec.structs.replace(request, model=self._model, lengths=self._lengths))
+        return (await self._embed(request, self._service.long_text)).vectors
+
+    async def outputs(self, request: EmbedRequest) -> list[Parts]:
+        result = await self._embed(request, "none")
+        found = []
+        for index in range(len(result.rows)):
+            parts = {output: result.parts(output, slice(index, index + 1))[0] for output in result.outputs}
+            for output in ("dense", "multi"):
+                if len(parts.get(output, ())):
+                    parts[output] = unit_rows([*parts[output]])
+            found.append(parts)
+        return [*found]
+
+    async def _embed(self, request: EmbedRequest, long_text: LongText) -> EmbedResult:
+        asked = msgspec.structs.replace(
+            request, model=self._model, lengths=Lengths(self._service.truncate), long_text=long_text
+        )
+        result = await self._service.embed(asked)
         self._same.require(result.model.name, result.model.digest)
-        return result.vectors
+        return result
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        return (await self._service.rerank(msgspec.structs.replace(request, model=self._scorer))).scores
+        windows = self._service.long_text != "none"
+        return (await self._service.rerank(msgspec.structs.replace(request, model=self._scorer, windows=windows))).scores
 
 
 class _SameFile:
@@ -149,8 +212,11 @@ async def _find_daemon(connection: Connection, resolved: Resolved, model: str | 
         return None
     # What this program sets, or all programs of this user: the daemon may have been started with something else.
     fields: dict[str, Any] = {}
-    if resolved.origins["truncate"] != "default":
-        fields["truncate"] = resolved.settings.truncate
+    settings, origins = resolved.settings, resolved.origins
+    if origins["long_text"] != "default" and (settings.long_text != "none" or origins["truncate"] == "default"):
+        fields["long_text"] = settings.long_text
+    elif origins["truncate"] != "default":
+        fields["truncate"] = settings.truncate
     if not resolved.settings.cache:
         fields["cache"] = False
     if model is None:
@@ -177,8 +243,26 @@ async def engine_backend(resolved: Resolved, report: ReportLine, *, named: bool)
 
 def rows_of(answer: dict[str, Any]) -> Matrix:
     """Return the rows of an answer of POST /v1/embeddings with base64, float32, in the order of the texts."""
-    data = sorted(answer["data"], key=lambda item: item["index"])
-    return np.stack([np.frombuffer(base64.b64decode(item["embedding"]), "<f4") for item in data]).astype(np.float32)
+    return np.stack([_row(item["embedding"]) for item in sorted(answer["data"], key=lambda item: item["index"])])
+
+
+def _row(written: str) -> Float32Row:
+    """Return a row of float32 that is written in base64."""
+    return np.frombuffer(base64.b64decode(written), "<f4").astype(np.float32)
+
+
+def _parts(item: dict[str, Any]) -> dict[Output, Matrix]:
+    """Return the outputs of an item of an answer of POST /v1/embeddings."""
+    parts: dict[Output, Matrix] = {}
+    if "embedding" in item:
+        parts["dense"] = _row(item["embedding"])[None]
+    if "multi_embedding" in item:
+        rows = [_row(row) for row in item["multi_embedding"]]
+        parts["multi"] = np.stack(rows) if rows else np.empty((0, 0), np.float32)
+    if "sparse_embedding" in item:
+        sparse = item["sparse_embedding"]
+        parts["sparse"] = np.array([sparse["indices"], sparse["values"]], dtype=np.float32).T
+    return parts
 
 
 def _options(request: EmbedRequest | RerankRequest, model: str | None) -> dict[str, Any]:

@@ -5,29 +5,45 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterable, AsyncIterator, Coroutine, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 
 from edgeembed.errors import EdgeEmbedError
-from edgeembed.inference.number_formats import Dtype, quantised
-from edgeembed.inference.requests import EmbedRequest, RerankRequest
+from edgeembed.inference.requests import RerankRequest
 from edgeembed.runtime.backends import Backend
 
 T = TypeVar("T")
 
-MOST_CHARACTERS = 2**16
-"""Of a batch."""
 AT_ONCE = 4
 """Batches that keep an engine busy."""
 TEXTS_PER_BATCH = 256
-_WIDTH_OF = "edgeembed"
-"""A text that is embedded to learn how long vectors are."""
+CHARACTERS_PER_BATCH = 2**16
+_SAMPLE = "edgeembed"
+"""A text that is embedded where there are no texts, to learn how long vectors are."""
 _PLACE = re.compile(r"\w+\[(\d+)\]")
 
-Numbers = npt.NDArray[Any]
+
+class BatchLimits(NamedTuple):
+    """How much a batch may have. A text that is longer is a batch of its own."""
+
+    texts: int = TEXTS_PER_BATCH
+    characters: int = CHARACTERS_PER_BATCH
+
+
+class Plan(Protocol):
+    """What to compute of texts: a sequence with something for each, such as a matrix."""
+
+    @property
+    def limits(self) -> BatchLimits: ...
+
+    async def compute(self, backend: Backend, texts: Sequence[str]) -> Any:
+        """Return what is computed of the texts of a batch. Raises EdgeEmbedError."""
+        ...
+
+    def join(self, parts: Sequence[Any]) -> Any:
+        """Return what was computed of several batches, one or more, as one."""
+        ...
 
 
 class Batch(NamedTuple):
@@ -38,13 +54,13 @@ class Batch(NamedTuple):
 
 
 class Batcher:
-    """Divides texts into batches of at most `size`, of fewer texts if they are long."""
+    """Divides texts into batches."""
 
-    def __init__(self, size: int, param: str = "texts") -> None:
-        """param: what the caller calls the texts, for error messages. Raises ValueError for a size below 1."""
-        if size < 1:
-            raise ValueError(f"batch_size is {size}; expected at least 1")
-        self._size = size
+    def __init__(self, limits: BatchLimits, param: str = "texts") -> None:
+        """param: what the caller calls the texts, for error messages. Raises ValueError for a batch without texts."""
+        if limits.texts < 1:
+            raise ValueError(f"batch_size is {limits.texts}; expected at least 1")
+        self._limits = limits
         self._param = param
         self._first = 0
         self._batch: list[str] = []
@@ -57,7 +73,7 @@ class Batcher:
             raise TypeError(f"{place} is of the type {type(text).__name__}; expected a string")
         self._batch.append(text)
         self._characters += len(text)
-        full = len(self._batch) >= self._size or self._characters >= MOST_CHARACTERS
+        full = len(self._batch) >= self._limits.texts or self._characters >= self._limits.characters
         return self.rest() if full else None
 
     def rest(self) -> Batch | None:
@@ -67,9 +83,9 @@ class Batcher:
         return batch if batch.texts else None
 
 
-def batches_of(texts: Iterable[str], size: int, param: str = "texts") -> Iterator[Batch]:
+def batches_of(texts: Iterable[str], limits: BatchLimits, param: str = "texts") -> Iterator[Batch]:
     """Yield the texts in batches; see `Batcher`. No more is read than for the next one."""
-    batcher = Batcher(size, param)
+    batcher = Batcher(limits, param)
     for text in texts:
         if batch := batcher.add(text):
             yield batch
@@ -77,9 +93,9 @@ def batches_of(texts: Iterable[str], size: int, param: str = "texts") -> Iterato
         yield batch
 
 
-async def batches_of_async(texts: AsyncIterable[str], size: int) -> AsyncIterator[Batch]:
+async def batches_of_async(texts: AsyncIterable[str], limits: BatchLimits) -> AsyncIterator[Batch]:
     """Yield the texts of an asynchronous iterator in batches, as `batches_of` does."""
-    batcher = Batcher(size)
+    batcher = Batcher(limits)
     async for text in texts:
         if batch := batcher.add(text):
             yield batch
@@ -87,34 +103,29 @@ async def batches_of_async(texts: AsyncIterable[str], size: int) -> AsyncIterato
         yield batch
 
 
-async def embed_batch(backend: Backend, request: EmbedRequest, batch: Batch, dtype: Dtype) -> Numbers:
-    """Return a row for each text of a batch, in a type. Raises EdgeEmbedError that names the text among all."""
+async def compute_batch(backend: Backend, plan: Plan, batch: Batch) -> Any:
+    """Return what a plan makes of a batch. Raises EdgeEmbedError that names the text among all."""
     try:
-        rows = await backend.embed(msgspec.structs.replace(request, texts=batch.texts))
+        return await plan.compute(backend, batch.texts)
     except EdgeEmbedError as error:
         raise _placed(error, "texts", batch.first) from None
-    return quantised(rows, dtype)
 
 
-async def embed_all(backend: Backend, request: EmbedRequest, dtype: Dtype, size: int) -> Numbers:
-    """Return a row for each text of a request, in a type, shape (texts, dimensions). Raises EdgeEmbedError."""
-    batches = list(batches_of(request.texts, size))
-    if not request.texts:
-        one = await embed_batch(backend, request, Batch(0, [_WIDTH_OF]), dtype)
-        return one[:0]
-    found = await _together([embed_batch(backend, request, batch, dtype) for batch in batches])
-    rows: Numbers = found[0] if len(found) == 1 else np.concatenate(found)
-    return rows
+async def compute_all(backend: Backend, plan: Plan, texts: Sequence[str]) -> Any:
+    """Return what a plan makes of all texts, in their order. Raises EdgeEmbedError."""
+    if not texts:
+        return (await plan.compute(backend, [_SAMPLE]))[:0]
+    batches = list(batches_of(texts, plan.limits))
+    parts = await _together([compute_batch(backend, plan, batch) for batch in batches])
+    return parts[0] if len(parts) == 1 else plan.join(parts)
 
 
-async def embed_one(backend: Backend, request: EmbedRequest, dtype: Dtype) -> Numbers:
-    """Return the row of the only text of a request, in a type. Raises EdgeEmbedError."""
+async def compute_one(backend: Backend, plan: Plan, text: str) -> Any:
+    """Return what a plan makes of a text. Raises EdgeEmbedError."""
     try:
-        rows = quantised(await backend.embed(request), dtype)
+        return (await plan.compute(backend, [text]))[0]
     except EdgeEmbedError as error:
         raise _placed(error, "texts", None) from None
-    row: Numbers = rows[0]
-    return row
 
 
 async def rerank_all(backend: Backend, request: RerankRequest) -> list[float]:
@@ -126,7 +137,7 @@ async def rerank_all(backend: Backend, request: RerankRequest) -> list[float]:
         except EdgeEmbedError as error:
             raise _placed(error, "documents", batch.first) from None
 
-    batches = batches_of(request.documents, TEXTS_PER_BATCH, "documents")
+    batches = batches_of(request.documents, BatchLimits(), "documents")
     return [score for scores in await _together([one(batch) for batch in batches]) for score in scores]
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 from aiohttp import web
 
+from edgeembed.engine.interface import DENSE, Output
 from tests.fakes import FakeEngine
 from tests.server.dialect_requests import Server
 
@@ -29,12 +30,14 @@ class CountingEngine(FakeEngine):
 
 
 @contextmanager
-def serving(engine: CountingEngine, port: int = 0) -> Iterator[int]:
-    """Serve an embedder and a reranker, and yield the port. port: 0 for a free one."""
+def serving(engine: CountingEngine, port: int = 0, outputs: tuple[Output, ...] = DENSE) -> Iterator[int]:
+    """Serve an embedder and a reranker, and yield the port. port: 0 for a free one. outputs: of the embedder."""
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(Server(engine, max_request_texts=2048).app, access_log=None, shutdown_timeout=0.1)
+        runner = web.AppRunner(
+            Server(engine, max_request_texts=2048, outputs=outputs).app, access_log=None, shutdown_timeout=0.1
+        )
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         return runner

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,8 +20,9 @@ def count(words: Sequence[str]) -> list[int]:
     return [len(word.split()) for word in words]
 
 
-def opened(*paths: Path, column: str | None = None, id_column: str | None = None) -> Inputs:
-    return open_inputs([str(path) for path in paths], None, column, id_column, Chunker(ChunkRules(6, 2), WordTokens(count)))
+def opened(*paths: Path, column: str | None = None, id_column: str | None = None, chunk_rows: bool = False) -> Inputs:
+    chunker = Chunker(ChunkRules(6, 2), WordTokens(count))
+    return open_inputs([str(path) for path in paths], None, column, id_column, chunker, chunk_rows=chunk_rows)
 
 
 def records(inputs: Inputs, start: Cursor | None = None) -> list[tuple[object, str]]:
@@ -115,15 +117,38 @@ def test_ids_of_chunks_name_file_and_characters(tmp_path: Path) -> None:
     assert [place for place, _ in rejects(inputs)] == ["latin.txt", "picture.png"]
 
 
-@pytest.mark.parametrize("make", [text_file, jsonl_file, csv_file, parquet_file, folder_of_texts])
-def test_reading_can_start_at_any_position(tmp_path: Path, make: Callable[[Path], Path]) -> None:
+LONG = "One two three. Four five six seven eight nine ten. " * 3
+
+
+def long_rows(folder: Path) -> Path:
+    path = folder / "long.jsonl"
+    rows = [{"text": "short", "key": 1}, {"text": LONG, "key": 2}, {"text": " ", "key": 3}, {"text": LONG, "key": "x"}]
+    path.write_text("\n\n".join(map(json.dumps, rows)) + "\n")
+    return path
+
+
+def test_rows_are_cut_into_chunks_if_wanted(tmp_path: Path) -> None:
+    found = records(opened(long_rows(tmp_path), id_column="key", chunk_rows=True))
+    assert found[0] == ("1#0-5", "short")
+    parts = [(str(id_).split("#")[1], text) for id_, text in found if str(id_).startswith("2#")]
+    assert len(parts) > 5
+    assert all(LONG[slice(*map(int, place.split("-")))] == text for place, text in parts)
+    assert (3, " ") in found, "it is refused as an empty text, and not left out"
+    assert [text for id_, text in found if str(id_).startswith("x#")] == [text for _, text in parts]
+    other = text_file(tmp_path)
+    assert records(opened(other, long_rows(tmp_path), chunk_rows=True))[0] == (f"{other}:0#0-5", "first")
+
+
+@pytest.mark.parametrize("chunk_rows", [False, True])
+@pytest.mark.parametrize("make", [text_file, jsonl_file, csv_file, parquet_file, folder_of_texts, long_rows])
+def test_reading_can_start_at_any_position(tmp_path: Path, make: Callable[[Path], Path], chunk_rows: bool) -> None:
     """A resumed job reads the same ids, texts, rejects and places as an uninterrupted one."""
     id_column = None if make in (text_file, folder_of_texts) else "key"
     paths = [make(tmp_path), text_file(tmp_path) if id_column is None else make(tmp_path)]
-    whole = list(opened(*paths, id_column=id_column).read(Cursor()))
+    whole = list(opened(*paths, id_column=id_column, chunk_rows=chunk_rows).read(Cursor()))
     assert len(whole) > 4
     for index, step in enumerate(whole):
-        inputs = opened(*paths, id_column=id_column)
+        inputs = opened(*paths, id_column=id_column, chunk_rows=chunk_rows)
         assert list(inputs.read(step.after)) == whole[index + 1 :]
     assert whole[-1].after.done == opened(*paths, id_column=id_column).size_bytes
 

@@ -311,6 +311,34 @@ def test_standard_input_and_a_folder_are_inputs(port: int, tmp_path: Path) -> No
     assert np.allclose(table["vector"].to_pylist()[1], unit(" ".join(parts[1])), atol=1e-6)
 
 
+def test_long_texts_are_divided_cut_or_chunked(port: int, engine: CountingEngine, tmp_path: Path) -> None:
+    words = " ".join(f"word{number}." for number in range(60))
+    path = tmp_path / "long.jsonl"
+    path.write_text("".join(json.dumps({"text": text, "key": key}) + "\n" for key, text in ((1, "one"), (2, words))))
+
+    def run(name: str, *more: str) -> tuple[list[int], np.ndarray]:
+        said("embed", str(path), "-o", str(tmp_path / name), "--id", "key", *more)
+        return read(tmp_path / name)
+
+    assert run("refused.jsonl")[0] == [1]
+    ids, vectors = run("cut.jsonl", "--truncate", "end")
+    assert ids == [1, 2]
+    assert np.allclose(vectors[1], unit(" ".join(words.split()[:18])), atol=1e-6)
+    ids, vectors = run("mean.parquet", "--long-text", "mean")
+    assert ids == [1, 2]
+    assert np.allclose(vectors[0], unit("one"), atol=1e-6)
+    assert abs(float(np.linalg.norm(vectors[1])) - 1) < 1e-5
+    ids, vectors = run("chunks.parquet", "--chunk", "--chunk-tokens", "16", "--overlap", "4")
+    assert ids[0] == "1#0-3"
+    assert len(ids) > 4
+    for id_, vector in zip(ids, vectors, strict=True):
+        begin, end = map(int, str(id_).partition("#")[2].split("-"))
+        assert np.allclose(vector, unit(("one" if str(id_)[0] == "1" else words)[begin:end]), atol=1e-6)
+    wrong = edgeembed("embed", str(path), "-o", str(tmp_path / "x.jsonl"), "--long-text", "mean", "--truncate", "end")
+    assert wrong.returncode != 0
+    assert "contradict" in wrong.stderr
+
+
 def test_nothing_is_written_when_nothing_can_be_embedded(port: int, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text('{"body": "a"}\n')

@@ -1,0 +1,179 @@
+"""The options of the Python API, made into plans and work for a backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypedDict, TypeVar, cast, get_args
+
+import msgspec
+import numpy as np
+
+from edgeembed.embedder.results import Numbers, Outputs, Ranked, SparseVector
+from edgeembed.engine.interface import OUTPUTS, Output
+from edgeembed.engine.outputs import ordered
+from edgeembed.inference.number_formats import Dtype, quantised
+from edgeembed.inference.postprocess import sparse_vector
+from edgeembed.inference.requests import EmbedRequest, RerankRequest
+from edgeembed.inference.truncation import Lengths
+from edgeembed.models.prompts import InputType
+from edgeembed.runtime.backends import Backend, Parts
+from edgeembed.runtime.text_batches import (
+    TEXTS_PER_BATCH,
+    Batch,
+    BatchLimits,
+    Plan,
+    compute_all,
+    compute_batch,
+    compute_one,
+    rerank_all,
+)
+from edgeembed.runtime.threaded_backend import Work
+
+T = TypeVar("T")
+
+TOKEN_TEXTS_PER_BATCH = 16
+_TOKEN_CHARACTERS_PER_BATCH = 2**13
+"""Of texts whose tokens are returned: a token takes as much memory as a whole text does otherwise."""
+
+
+class PromptOptions(TypedDict, total=False):
+    """What is put around texts; `Embedder.embed` describes it."""
+
+    input_type: InputType | None
+    instruction: str | None
+    prompt: str | None
+    batch_size: int
+
+
+class EmbedOptions(PromptOptions, total=False):
+    """The options of `Embedder.embed`, which describes them."""
+
+    dimensions: int | None
+    dtype: Dtype
+
+
+class SparseOptions(PromptOptions, total=False):
+    """The options of `Embedder.sparse`, which describes them."""
+
+    top_k: int | None
+    threshold: float
+
+
+@dataclass(frozen=True)
+class DensePlan:
+    """A row for each text. request: without the texts."""
+
+    request: EmbedRequest
+    dtype: Dtype
+    limits: BatchLimits
+
+    async def compute(self, backend: Backend, texts: Sequence[str]) -> Numbers:
+        return quantised(await backend.embed(msgspec.structs.replace(self.request, texts=texts)), self.dtype)
+
+    def join(self, parts: Sequence[Numbers]) -> Numbers:
+        return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class OutputsPlan(Generic[T]):
+    """Other outputs of each text. request: without the texts. make: returns the caller's form of a text's outputs."""
+
+    request: EmbedRequest
+    limits: BatchLimits
+    make: Callable[[Parts], T]
+
+    async def compute(self, backend: Backend, texts: Sequence[str]) -> list[T]:
+        return [self.make(parts) for parts in await backend.outputs(msgspec.structs.replace(self.request, texts=texts))]
+
+    def join(self, parts: Sequence[list[T]]) -> list[T]:
+        return [item for part in parts for item in part]
+
+
+def dense_plan(
+    *, dimensions: int | None = None, dtype: Dtype = "float32", batch_size: int = TEXTS_PER_BATCH, **prompts: Any
+) -> DensePlan:
+    """Return the plan for options of `embed`. Raises ValueError for a dtype that there is not."""
+    if dtype not in get_args(Dtype):
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(get_args(Dtype))}")
+    request = msgspec.structs.replace(_request(**prompts), dimensions=dimensions)
+    return DensePlan(request, dtype, BatchLimits(batch_size))
+
+
+def outputs_plan(outputs: Iterable[Output], **options: Any) -> OutputsPlan[Outputs]:
+    """Return the plan for options of `outputs`. Raises ValueError for an unknown output, or for none."""
+    wanted: tuple[Output, ...] = (cast(Output, outputs),) if isinstance(outputs, str) else tuple(outputs)
+    if not wanted or (unknown := next((output for output in wanted if output not in OUTPUTS), None)):
+        said = f"unknown output {unknown!r}" if wanted else "no outputs"
+        raise ValueError(f"{said}; expected some of {', '.join(OUTPUTS)}")
+    return _plan(ordered(wanted), outputs_of, **options)
+
+
+def sparse_plan(*, top_k: int | None = None, threshold: float = 0.0, **options: Any) -> OutputsPlan[SparseVector]:
+    """Return the plan for options of `sparse`."""
+    return _plan(("sparse",), lambda parts: SparseVector(*sparse_vector(parts["sparse"], top_k, threshold)), **options)
+
+
+def matrix_plan(output: Output, **options: Any) -> OutputsPlan[Numbers]:
+    """Return the plan for an output with several rows for each text."""
+    return _plan((output,), lambda parts: parts[output], **options)
+
+
+def outputs_of(parts: Parts) -> Outputs:
+    """Return the outputs of a text as callers get them."""
+    dense, sparse = parts.get("dense"), parts.get("sparse")
+    return Outputs(
+        None if dense is None else dense[0],
+        parts.get("multi"),
+        None if sparse is None else SparseVector(*sparse_vector(sparse)),
+        parts.get("tokens"),
+    )
+
+
+def _plan(
+    outputs: tuple[Output, ...], make: Callable[[Parts], T], *, batch_size: int | None = None, **prompts: Any
+) -> OutputsPlan[T]:
+    request = msgspec.structs.replace(_request(**prompts), outputs=outputs)
+    if "multi" in outputs or "tokens" in outputs:
+        limits = BatchLimits(TOKEN_TEXTS_PER_BATCH if batch_size is None else batch_size, _TOKEN_CHARACTERS_PER_BATCH)
+    else:
+        limits = BatchLimits(TEXTS_PER_BATCH if batch_size is None else batch_size)
+    return OutputsPlan(request, limits, make)
+
+
+def _request(
+    *, input_type: InputType | None = None, instruction: str | None = None, prompt: str | None = None
+) -> EmbedRequest:
+    return EmbedRequest((), input_type=input_type, instruction=instruction, prefix=prompt, param="texts")
+
+
+# --- work for a backend -----------------------------------------------------------------------------------------------
+
+
+def of_collection(texts: str | Collection[str], plan: Plan) -> Work[Any]:
+    """Return the work of computing a string, or all of a collection."""
+    if isinstance(texts, str):
+        one = texts
+        return lambda backend: compute_one(backend, plan, one)
+    given = list(texts)
+    return lambda backend: compute_all(backend, plan, given)
+
+
+def of_batch(batch: Batch, plan: Plan) -> Work[Any]:
+    """Return the work of computing a batch."""
+    return lambda backend: compute_batch(backend, plan, batch)
+
+
+def of_ranking(query: str, documents: Iterable[str], instruction: str | None, top_n: int | None) -> Work[list[Ranked]]:
+    """Return the work of ranking documents. Raises TypeError for a string in place of a list of them."""
+    if isinstance(documents, str):
+        raise TypeError("documents is a string; expected a list of strings")
+    given = list(documents)
+    request = RerankRequest(query, given, instruction=instruction, lengths=Lengths("end", query=True))
+
+    async def rank(backend: Backend) -> list[Ranked]:
+        scores = await rerank_all(backend, request)
+        found = [Ranked(index, score, document) for index, (score, document) in enumerate(zip(scores, given, strict=True))]
+        return sorted(found, key=lambda ranked: -ranked.score)[:top_n]
+
+    return rank
