@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeembed.engine import canary
 from edgeembed.engine.execution_modes import CPU_PLAIN, ExecutionMode
-from edgeembed.engine.interface import BULK, DENSE, Float32Row, Output, Text
+from edgeembed.engine.interface import BULK, DENSE, Float32Row, Output, Task, Text
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.outputs import unpack
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
@@ -29,12 +29,12 @@ CONTEXT_TOKENS = 1024
 _NO_SKETCH = np.full(canary.SKETCH_NUMBERS, np.nan, dtype=np.float32)
 
 
-def placeholder(width: int, heads: Sequence[Output], *, scores: bool) -> Metadata:
+def placeholder(width: int, heads: Sequence[Output], task: Task) -> Metadata:
     """Return metadata with placeholders for rows of `width` numbers; the values have their final length.
 
     heads: the outputs that the file has heads for, besides the dense row.
     """
-    texts = _texts(scores)
+    texts = canary.texts_for(task)
     missing = np.full(width, np.nan, dtype=np.float32)
     return {
         canary.TEXTS_KEY: canary.write_texts(texts),
@@ -43,14 +43,14 @@ def placeholder(width: int, heads: Sequence[Output], *, scores: bool) -> Metadat
     }
 
 
-def compute(file: Path, heads: Sequence[Output], *, scores: bool, sandbox: bool = True) -> dict[str, str]:
-    """Return the values of the placeholders' keys: the rows of the canary texts, or a reranker's scores, computed with a
-    GGUF file, and the sketches of what its heads compute.
+def compute(file: Path, heads: Sequence[Output], task: Task, *, sandbox: bool = True) -> dict[str, str]:
+    """Return the values of the placeholders' keys: the rows of the canary texts, or a model's scores of them, computed with
+    a GGUF file, and the sketches of what its heads compute.
 
     Raises ConversionError if llama.cpp cannot load the file or computes unusable rows.
     """
     try:
-        rows, sketches = asyncio.run(_embed(file, heads, scores, sandbox))
+        rows, sketches = asyncio.run(_embed(file, heads, task, sandbox))
     except EngineUnavailableError as error:
         raise ConversionError(f"llama.cpp cannot run the converted model: {error.message}") from error
     if not any(np.isfinite(row).all() for row in rows):
@@ -72,12 +72,8 @@ def fill(file: Path, rows: Mapping[str, str]) -> None:
             content[at + 12 : at + 12 + length] = value.encode("ascii")
 
 
-def _texts(scores: bool) -> Sequence[Text]:
-    return canary.PAIRS if scores else canary.TEXTS
-
-
 async def _embed(
-    file: Path, heads: Sequence[Output], scores: bool, sandbox: bool
+    file: Path, heads: Sequence[Output], task: Task, sandbox: bool
 ) -> tuple[list[Float32Row], dict[Output, list[Float32Row]]]:
     def options(mode: ExecutionMode) -> WorkerOptions:
         return WorkerOptions(
@@ -87,7 +83,7 @@ async def _embed(
             batch_tokens=128,
             mode=mode.name,
             extra_buffers=mode.extra_buffers,
-            task="rerank" if scores else "embed",
+            task=task,
             sandbox=sandbox,
         )
 
@@ -96,7 +92,7 @@ async def _embed(
         await engine.start()
         assert engine.info is not None
         missing = np.full(engine.info.dimensions, np.nan, dtype=np.float32)
-        rows = [missing if row is None else row for row in await _rows(engine, _texts(scores), DENSE)]
+        rows = [missing if row is None else row for row in await _rows(engine, canary.texts_for(task), DENSE)]
         sketches: dict[Output, list[Float32Row]] = {}
         for output in heads:
             found = await _rows(engine, canary.HEAD_TEXTS, (output,))

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from edgeembed.engine.interface import Task
 from edgeembed.errors import ConversionError
 from edgeembed_convert.adapters import choose_adapter, merged, refuse_adapter_alone
 from edgeembed_convert.fp8 import check_quantization, dequantized
@@ -24,7 +25,6 @@ from edgeembed_convert.routes import ROUTERS, Modules, read_routes
 from edgeembed_convert.task_adapters import renamed_for_peft, tasks_of, with_task
 from edgeembed_convert.weights import Weights, open_weights
 
-Task = Literal["embed", "rerank"]
 Pooling = Literal["splade"]
 """What a user may say of a checkpoint whose files do not: that a masked language model is a sparse one."""
 

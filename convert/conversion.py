@@ -17,14 +17,14 @@ from gguf import GGML_QUANT_VERSION, GGUFReader, Keys
 from gguf.utility import model_weight_count_rounded_notation
 
 from edgeembed import __version__
-from edgeembed.engine.interface import TYPE_KEY, Output
+from edgeembed.engine.interface import TYPE_KEY, Output, Task
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.quantize import QuantizeJob, run_job
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS
 from edgeembed.errors import ConversionError
 from edgeembed_convert import canary
-from edgeembed_convert.checkpoint import Checkpoint, Pooling, Task, open_checkpoint
+from edgeembed_convert.checkpoint import Checkpoint, Pooling, open_checkpoint
 from edgeembed_convert.dense import read_dense
 from edgeembed_convert.families import find_family
 from edgeembed_convert.families.base import ModelPlan
@@ -70,7 +70,7 @@ class ConversionOptions:
     name: str | None = None
     """Name to record; default: the last part of `source_repo`, or else the name of the folder."""
     task: Task | None = None
-    """Whether the model computes vectors or scores, for checkpoints whose files do not say it."""
+    """What the model computes, for checkpoints whose files do not say it."""
     pooling: Pooling | None = None
     """For a masked language model whose files do not say that it is a sparse one."""
     adapter: str | None = None
@@ -121,9 +121,10 @@ def convert_checkpoint(
     try:
         checkpoint = open_checkpoint(source, options.task, options.adapter, options.source_repo, options.pooling)
         plan = find_family(checkpoint).plan(checkpoint)
-        if options.task is not None and (options.task == "rerank") != (plan.pooling == "rank"):
+        if options.task not in (None, plan.task):
             raise ConversionError(
-                f"{source}: cannot be converted with the task {options.task}: its files say {plan.pooling} pooling"
+                f"{source}: cannot be converted with the task {options.task}: its files are those of a model for the task "
+                f"{plan.task}"
             )
         plan = with_outputs(checkpoint, _with_dense(checkpoint, plan))
         _check_lower_casing(checkpoint, plan)
@@ -206,7 +207,6 @@ class _Job:
     def __init__(self, plan: ModelPlan, target: Path, wanted: str, options: ConversionOptions) -> None:
         self._plan, self._target, self._wanted, self._options = plan, target, wanted, options
         self._exact = _exact_type(plan)
-        self._scores = plan.pooling == "rank"
         self._texts = _texts(wanted, options)
         self._by_llama = wanted in MIXTURES or wanted in RECIPES or bool(self._texts)
         self._outputs = _outputs(plan, self._exact if wanted in MIXTURES else wanted)
@@ -219,8 +219,8 @@ class _Job:
     def run(self, metadata: Metadata, work: _ByteProgress) -> tuple[list[str], str]:
         """Write the target; return sentences about tensors of other types, and the type of most values."""
         if self._options.proof:
-            width = _labels(self._plan) if self._scores else self._plan.dimensions
-            metadata = metadata | canary.placeholder(width, self._heads, scores=self._scores)
+            width = self._plan.dimensions if self._plan.task == "embed" else _labels(self._plan)
+            metadata = metadata | canary.placeholder(width, self._heads, self._plan.task)
         if self._options.master is not None:
             with replacing(self._options.master) as part:
                 metadata = self._write_master(part, metadata, work)
@@ -245,7 +245,7 @@ class _Job:
         return {**metadata, **rows}
 
     def _rows(self, file: Path) -> dict[str, str]:
-        return canary.compute(file, self._heads, scores=self._scores, sandbox=self._options.sandbox)
+        return canary.compute(file, self._heads, self._plan.task, sandbox=self._options.sandbox)
 
     @property
     def _heads(self) -> list[Output]:
@@ -282,7 +282,8 @@ class _Job:
                 file_type=file_type(wanted),
                 threads=usable_threads(),
                 types=forced,
-                texts=as_inputs(self._texts, scores=self._scores),
+                texts=as_inputs(self._texts, self._plan.task),
+                task=self._plan.task,
                 notes=notes,
                 sandbox=self._options.sandbox,
             )
@@ -345,7 +346,7 @@ def _metadata(checkpoint: Checkpoint, plan: ModelPlan, options: ConversionOption
 
 
 def _labels(plan: ModelPlan) -> int:
-    """Return the number of scores that a reranker computes."""
+    """Return the number of scores that a reranker or classifier computes."""
     labels = plan.metadata.get(Keys.Classifier.OUTPUT_LABELS.format(arch=plan.architecture))
     return len(labels) if isinstance(labels, list) else 1
 

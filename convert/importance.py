@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from edgeembed.engine.interface import Pair
+from edgeembed.engine.interface import Pair, Task
 from edgeembed.errors import ConversionError
 
 OWN_TEXTS = "importance_texts.txt"
@@ -29,6 +29,8 @@ def read_texts(file: Path | None = None) -> list[str]:
     return texts
 
 
-def as_inputs(texts: list[str], *, scores: bool) -> list[str | Pair]:
+def as_inputs(texts: list[str], task: Task) -> list[str | Pair]:
     """Return what a model computes: the texts, or for a reranker pairs of each text and the next."""
-    return [Pair(*pair) for pair in zip(texts, [*texts[1:], *texts[:1]], strict=True)] if scores else list(texts)
+    if task != "rerank":
+        return [*texts]
+    return [Pair(*pair) for pair in zip(texts, [*texts[1:], *texts[:1]], strict=True)]

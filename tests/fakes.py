@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.status import EngineStatus
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import (
     DENSE,
     Float32Matrix,
@@ -280,7 +281,12 @@ def _with_short_query(pair: Pair, limits: Limits) -> Pair:
     return pair if len(words) <= kept else msgspec.structs.replace(pair, query=" ".join(words[:kept]))
 
 
-def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts | None = None) -> ServedModel:
+def fake_model(
+    name: str = "fake-model",
+    task: Task = "embed",
+    prompts: Prompts | None = None,
+    classes: Classes | None = None,
+) -> ServedModel:
     """Return a model that a fake engine can stand for."""
     digest = hashlib.sha256(name.encode()).hexdigest()
     return ServedModel(
@@ -290,6 +296,7 @@ def fake_model(name: str = "fake-model", task: Task = "embed", prompts: Prompts 
         task=task,
         prompts=prompts,
         dimensions=DIMENSIONS if task == "embed" else None,
+        classes=classes,
         created=1_700_000_000,
     )
 

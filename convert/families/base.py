@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from edgeembed.engine.classes import LABELS_KEY
+from edgeembed.engine.interface import Task
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.views import TensorSource
@@ -30,9 +32,9 @@ class ModelPlan:
 
     architecture: str
     dimensions: int
-    """Length of a vector; the hidden size for rerankers."""
+    """Length of a vector; the hidden size for rerankers and classifiers."""
     pooling: str
-    """mean, cls or last; rank for rerankers, which compute scores."""
+    """mean, cls or last; rank for rerankers and classifiers, which compute scores."""
     metadata: Metadata
     """Keys of the architecture and the tokenizer."""
     tensors: Sequence[PlannedTensor]
@@ -41,6 +43,13 @@ class ModelPlan:
     "{document}"). None: an embedder has those of the checkpoint, a reranker has none. Stored as `edgeembed.prompt.*`."""
     matryoshka: tuple[int, int] | None = None
     """Smallest and largest length that vectors may be truncated to. Stored as `edgeembed.matryoshka.min/max`."""
+
+    @property
+    def task(self) -> Task:
+        """What the model computes."""
+        if self.pooling != "rank":
+            return "embed"
+        return "classify" if LABELS_KEY in self.metadata else "rerank"
 
 
 class Family(Protocol):

@@ -1,25 +1,30 @@
-"""Encoders that score pairs: cross-encoders on BERT (ms-marco-MiniLM), RoBERTa (stsb-distilroberta-base), XLM-RoBERTa
-(bge-reranker-v2-m3, mmarco-mMiniLM, jina-reranker-v2) and ModernBERT (gte-reranker-modernbert-base).
+"""Encoders with a classifier: BERT, DistilBERT, RoBERTa, XLM-RoBERTa, ELECTRA and ModernBERT.
+
+Of one label they are cross-encoders, which score pairs (ms-marco-MiniLM, bge-reranker-v2-m3, jina-reranker-v2,
+gte-reranker-modernbert-base); of several they classify texts (sentiment, languages, toxicity) or pairs (natural language
+inference). See `edgeembed_convert.classes`.
 
 Nogueira and Cho, "Passage Re-ranking with BERT", 2019: query and document are one input; the state of the first token goes
-through a dense layer, tanh and a linear layer with one output. llama.cpp calls the two layers `cls` and `cls.output` and
-returns the raw output; the metadata says which function turns it into a score. Tensor names: those of transformers'
-BertForSequenceClassification (whose dense layer is the pooler), XLMRobertaForSequenceClassification and
+through a dense layer, tanh and a linear layer with an output for each label. llama.cpp calls the two layers `cls` and
+`cls.output` and returns the bare outputs; the metadata says which function turns them into scores. Tensor names: those of
+transformers' BertForSequenceClassification (whose dense layer is the pooler), XLMRobertaForSequenceClassification and
 ModernBertForSequenceClassification, which has GELU and a norm in place of tanh.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gguf import Keys, PoolingType
+from gguf import PoolingType
 
+from edgeembed.engine.classes import LABELS_KEY
 from edgeembed.engine.dense import DenseHead, DenseLayer
 from edgeembed.engine.template_parts import is_special
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs
-from edgeembed_convert.checkpoint import Checkpoint, torch_class
+from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.classes import Outputs, read_outputs
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     ARCHITECTURE,
@@ -50,11 +55,6 @@ from edgeembed_convert.tokenizer import WordPiece
 from edgeembed_convert.tokenizer_json import read_tokenizer_files
 from edgeembed_convert.unigram import Unigram
 
-ACTIVATION_KEY = "edgeembed.rerank.activation"
-"""The function that turns the output of the model into a score: "sigmoid" or "none"."""
-
-# Class names, the last part of what sentence-transformers' CrossEncoder stores.
-_ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "none"}
 _DROPPED = ("embeddings.position_ids", "embeddings.token_type_ids")
 _FIXED_MODERN = {"classifier_activation": "gelu", "classifier_bias": False}
 # What the code of jina-reranker-v2 can do besides; the values are its defaults.
@@ -78,7 +78,7 @@ _ROBERTA_HEAD = {"classifier.dense": "cls", "classifier.out_proj": "cls.output"}
 
 
 class BertCrossEncoder:
-    """BERT with a classifier of one label."""
+    """BERT with a classifier."""
 
     architectures = ("BertForSequenceClassification",)
     model_types = ()
@@ -92,7 +92,7 @@ class BertCrossEncoder:
 
 
 class RobertaCrossEncoder:
-    """RoBERTa or CamemBERT with a classifier of one label."""
+    """RoBERTa or CamemBERT with a classifier."""
 
     architectures = ("RobertaForSequenceClassification", "CamembertForSequenceClassification")
     model_types = ()
@@ -106,7 +106,7 @@ class RobertaCrossEncoder:
 
 
 class XlmRobertaCrossEncoder:
-    """XLM-RoBERTa with a classifier of one label."""
+    """XLM-RoBERTa with a classifier."""
 
     architectures = ("XLMRobertaForSequenceClassification",)
     model_types = ()
@@ -137,7 +137,7 @@ class JinaReranker:
 
 
 class ElectraCrossEncoder:
-    """ELECTRA with a classifier of one label, which has GELU in place of tanh."""
+    """ELECTRA with a classifier, which has GELU in place of tanh."""
 
     architectures = ("ElectraForSequenceClassification",)
     model_types = ()
@@ -151,7 +151,7 @@ class ElectraCrossEncoder:
 
 
 class DistilBertCrossEncoder:
-    """DistilBERT with a classifier of one label, which has ReLU in place of tanh."""
+    """DistilBERT with a classifier, which has ReLU in place of tanh."""
 
     architectures = ("DistilBertForSequenceClassification",)
     model_types = ()
@@ -166,7 +166,7 @@ class DistilBertCrossEncoder:
 
 
 class ModernBertCrossEncoder:
-    """ModernBERT with a prediction head and a classifier of one label."""
+    """ModernBERT with a prediction head and a classifier."""
 
     architectures = ("ModernBertForSequenceClassification",)
     model_types = ()
@@ -181,59 +181,21 @@ class ModernBertCrossEncoder:
                 f"{checkpoint.config_file}: classifier_pooling = {pooling!r}; llama.cpp's ModernBERT supports only"
                 " cls and mean"
             )
-        parts = read_modern_bert(checkpoint, "rank", _modern_head)
-        pair, _ = _read_pair(checkpoint, parts.tokenizer)  # the model has no token types
+        found: list[Outputs] = []
+
+        def head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:
+            found.append(read_outputs(checkpoint, _rows(stored, ["classifier"])))
+            return _modern_head(stored, hidden, found[0].count)
+
+        parts = read_modern_bert(checkpoint, "rank", head)
+        scores = found[0].keys(MODERN_BERT)
+        pair, _ = _read_pair(checkpoint, parts.tokenizer, required=LABELS_KEY not in scores)  # without token types
         metadata = {
             **parts.metadata,
-            **_score_metadata(checkpoint, MODERN_BERT),
+            **scores,
             f"{MODERN_BERT}.classifier.pooling_type": int(PoolingType[pooling.upper()]),
         }
-        prompts = {"rerank": pair_template(pair, parts.tokenizer.pieces)}
-        return ModelPlan(MODERN_BERT, parts.hidden, "rank", metadata, parts.tensors, prompts)
-
-
-def read_activation(checkpoint: Checkpoint) -> str:
-    """Return the function that turns the output into a score, as CrossEncoder of sentence-transformers chooses it.
-
-    It is in CrossEncoder's own file, or else in config.json under the newer or the older key; the default is a sigmoid.
-    Raises ConversionError for any other function.
-    """
-    file = checkpoint.folder / "config_sentence_transformers.json"
-    newer = checkpoint.config.get("sentence_transformers")
-    name = read_json(file).get("activation_fn") if file.is_file() else None
-    if name is None and isinstance(newer, dict):
-        name = newer.get("activation_fn")
-    if name is None:
-        name = checkpoint.config.get("sbert_ce_default_activation_function")
-    if name is None:
-        return "sigmoid"
-    activation = _ACTIVATIONS.get(torch_class(name) or "")
-    if activation is None:
-        raise ConversionError(
-            f"{checkpoint.config_file}: the activation {name!r} is not supported; expected Sigmoid or Identity"
-        )
-    return activation
-
-
-def read_label(checkpoint: Checkpoint) -> list[str]:
-    """Return the label in config.json, if there is one. Raises ConversionError for a classifier with several labels."""
-    labels = checkpoint.config.get("id2label")
-    if labels is None:
-        return []
-    if not isinstance(labels, dict) or len(labels) != 1:
-        raise ConversionError(
-            f"{checkpoint.config_file}: the classifier has the labels {labels!r}; a reranker must have one"
-        )
-    return [str(label) for label in labels.values()]
-
-
-def check_modules(checkpoint: Checkpoint) -> None:
-    """Raise ConversionError if modules.json contains more than the encoder."""
-    kinds = [kind for kind, _ in checkpoint.modules or []]
-    if kinds not in ([], ["Transformer"]):
-        raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: unexpected modules {', '.join(kinds)}; expected only Transformer"
-        )
+        return ModelPlan(MODERN_BERT, parts.hidden, "rank", metadata, parts.tensors, _prompts(pair, parts.tokenizer.pieces))
 
 
 def pair_template(pair: Template, pieces: Sequence[str]) -> str:
@@ -242,14 +204,6 @@ def pair_template(pair: Template, pieces: Sequence[str]) -> str:
     if unknown := [pieces[part] for part in pair if not isinstance(part, str) and not is_special(pieces[part])]:
         raise ConversionError(f"a reranker's template cannot have the special token {unknown[0]!r}")
     return "".join(names[part] if isinstance(part, str) else pieces[part] for part in pair)
-
-
-def _score_metadata(checkpoint: Checkpoint, arch: str) -> Metadata:
-    """Return what a file says of its scores. Raises ConversionError if the checkpoint does not compute one score."""
-    check_modules(checkpoint)
-    label = read_label(checkpoint)
-    metadata: Metadata = {ACTIVATION_KEY: read_activation(checkpoint)}
-    return {**metadata, Keys.Classifier.OUTPUT_LABELS.format(arch=arch): label} if label else metadata
 
 
 @dataclass(frozen=True)
@@ -267,14 +221,15 @@ class _Names:
 def _plan(
     checkpoint: Checkpoint, shape: EncoderShape, tokenizer: WordPiece | Unigram | BytePairs, names: _Names
 ) -> ModelPlan:
-    scores = _score_metadata(checkpoint, ARCHITECTURE)
-    pair, segments = _read_pair(checkpoint, tokenizer)
     stored = StoredTensors(checkpoint, _place, "cross-encoder")
+    outputs = read_outputs(checkpoint, _rows(stored, names.head))
+    scores = outputs.keys(ARCHITECTURE)
+    pair, segments = _read_pair(checkpoint, tokenizer, required=LABELS_KEY not in scores)
     tensors = list(encoder_tensors(stored, shape, layers=names.layers, parts=names.parts))
     if names.activation is None:
-        tensors.extend(_head(stored, shape.hidden, names.head))
+        tensors.extend(_head(stored, shape.hidden, names.head, outputs.count))
     else:
-        scores |= _own_head(stored, shape.hidden, names.head, names.activation)
+        scores |= _own_head(stored, shape.hidden, names, outputs.count)
     stored.check_all_placed()
     frame = {} if isinstance(tokenizer, WordPiece) else frame_metadata(tokenizer)
     metadata: Metadata = {**encoder_metadata(shape, "rank", tokenizer), **frame, **scores}
@@ -283,8 +238,7 @@ def _plan(
         words = TwoSegments(sources["token_embd.weight"], sources["token_types.weight"])
         tensors = [PlannedTensor(tensor.name, words) if tensor.name == "token_embd.weight" else tensor for tensor in tensors]
         metadata = add_second_segment(metadata, ARCHITECTURE)
-    prompts = {"rerank": pair_template(pair, tokenizer.pieces)}
-    return ModelPlan(ARCHITECTURE, shape.hidden, "rank", metadata, tensors, prompts)
+    return ModelPlan(ARCHITECTURE, shape.hidden, "rank", metadata, tensors, _prompts(pair, tokenizer.pieces))
 
 
 def _place(name: str) -> str | None:
@@ -293,30 +247,46 @@ def _place(name: str) -> str | None:
     return None if plain.startswith(_DROPPED) else plain
 
 
-def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str]) -> Iterator[PlannedTensor]:
-    for (source, target), outputs in zip(head.items(), (hidden, 1), strict=True):
+def _rows(stored: StoredTensors, head: Iterable[str]) -> int:
+    """Return the number of outputs of the last layer of a classifier."""
+    *_, last = head
+    return stored.shape(f"{last}.weight")[0]
+
+
+def _prompts(pair: Template | None, pieces: Sequence[str]) -> dict[str, str]:
+    return {} if pair is None else {"rerank": pair_template(pair, pieces)}
+
+
+def _head(stored: StoredTensors, hidden: int, head: Mapping[str, str], labels: int) -> Iterator[PlannedTensor]:
+    for (source, target), outputs in zip(head.items(), (hidden, labels), strict=True):
         yield stored.place(f"{source}.weight", f"{target}.weight", outputs, hidden, keep_f32=True)
         yield stored.place(f"{source}.bias", f"{target}.bias", outputs)
 
 
-def _own_head(stored: StoredTensors, hidden: int, head: Mapping[str, str], activation: str) -> Metadata:
+def _own_head(stored: StoredTensors, hidden: int, names: _Names, labels: int) -> Metadata:
     """Return the classifier as dense layers that our engine computes."""
+    assert names.activation is not None
     layers = []
-    for source, outputs, function in zip(head, (hidden, 1), (activation, "identity"), strict=True):
+    for source, outputs, function in zip(names.head, (hidden, labels), (names.activation, "identity"), strict=True):
         weight, bias = stored.take(f"{source}.weight", outputs, hidden), stored.take(f"{source}.bias", outputs)
         layers.append(DenseLayer(weight.values(), bias.values(), function))
     return dict(DenseHead(layers).metadata())
 
 
-def _modern_head(stored: StoredTensors, hidden: int) -> Iterator[PlannedTensor]:
+def _modern_head(stored: StoredTensors, hidden: int, labels: int) -> Iterator[PlannedTensor]:
     yield stored.place("head.dense.weight", "cls.weight", hidden, hidden, keep_f32=True)
     yield stored.place("head.norm.weight", "cls.norm.weight", hidden)
-    yield stored.place("classifier.weight", "cls.output.weight", 1, hidden, keep_f32=True)
-    yield stored.place("classifier.bias", "cls.output.bias", 1)
+    yield stored.place("classifier.weight", "cls.output.weight", labels, hidden, keep_f32=True)
+    yield stored.place("classifier.bias", "cls.output.bias", labels)
 
 
-def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs | SentencePieces) -> tuple[Template, bool]:
-    """Return the template for a pair, and whether everything from the second text on has token type 1."""
+def _read_pair(
+    checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePairs | SentencePieces, *, required: bool
+) -> tuple[Template | None, bool]:
+    """Return the template for a pair, and whether everything from the second text on has token type 1.
+
+    None for a tokenizer without one, unless it is required. Raises ConversionError.
+    """
     folder = checkpoint.model_folder
     file = folder / "tokenizer.json"
     if file.is_file() or not (folder / "vocab.txt").is_file():
@@ -327,6 +297,8 @@ def _read_pair(checkpoint: Checkpoint, tokenizer: WordPiece | Unigram | BytePair
         special = tokenizer.special
         pair = [special["cls"], "A", special["sep"], "B", special["sep"]]
         segments = [0, 0, 0, 1, 1]
+    if pair is None and not required:
+        return None, False
     if pair is None or [part for part in pair if isinstance(part, str)] != ["A", "B"]:
         raise ConversionError(f"{file}: the post-processor has no template for a pair of query and document")
     if any(isinstance(part, int) and part >= len(tokenizer.pieces) for part in pair):

@@ -62,6 +62,10 @@ class StoredTensors:
         self._find_prefix(name)
         return name in self._left
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a tensor, which stays; (0,) if it is missing, which `take` will report."""
+        return self._left[name].shape if name in self else (0,)
+
     def take(self, name: str, *shape: int) -> StoredTensor:
         """Remove and return a tensor. Raises ConversionError if it is missing or has another shape."""
         self._find_prefix(name)

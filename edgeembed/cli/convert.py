@@ -15,8 +15,9 @@ import click
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
+    from edgeembed.engine.interface import Task
     from edgeembed_convert import ConversionOptions
-    from edgeembed_convert.checkpoint import Pooling, Task
+    from edgeembed_convert.checkpoint import Pooling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class ConvertFlags:
 @click.option("--license", "license_", metavar="ID", help="Licence to record, instead of the one in the model's README.md.")
 @click.option(
     "--task",
-    type=click.Choice(["embed", "rerank"]),
+    type=click.Choice(["embed", "rerank", "classify"]),
     help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
 )
 @click.option(

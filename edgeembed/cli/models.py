@@ -82,7 +82,7 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
         model.type,
         _task(model),
         human_size(model.size_bytes),
-        "-" if model.task == "rerank" else str(model.dimensions or "?"),
+        str(model.dimensions or "?") if model.task == "embed" else "-",
         model.license or "?",
         ago(model.last_used, time.time()),
     )
@@ -175,6 +175,7 @@ def _installed_row(model: InstalledModel) -> dict[str, Any]:
         "task": model.task,
         "size_bytes": model.size_bytes,
         "dimensions": model.dimensions if model.task == "embed" else None,
+        "classes": msgspec.to_builtins(model.classes),
         "outputs": model.outputs if model.task == "embed" else None,
         "matryoshka": msgspec.to_builtins(model.matryoshka),
         "max_seq_length": model.max_seq_length,
@@ -242,6 +243,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("task", model.task),
                 ("licence", model.license or "unknown"),
                 ("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka)),
+                ("classes", ", ".join(model.classes.labels) if model.classes else None),
                 *_outputs(installed),
             ],
             indent="  ",
@@ -266,8 +268,8 @@ def _context(entry: CatalogueEntry) -> str:
 
 
 def _dimensions(task: str, count: int | None, cut: Matryoshka | None) -> str | None:
-    if task == "rerank":
-        return None  # a reranker returns scores; the dimensions in its file are internal
+    if task != "embed":
+        return None  # scores are returned; the dimensions in the file are internal
     shown = str(count or "unknown")
     return f"{shown}, can be truncated to {cut.describe()}" if cut else shown
 
@@ -345,7 +347,7 @@ def _frame_fields(frame: Frame, task: str) -> list[tuple[str, str | None]]:
     """Return what is around a text and what becomes of its token vectors."""
     return [
         ("frame", f"known: {frame.family}" if frame.family else "of no known family"),
-        ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if task == "embed" else None),
+        ("special tokens", f"{frame.before or ''} TEXT {frame.after or ''}".strip() if task != "rerank" else None),
         ("pre-tokenizer", frame.splitter),
         ("pooling", frame.pooling or "not in the file"),
         ("dense layers", str(frame.dense) if frame.dense else None),

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-_Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank"]})]
+_Task: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "rerank", "classify"]})]
 
 
 UnixSeconds: TypeAlias = Annotated[float, Meta(ge=0, lt=2**37)]
@@ -310,7 +310,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     created: int = 0
     owned_by: str = "edgeembed"
     task: _Task = "embed"
-    model_type: Literal["embedding", "rerank"] = "embedding"
+    model_type: Literal["embedding", "rerank", "classify"] = "embedding"
     type: str = ""
     loaded: bool = False
     root: str | UnsetType = UNSET

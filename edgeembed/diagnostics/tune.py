@@ -101,7 +101,7 @@ async def _measure(engine: Engine, profile: RunProfile, seconds: float) -> tuple
 
         def text(words: int) -> Text:
             made = maker.text(min(words, info.context_tokens // TOKENS_PER_WORD))
-            return Pair(maker.text(8), made) if info.pooling == "rank" else made
+            return Pair(maker.text(8), made) if info.task == "rerank" else made
 
         await asyncio.gather(*engine.submit([text(20) for _ in range(WARM_UPS)], INTERACTIVE))
         query = await _median_ms(engine, lambda: text(10), seconds / 4)

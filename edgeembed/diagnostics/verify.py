@@ -120,7 +120,7 @@ def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verificat
         type=model.type,
         mode=embedded.mode,
         canary_cosines=[round(value, 5) for value in embedded.info.canary_cosines],
-        canary_least=least_for(embedded.info.file_type, scores=embedded.info.pooling == "rank"),
+        canary_least=round(least_for(embedded.info.file_type, scores=embedded.info.pooling == "rank"), 4),
         published=check.scores if check else None,
         measured=measured,
         published_by=check.source if check else None,

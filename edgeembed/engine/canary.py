@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeembed.engine.causes import Cause
 from edgeembed.engine.float_strings import decode_floats, encode_floats
-from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Pair, Prompted, Text
+from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Pair, Prompted, Task, Text
 
 TokensT = TypeVar("TokensT")
 
@@ -82,6 +82,11 @@ class CanaryError(Exception):
     """The rows are wrong; the message says which and how."""
 
     cause: Cause = "wrong_vectors"
+
+
+def texts_for(task: Task) -> Sequence[str | Pair]:
+    """Return the canary texts of a model; pairs for a reranker."""
+    return PAIRS if task == "rerank" else TEXTS
 
 
 def check(

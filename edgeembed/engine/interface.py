@@ -21,8 +21,8 @@ Float32Matrix = npt.NDArray[np.float32]
 TYPE_KEY = "edgeembed.converter.type"
 """Metadata key: the type of a converted file for which llama.cpp has no name."""
 
-Task = Literal["embed", "rerank"]
-"""What a model computes: rows of texts, or scores of pairs."""
+Task = Literal["embed", "rerank", "classify"]
+"""What a model computes: rows of texts, scores of pairs, or a logit of each class for texts or pairs."""
 
 Output = Literal["dense", "multi", "sparse", "tokens"]
 """What is computed of a text. dense: one pooled row. multi: a vector for each token, to be compared with those of another
@@ -94,7 +94,7 @@ class Limits(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Pair(msgspec.Struct, array_like=True, frozen=True):
-    """A query and a document for a reranker."""
+    """A query and a document for a reranker, or two texts for a classifier."""
 
     query: str
     document: str
@@ -168,8 +168,9 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int
     """Longest text in tokens, special ones included."""
     pooling: str
-    """mean, cls, last; rank for a reranker, whose rows are scores, one for each of its labels; none for a model without a
-    pooled row of its own."""
+    """mean, cls, last; rank for a reranker or classifier, whose rows are numbers, one for each of its labels; none for a
+    model without a pooled row of its own."""
+    task: Task = "embed"
     file_type: str
     """The quantisation type of most tensors, as llama.cpp names it."""
     parameters: int

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.engine.child_environment import child_environment
-from edgeembed.engine.interface import Pair
+from edgeembed.engine.interface import Pair, Task
 from edgeembed.errors import ConversionError
 
 
@@ -29,6 +29,8 @@ class QuantizeJob(msgspec.Struct, frozen=True, kw_only=True):
     """Names of tensors, and of ggml's type for each."""
     texts: list[str | Pair] = []
     """Texts, or pairs for a reranker, that show which columns of the matrices matter; none: all matter the same."""
+    task: Task = "embed"
+    """Of the model."""
     notes: dict[str, str] = {}
     """Metadata to add."""
     sandbox: bool = True

@@ -25,7 +25,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     oldest_kernels: bool = False
     """In a build for many processors, use the module with the oldest kernels instead of the best one."""
     task: Task = "embed"
-    """The worker rejects a file made for the other task."""
+    """The worker rejects a file made for another task."""
     verbose: bool = False
     """Log llama.cpp's informational lines too."""
     bulk_lanes: int | None = None

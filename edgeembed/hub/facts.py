@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, Classes, read_classes
 from edgeembed.engine.dense import outputs_key
 from edgeembed.engine.interface import DENSE, Output
 from edgeembed.engine.late_interaction import LAYERS_KEY, PREFIX, SCORE_KEY
@@ -33,7 +34,9 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     license: str | None = None
     dimensions: int | None = None
     ranks: bool | None = None
-    """Whether it is a reranker."""
+    """Whether it computes scores: it is a reranker, or with `classes` a classifier."""
+    classes: dict[str, str] = {}
+    """In a file of our converter: the metadata of a classifier; see `edgeembed.engine.classes`."""
     prompts: dict[str, str] = {}
     """In a file of our converter: the checkpoint's templates, by kind."""
     notes: list[str] = []
@@ -56,13 +59,19 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
         return Prompts(**given) if given else None
 
     @property
+    def own_classes(self) -> Classes | None:
+        """The classes, if it is a classifier. Raises ValueError if they are invalid."""
+        classes = read_classes(self.classes.get)
+        return None if classes is None else msgspec.structs.replace(classes, pairs="rerank" in self.prompts)
+
+    @property
     def own_matryoshka(self) -> Matryoshka | None:
         """The file's vector lengths, if it states any."""
         return Matryoshka(min=self.matryoshka[0], max=self.matryoshka[1]) if self.matryoshka else None
 
 
 def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
-    """Return the facts in a header. path: of the file. Raises HubError for an invalid prompt, or if the file is gone."""
+    """Return the facts in a header. path: of the file. Raises HubError for invalid values, or if the file is gone."""
     pooling = header.pooling
     if pooling is None and (frame := frame_of_foreign(path)) is not None and frame.pooling == "rank":
         pooling = RANK_POOLING  # a cross-encoder of llama.cpp's converter, which writes no pooling for those
@@ -77,6 +86,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
         license=header.text("general.license") or None,
         dimensions=header.dimensions,
         ranks=None if pooling is None else pooling == RANK_POOLING,
+        classes={key: value for key in (LABELS_KEY, FUNCTION_KEY) if (value := header.text(key)) is not None},
         prompts={
             key.removeprefix(_PROMPT): value
             for key, value in header.values.items()
@@ -90,7 +100,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
         matryoshka=(least, most) if least and most else None,
     )
     try:
-        _ = facts.own_prompts
+        _ = facts.own_prompts, facts.own_classes
     except ValueError as error:
         raise HubError(f"{path}: {error}") from error
     return facts

@@ -9,13 +9,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from filelock import Timeout
 
 from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
 from edgeembed.config.paths import Paths
-from edgeembed.engine.interface import DENSE, Output
+from edgeembed.engine.classes import Classes
+from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests, Identified
@@ -28,8 +29,6 @@ from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.usage import Usage
 
 log = logging.getLogger(__name__)
-
-Task = Literal["embed", "rerank"]
 
 _STAGING = ".pull-"
 
@@ -52,6 +51,8 @@ class InstalledModel:
     """Where it came from, as text."""
     entry: CatalogueEntry | None
     task: Task = "embed"
+    classes: Classes | None = None
+    """Of a classifier."""
     outputs: tuple[Output, ...] = DENSE
     """What the file has heads for."""
     max_sim: str | None = None
@@ -358,7 +359,8 @@ class Store:
             matryoshka=own.own_matryoshka or (entry.matryoshka if entry else None),
             source=manifest.source if manifest else "a local file",
             entry=entry,
-            task="rerank" if ranks else "embed",
+            task="embed" if not ranks else "classify" if facts.classes else "rerank",
+            classes=facts.own_classes if ranks else None,
             outputs=facts.outputs,
             max_sim=facts.max_sim,
             token_dimensions=facts.token_dimensions,

@@ -288,7 +288,7 @@ def _likeness(model: ServedModel, row: Float32Row, other: bytes) -> float:
     expected = np.frombuffer(other, dtype=np.float32)
     if expected.shape != row.shape or canary.defect(row) or canary.defect(expected):
         return 0.0
-    return canary.likeness(row, expected, scores=model.task == "rerank")
+    return canary.likeness(row, expected, scores=model.task != "embed")
 
 
 def _read(file: Path) -> BaselineFile | None:

@@ -14,7 +14,7 @@ from edgeembed.inference.drift import VectorHealth
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry, ServedModel
 
-PROBES: Mapping[str, Text] = {"embed": "hello", "rerank": Pair("hello", "hello")}
+PROBES: Mapping[str, Text] = {"embed": "hello", "rerank": Pair("hello", "hello"), "classify": "hello"}
 PROBE_FRESH_SECONDS = 5.0
 """A row that came this recently shows that the engine works."""
 PROBE_EVERY_SECONDS = 60.0

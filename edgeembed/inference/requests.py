@@ -8,8 +8,11 @@ from functools import cached_property
 from typing import Literal, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from edgeembed.cache import CachedRow
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import DENSE, Float32Matrix, Float32Row, Output, Row, Task, Tokenized
 from edgeembed.engine.outputs import unpack
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
@@ -81,6 +84,23 @@ class RerankRequest(msgspec.Struct, frozen=True):
     def place_of_query(self, index: int) -> str:
         """Return what a query is called in the client's request."""
         return self.query_param if isinstance(self.query, str) else f"{self.query_param}[{index}]"
+
+
+class ClassifyRequest(msgspec.Struct, frozen=True):
+    """Texts to classify, or pairs of texts. `param` names the request's field that holds them."""
+
+    texts: Sequence[str]
+    seconds: Sequence[str | None] | None = None
+    """The second text of each pair; None for single texts."""
+    model: str | None = None
+    param: str = "input"
+    single: bool = False
+    cache: CacheUse = "on"
+    lengths: Lengths = ANY_LENGTH
+    ids: Sequence[Sequence[int]] | None = None
+    """Token ids of the model instead of texts; `texts` is empty then."""
+    or_reranker: bool = False
+    """A reranker may answer, too, if all are pairs: its score is that of its only label."""
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True):
@@ -219,6 +239,23 @@ class RerankResult:
         return sorted(range(len(self.scores)), key=lambda index: -self.raw_scores[index])[:most]
 
 
+@dataclass(frozen=True)
+class ClassifyResult:
+    """The classes of a request's texts, in its order.
+
+    logits, probabilities: float64, shape (texts, classes). tokens: of each text or pair. hits: how many of them the cache
+    had. cuts: those that were cut.
+    """
+
+    model: ServedModel
+    classes: Classes
+    logits: npt.NDArray[np.float64]
+    probabilities: npt.NDArray[np.float64]
+    tokens: list[int]
+    hits: int
+    cuts: list[Cut]
+
+
 class TokenizeResult(msgspec.Struct, frozen=True):
     """tokens: of each text. context_tokens: the longest text that the model takes.
 
@@ -246,7 +283,7 @@ def cuts_of(rows: Sequence[Row | CachedRow]) -> list[Cut]:
     return [Cut(index, row.tokens, row.full) for index, row in enumerate(rows) if isinstance(row, Row) and row.full]
 
 
-def place_of(request: EmbedRequest | RerankRequest, index: int) -> str:
+def place_of(request: EmbedRequest | RerankRequest | ClassifyRequest, index: int) -> str:
     """Return what a text is called in the client's request: the field, with an index if it holds a list."""
     if isinstance(request, EmbedRequest) and request.first is not None:
         return request.first if index == 0 else f"{request.param}[{index - 1}]"

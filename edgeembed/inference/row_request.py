@@ -16,7 +16,7 @@ from edgeembed.errors import (
     InputTooLongError,
 )
 from edgeembed.inference.aside import size_of
-from edgeembed.inference.requests import CacheUse, EmbedRequest, RerankRequest, place_of
+from edgeembed.inference.requests import CacheUse, ClassifyRequest, EmbedRequest, RerankRequest, place_of
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.registry import ServedModel
 
@@ -34,7 +34,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     owners: which of the client's texts each is a part of; empty if each is a whole one.
     """
 
-    client: EmbedRequest | RerankRequest
+    client: EmbedRequest | RerankRequest | ClassifyRequest
     model: ServedModel
     key_maker: KeyMaker
     label: str
@@ -57,7 +57,7 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def given(self) -> Sequence[str]:
         """The texts, or documents, as the client sent them."""
-        return self.client.texts if isinstance(self.client, EmbedRequest) else self.client.documents
+        return self.client.documents if isinstance(self.client, RerankRequest) else self.client.texts
 
     @property
     def cache_use(self) -> CacheUse:

@@ -1,6 +1,7 @@
 """The service: requests for every model, without HTTP.
 
-`embed` and `rerank` resolve the model, prepare the texts, and hand them to the pipeline (`edgeembed.inference.pipeline`).
+`embed`, `rerank` and `classify` resolve the model, prepare the texts, and hand them to the pipeline
+(`edgeembed.inference.pipeline`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any, TypeVar
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
-from edgeembed.inference import token_ids
+from edgeembed.inference import classifying, token_ids
 from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
 from edgeembed.inference.pipeline import MOST_NUMBERS, Pipeline, PipelineResult
 from edgeembed.inference.requests import (
+    ClassifyRequest,
+    ClassifyResult,
     DetokenizeRequest,
     EmbedRequest,
     EmbedResult,
@@ -175,7 +178,7 @@ class EmbeddingService:
         return await self._unless_replaced(self._rerank, request)
 
     async def _rerank(self, request: RerankRequest) -> RerankResult:
-        target = await self.registry.resolve(request.model, "rerank", or_embedder=request.plain)
+        target = await self.registry.resolve(request.model, "rerank", also="embed" if request.plain else None)
         model = target.model
         if model.task == "embed":
             # Of a model with both, bare scores are cosines as of any embedder.
@@ -196,6 +199,23 @@ class EmbeddingService:
         self._count(model.key, len(prepared.names))
         best = best_windows(windowed, rows) if windowed else rows
         return result_of_pairs(model, best, hits, len(rows))
+
+    async def classify(self, request: ClassifyRequest) -> ClassifyResult:
+        """Find the classes of the texts of one request, in their order.
+
+        Raises RequestError for a client's mistake, EngineError for a failure of ours.
+        """
+        return await self._unless_replaced(self._classify, request)
+
+    async def _classify(self, request: ClassifyRequest) -> ClassifyResult:
+        model = (await classifying.target_of(self.registry, request)).model
+        if model.task == "rerank":
+            return classifying.result_of_scores(await self._rerank(classifying.rerank_request(request)))
+        key_maker, label = self._key_maker(model)
+        prepared = await self.aside.run(_size(request), classifying.prepare, request, model, self._clean, key_maker, label)
+        rows, hits, _ = await self._run(prepared)
+        self._count(model.key, len(rows))
+        return classifying.result_of(model, rows, hits)
 
     async def count_tokens(self, request: TokenizeRequest) -> TokenizeResult:
         """Tokenise the texts of one request as an embedder would read them; see `tokenize`."""
@@ -322,10 +342,12 @@ class EmbeddingService:
         return found
 
 
-def _size(request: EmbedRequest | RerankRequest) -> int:
+def _size(request: EmbedRequest | RerankRequest | ClassifyRequest) -> int:
     """Return the size of preparing a request's texts; token ids count with their digits."""
     if isinstance(request, RerankRequest):
         return size_of(request.queries) + size_of(request.documents)
+    if isinstance(request, ClassifyRequest) and request.seconds:
+        return size_of(request.texts) + size_of([second for second in request.seconds if second])
     return size_of(request.texts) + _ID_CHARACTERS * sum(map(len, request.ids or ()))
 
 

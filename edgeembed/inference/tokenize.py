@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from edgeembed.engine.interface import Engine, Prompted, Task, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import Engine, Prompted, Text, Tokenized, TokenWant
 from edgeembed.errors import EngineTimeoutError, RequestError, RequestTooLargeError, TooManyTokensError
 from edgeembed.inference import token_ids
 from edgeembed.inference.aside import Aside
@@ -42,7 +42,7 @@ async def tokenize(
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    task = request.task or await _task(registry, request.model)
+    task = request.task or await registry.task_of(request.model)
     target = await registry.resolve(request.model, task, input_type=request.input_type)
     model = target.model
     input_type = request.input_type or target.input_type
@@ -71,7 +71,7 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
 
     Raises RequestError for what the client did wrong, EngineError otherwise.
     """
-    target = await registry.resolve(request.model, await _task(registry, request.model))
+    target = await registry.resolve(request.model, await registry.task_of(request.model))
 
     def place(index: int) -> str:
         return request.param if request.single else f"{request.param}[{index}]"
@@ -84,14 +84,6 @@ async def detokenize(registry: ModelRegistry, pool: ModelPool, request: Detokeni
     except RequestError as error:
         raise RequestError(f"{request.param}: {error.message}", param=request.param) from error
     return [text.text for text in read]
-
-
-async def _task(registry: ModelRegistry, name: str | None) -> Task:
-    """Return the task of the model that a name means: a reranker has tokens, too."""
-    if name:
-        target = await registry.look_up(name)
-        return target.model.task if target else "embed"
-    return registry.default.task if registry.default else "embed"
 
 
 @contextlib.asynccontextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
@@ -37,6 +38,7 @@ _MOST_DIMENSIONS = 4096
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
+    "classify": "finds the classes of texts; POST /classify takes them",
 }
 
 
@@ -53,6 +55,8 @@ class ServedModel:
     prompts: Prompts | None = None
     dimensions: int | None = None
     """Length of its vectors, if the file states it."""
+    classes: Classes | None = None
+    """Of a classifier."""
     matryoshka: Matryoshka | None = None
     max_seq_length: int | None = None
     """The length in tokens for which its makers use it, if it takes longer texts."""
@@ -111,6 +115,8 @@ class ServedModel:
     @property
     def row_dimensions(self) -> tuple[int, ...]:
         """How many numbers its rows may have, as far as that is known before it is loaded; empty if it is not."""
+        if self.classes is not None:
+            return (len(self.classes.labels),)
         if self.task == "rerank":
             return (1, 2)
         return () if self.dimensions is None else (self.dimensions,)
@@ -127,6 +133,7 @@ def served(model: InstalledModel) -> ServedModel:
         path=Path(model.path),
         prompts=model.prompts,
         dimensions=model.dimensions,
+        classes=model.classes,
         matryoshka=model.matryoshka,
         max_seq_length=model.max_seq_length,
         size_bytes=model.size_bytes,
@@ -204,29 +211,39 @@ class ModelRegistry:
         return list({model.key: model for model in (*self._fixed, *self._found)}.values())
 
     async def resolve(
-        self, name: str | None, task: Task, *, or_embedder: bool = False, input_type: InputType | None = None
+        self, name: str | None, task: Task, *, also: Task | None = None, input_type: InputType | None = None
     ) -> Target:
         """Return the model of a name; None and "" mean the default, or the only model for the task.
 
-        or_embedder: an embedder will do to rerank; without a name, if there is no reranker. input_type: of the request; an
-        alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each task.
+        also: a model for this task will do, too; without a name, if there is none for `task`, or if it is the default.
+        input_type: of the request; an alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each
+        task.
 
         Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
         """
         if not name:
             if self._stale:
                 await self.refresh()
-            return Target(await self._unnamed("embed" if or_embedder and not await self._able(task) else task))
+            return Target(await self._unnamed(await self._task_of_unnamed(task, also)))
         if input_type and self._aliases:
             name = self._name_for(name, input_type)
         target = await self.look_up(name)
         if target is None:
             raise self.unknown(name, task)
-        scores = or_embedder or target.cosine or "multi" in target.model.outputs
-        if target.model.task == task or (task == "rerank" and scores):
+        found = target.model.task
+        scores = target.cosine or "multi" in target.model.outputs
+        if found in (task, also) or (task == "rerank" and scores):
             return target
-        instead = "" if task == "embed" else f". {quoted(name + COSINE)} ranks them by the cosine of its vectors"
-        raise WrongTaskError(f"{quoted(name)} {_DOES[target.model.task]}{instead}", param="model")
+        cosine = task == "rerank" and found == "embed"
+        instead = f". {quoted(name + COSINE)} ranks them by the cosine of its vectors" if cosine else ""
+        raise WrongTaskError(f"{quoted(name)} {_DOES[found]}{instead}", param="model")
+
+    async def task_of(self, name: str | None) -> Task:
+        """Return the task of the model that a name means; of the default one without a name. "embed" if there is none."""
+        if name:
+            target = await self.look_up(name)
+            return target.model.task if target else "embed"
+        return self.default.task if self.default else "embed"
 
     async def look_up(self, name: str) -> Target | None:
         """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk."""
@@ -304,6 +321,12 @@ class ModelRegistry:
         own = f"{name.lower().removesuffix(COSINE).removesuffix(LATEST)}:{input_type}"
         return own if own in self._aliases else name
 
+    async def _task_of_unnamed(self, task: Task, also: Task | None) -> Task:
+        """Return which of two tasks a request without a name means."""
+        if also is None or await self._able(task):
+            return task
+        return also
+
     async def _unnamed(self, task: Task) -> ServedModel:
         if self.default is not None and self.default.does(task):
             return self.default
@@ -313,6 +336,9 @@ class ModelRegistry:
         if able:
             names = ", ".join(sorted({model.name for model in able}))
             raise RequestError(f"'model' is missing, and several models can do this: {names}", param="model")
+        if task == "classify":
+            advice = "make one with `edgeembed convert`, of a checkpoint on the model hub"
+            raise ModelNotFoundError(f"no classifier is installed; {advice}", param="model")
         what, suggested = ("reranker", DEFAULT_RERANKER) if task == "rerank" else ("embedding model", DEFAULT_MODEL)
         raise ModelNotFoundError(f"no {what} is installed; `edgeembed pull {suggested}` installs one", param="model")
 

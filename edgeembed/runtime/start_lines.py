@@ -16,6 +16,7 @@ from edgeembed.server.address import network_address
 _KEY = f"{ENV_PREFIX}API_KEY"
 _BODIES = {
     "embed": ("/v1/embeddings", '{"input":"hello"}'),
+    "classify": ("/classify", '{"input":"I like it"}'),
     "rerank": ("/v1/rerank", '{"query":"rain","documents":["an umbrella","a desert"]}'),
 }
 """What to try with a model, by its task."""
@@ -33,7 +34,8 @@ def ready_lines(settings: Settings, url: str, model: ServedModel, engine: Engine
     assert info is not None
     for demotion in status.demotions:
         yield f"mode {demotion.mode} failed: {demotion.reason}"
-    size = f"{info.dimensions} dimensions, texts" if model.task == "embed" else "reranker, pairs"
+    what = {"rerank": "reranker, pairs", "classify": f"{info.dimensions} classes, texts"}
+    size = what.get(model.task, f"{info.dimensions} dimensions, texts")
     up_to = f" up to {info.context_tokens} tokens" if info.context_tokens else " as long as upstream accepts"
     yield f"ready: {model.name} ({size}{up_to}) in mode {status.mode}"
     if not settings.uds:

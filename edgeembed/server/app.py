@@ -16,6 +16,7 @@ from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_REQUEST_TEXTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import (
+    classify,
     cohere,
     invocations_path,
     lm_studio,
@@ -47,6 +48,7 @@ _DIALECTS = (
     pooling,
     rerank_path,
     score,
+    classify,
     tokenize,
     tokenize_path,
     ollama_embed,

@@ -136,6 +136,7 @@ class PeekedFields(msgspec.Struct):
     prompt: msgspec.Raw | UnsetType = UNSET
     messages: msgspec.Raw | UnsetType = UNSET
     content: msgspec.Raw | UnsetType = UNSET
+    model: msgspec.Raw | UnsetType = UNSET
 
 
 _peek_decoder = msgspec.json.Decoder(PeekedFields)

@@ -11,7 +11,7 @@ from multidict import istr
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError, TokenInputError, quoted
-from edgeembed.inference.requests import EmbedResult, RerankResult
+from edgeembed.inference.requests import ClassifyResult, EmbedResult, RerankResult
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
@@ -236,7 +236,7 @@ class TruncatedItem(msgspec.Struct):
     full_tokens: int
 
 
-def truncated_items(result: EmbedResult | RerankResult) -> list[TruncatedItem] | UnsetType:
+def truncated_items(result: EmbedResult | RerankResult | ClassifyResult) -> list[TruncatedItem] | UnsetType:
     """Return what an answer says of the texts that were cut; UNSET if none was."""
     return [TruncatedItem(cut.index, cut.tokens, cut.full) for cut in result.cuts] or UNSET
 
@@ -246,7 +246,7 @@ PROMPT = "What the texts are for: adds the model's prompt to each text. Without 
 TRUNCATED_HEADER = istr("X-Edgeembed-Truncated")
 
 
-def answer_headers(result: EmbedResult | RerankResult, texts: int) -> dict[str, str]:
+def answer_headers(result: EmbedResult | RerankResult | ClassifyResult, texts: int) -> dict[str, str]:
     """Return the headers with the model file, what the cache answered, and how many texts were cut, if any were."""
     headers = {**cache_header(result.hits, texts), DIGEST_HEADER: result.model.digest}
     if cuts := result.cuts:

@@ -195,7 +195,8 @@ def pair(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (config(id2label={"0": "no", "1": "yes"}), "a reranker must have one"),
+        (config(id2label={"0": "no", "1": "yes"}), "config.json requires"),
+        (config(id2label={"0": "no", "2": "yes"}), "expected a name for each of the numbers from 0 on"),
         (config(id2label=None, num_labels=2, type_vocab_size=3), "config.json requires"),
         (config(sentence_transformers={"activation_fn": "torch.nn.Tanh"}), r"the activation 'torch\.nn\.Tanh'"),
         (config(hidden_act="relu"), "hidden_act = 'relu'"),

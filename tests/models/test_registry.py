@@ -272,13 +272,13 @@ async def test_an_embedder_ranks_if_its_name_ends_in_cosine() -> None:
         found = await registry.resolve(name, "rerank")
         assert (found.model, found.input_type, found.cosine) == (SMALL, None, True)
         assert (await registry.resolve(name, "embed")).model == SMALL
-    assert (await registry.resolve("small", "rerank", or_embedder=True)).model == SMALL
+    assert (await registry.resolve("small", "rerank", also="embed")).model == SMALL
     with pytest.raises(WrongTaskError, match=r"'small:cosine' ranks them by the cosine"):
         await registry.resolve("small", "rerank")
     with pytest.raises(ModelNotFoundError):
         await registry.resolve(f"{RANKER.name}:cosine", "rerank")
-    assert (await ModelRegistry(SMALL).resolve(None, "rerank", or_embedder=True)).model == SMALL
-    assert (await registry.resolve(None, "rerank", or_embedder=True)).model == RANKER
+    assert (await ModelRegistry(SMALL).resolve(None, "rerank", also="embed")).model == SMALL
+    assert (await registry.resolve(None, "rerank", also="embed")).model == RANKER
 
 
 async def test_aliases_are_added_and_removed_while_it_is_used() -> None:

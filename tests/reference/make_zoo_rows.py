@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.convert.encoder_texts import PAIRS, TEXTS
+from tests.convert.encoder_texts import TEXTS
 from tests.convert.zoo import FORMS, Form
 from tests.convert.zoo.rows import FOLDER, checkpoint_sha256, file_digests, pack_outputs, read_digests
 
@@ -91,20 +91,23 @@ def embed(form: Form, folder: Path, name: str) -> Rows:
 
 
 def score(form: Form, folder: Path, name: str) -> Rows:
-    """Return ids and bare outputs of PAIRS, token types as the tokenizer says them."""
+    """Return ids and bare outputs of a form's texts and pairs, token types as the tokenizer says them."""
     import torch
     import transformers
 
     tokenizer = tokenizer_of(folder)
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
-    encodings = [tokenizer.encode(query, document) for query, document in PAIRS.values()]
+    encodings = [
+        tokenizer.encode(*given) if isinstance(given, tuple) else tokenizer.encode(given) for given in form.inputs.values()
+    ]
     found = []
     for encoding in encodings:
         inputs = {"input_ids": torch.tensor([encoding.ids])}
         if getattr(model.config, "type_vocab_size", 0):
             inputs["token_type_ids"] = torch.tensor([encoding.type_ids])
         with torch.no_grad():
-            found.append(model(**inputs).logits[0, 0].item())
+            logits = model(**inputs).logits[0].double().numpy()
+            found.append(logits if form.labels else logits[0])
     return [encoding.ids for encoding in encodings], np.array(found)
 
 
@@ -149,7 +152,7 @@ def arrays_of(form: Form, folder: Path) -> tuple[dict[str, np.ndarray[Any, Any]]
         return pack_outputs(found), f"{len(found)} texts, {', '.join(form.outputs)}"
     ids, values = rows(form, folder)
     arrays = {
-        "kinds": np.array(list(PAIRS if form.pooling == "rank" else TEXTS)),
+        "kinds": np.array(list(form.inputs)),
         "lengths": np.array([len(numbers) for numbers in ids], dtype=np.int32),
         "ids": np.concatenate([np.array(numbers, dtype=np.int32) for numbers in ids]),
         "values": values.astype(np.float32),

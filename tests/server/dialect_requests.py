@@ -1,4 +1,4 @@
-"""A server with an embedder and a reranker on fake engines, for the tests of dialects."""
+"""A server with an embedder, a reranker and a classifier on fake engines, for the tests of dialects."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.cache import VectorCache
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import DENSE, Output
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
@@ -28,6 +29,8 @@ from tests.fakes import FakeEngine, fake_model, fake_row
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
 LOGITS = {"best": 3.0, "good": 1.0, "so-so": -1.0, "bad": -4.0}
 """The reranker's logits for documents with these words."""
+CLASSES = Classes(("negative", "neutral", "positive"), "softmax", pairs=True)
+"""Those of the classifier, whose logits are `fake_row(text, 3)`."""
 
 
 def score(text: str) -> np.ndarray:
@@ -39,6 +42,12 @@ def unit(text: str, dimensions: int | None = None) -> np.ndarray:
     """Return the unit vector of the embedder's row, shape (dimensions,)."""
     row = fake_row(text).astype(np.float64)[:dimensions]
     return row / np.linalg.norm(row)
+
+
+def probabilities(text: str) -> np.ndarray:
+    """Return the classifier's probabilities, shape (3,), for a text or for `None|first|second`."""
+    powers = np.exp(fake_row(text, 3).astype(np.float64))
+    return powers / powers.sum()
 
 
 class Server:
@@ -58,10 +67,14 @@ class Server:
         self.ranker = FakeEngine()
         self.ranker.row_of = score
         self.ranker.dimensions = 1
-        engines = {"embedder": self.embedder, "ranker": self.ranker}
+        self.judge = FakeEngine(len(CLASSES.labels))
+        engines = {"embedder": self.embedder, "ranker": self.ranker, "judge": self.judge}
         self.registry = registry = ModelRegistry(
             dataclasses.replace(fake_model("embedder", prompts=PROMPTS), outputs=outputs),
-            [fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers"))],
+            [
+                fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers")),
+                fake_model("judge", "classify", classes=CLASSES),
+            ],
             aliases={"nomic-embed-text": "embedder"},
         )
         self.keep_alive: float | None = None

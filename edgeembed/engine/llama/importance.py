@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.interface import Float32Matrix, Text
+from edgeembed.engine.interface import Float32Matrix, Task, Text
 from edgeembed.engine.llama.ggml import TYPE_F32, EvalCallback, Tensor, function
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.model import LlamaModel
@@ -100,7 +100,7 @@ class ImportanceReader(PooledReader):
 
 
 def measure(
-    model: Path, texts: Sequence[Text], *, threads: int, rerank: bool = False, done: Callable[[int], object] | None = None
+    model: Path, texts: Sequence[Text], *, threads: int, task: Task = "embed", done: Callable[[int], object] | None = None
 ) -> Importance:
     """Return the importance of each weight matrix of an unquantised GGUF file for texts, or pairs for a reranker.
 
@@ -108,7 +108,7 @@ def measure(
     """
     options = WorkerOptions(
         path=str(model), threads=threads, context_tokens=CONTEXT_TOKENS, batch_tokens=CONTEXT_TOKENS, mode="importance",
-        extra_buffers=False, bulk_lanes=0, prefix_tokens=0, task="rerank" if rerank else "embed",
+        extra_buffers=False, bulk_lanes=0, prefix_tokens=0, task=task,
     )  # fmt: skip
     loaded = LlamaModel(options)
     try:

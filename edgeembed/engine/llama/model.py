@@ -16,10 +16,22 @@ import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
+from edgeembed.engine.classes import LABELS_KEY
 from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.dense import DenseError, DenseHead, read_head
-from edgeembed.engine.interface import TYPE_KEY, Float32Matrix, Float32Row, ModelInfo, Output, Pair, Prompted, Role, Text
+from edgeembed.engine.interface import (
+    TYPE_KEY,
+    Float32Matrix,
+    Float32Row,
+    ModelInfo,
+    Output,
+    Pair,
+    Prompted,
+    Role,
+    Task,
+    Text,
+)
 from edgeembed.engine.late_interaction import read_late_interaction
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
@@ -63,6 +75,11 @@ OWN_KEYS = "edgeembed."
 LONGEST_PREFIX_CHARACTERS = 16_384
 """A longer prefix is treated as part of the text and not shared."""
 
+_DOES: Mapping[Task, str] = {
+    "embed": "is an embedding model",
+    "rerank": "is a reranker, which scores pairs",
+    "classify": "is a classifier",
+}
 _POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
 
 
@@ -130,7 +147,7 @@ class LlamaModel:
         except ValueError as error:
             raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
-        if self._pooling == "rank" and self._pairs is None:
+        if options.task == "rerank" and self._pairs is None:
             raise ModelLoadError(
                 f"{options.path} is a reranker without a template for pairs of query and document ({TEMPLATE_KEY})",
                 fatal=True,
@@ -400,6 +417,7 @@ class LlamaModel:
             context_tokens=self.plan.wide.longest_text,
             attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
+            task=self._options.task,
             outputs=self._outputs,
             file_type=self._file_type(),
             parameters=int(lib.llama_model_n_params(self._model)),
@@ -423,12 +441,13 @@ class LlamaModel:
                 fatal=True,
             )
         ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
-        if ranks and self._options.task == "rerank":
-            return "rank"
-        if self._options.task == "rerank":
-            raise ModelLoadError(f"{self._options.path} is an embedding model; it cannot score pairs", fatal=True)
+        task: Task = "embed" if not ranks else "rerank" if self.metadata(LABELS_KEY) is None else "classify"
+        if task != self._options.task:
+            raise ModelLoadError(
+                f"{self._options.path} {_DOES[task]}; it is not for the task {self._options.task}", fatal=True
+            )
         if ranks:
-            raise ModelLoadError(f"{self._options.path} is a reranker; it scores pairs and returns no vectors", fatal=True)
+            return "rank"
         if int(value) == lib.LLAMA_POOLING_TYPE_NONE and "dense" not in self._outputs:
             return "none"
         try:

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 
-from edgeembed.engine.interface import Pair
 from edgeembed.engine.llama.backends import FOLDER, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.importance import Importance, measure
@@ -83,9 +82,8 @@ def main() -> int:
         importance = None
         if texts:
             # As many tensors as texts, until llama.cpp says how many there are.
-            rerank = isinstance(job.texts[0], Pair)
             importance = measure(
-                Path(job.source), job.texts, threads=job.threads, rerank=rerank, done=lambda done: report(done, 2 * texts)
+                Path(job.source), job.texts, threads=job.threads, task=job.task, done=lambda done: report(done, 2 * texts)
             )
         quantize_file(job, importance)
     except (ComputeError, ModelLoadError) as error:

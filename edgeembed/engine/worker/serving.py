@@ -122,7 +122,7 @@ class Worker:
     def _check_canary(self, model: LlamaModel) -> ModelInfo:
         """Check the rows of fixed texts and of those in the file. Raises CanaryError, ComputeError."""
         limit, scores = model.info.context_tokens, model.info.pooling == "rank"
-        tokenized = (model.read(text).tokens for text in (canary.PAIRS if scores else canary.TEXTS))
+        tokenized = (model.read(text).tokens for text in canary.texts_for(self._options.task))
         texts = [tokens[:limit] for tokens in tokenized if len(tokens)]
         # As many as fit into one batch, shortest first.
         together: list[Tokens] = []
@@ -154,7 +154,7 @@ class Worker:
 
     def _own_reference(self, model: LlamaModel, *, scores: bool) -> Reference | None:
         """Compute the first canary text; None if it does not fit. Raises ComputeError."""
-        text = canary.PAIRS[0] if scores else canary.TEXTS[0]
+        text, *_ = canary.texts_for(self._options.task)
         tokens = model.read(text).tokens
         if not 0 < len(tokens) <= model.info.context_tokens:
             return None

@@ -11,6 +11,7 @@ import string
 from pathlib import Path
 
 from edgeembed.engine import canary, text_template
+from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, read_classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
@@ -86,7 +87,15 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
     """Check the keys that our converter writes. Raises UnfitError."""
     values = head.values
     templates = (TEMPLATE_KEY, text_template.TEMPLATE_KEY, text_template.INSTRUCTION_KEY)
-    for key in (*_PROMPT_KEYS.values(), *templates, canary.TEXTS_KEY, canary.ROWS_KEY, SCORE_BIAS_KEY):
+    for key in (
+        *_PROMPT_KEYS.values(),
+        *templates,
+        canary.TEXTS_KEY,
+        canary.ROWS_KEY,
+        SCORE_BIAS_KEY,
+        LABELS_KEY,
+        FUNCTION_KEY,
+    ):
         if not isinstance(values.get(key, ""), str):
             raise UnfitError(f"key {key!r} is {values[key]!r}, expected a string")
     texts = {key: value for key, value in values.items() if isinstance(value, str)}
@@ -95,6 +104,7 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
         TextTemplate.of(texts.get)
     except ValueError as error:
         raise UnfitError(f"key {error}") from error
+    _check_classes(texts, sizes)
     if (classifier := values.get(CLASSIFIER_KEY)) is not None:
         _check_classifier(classifier, sizes)
     offset = values.get(SECOND_SEGMENT_KEY, 0)
@@ -136,6 +146,17 @@ def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
             f"key {COUNT_KEY!r}: the dense layers compute {dense.outputs} numbers, expected {sizes.scores} scores"
         )
     return sizes.width if dense is None else dense.outputs
+
+
+def _check_classes(texts: dict[str, str], sizes: ArchitectureSizes) -> None:
+    try:
+        classes = read_classes(texts.get)
+    except ValueError as error:
+        raise UnfitError(str(error)) from error
+    if classes is not None and len(classes.labels) != sizes.scores:
+        raise UnfitError(
+            f"key {LABELS_KEY!r} has {len(classes.labels)} names; the file computes {sizes.scores or 'no'} scores"
+        )
 
 
 def _check_classifier(value: Scalar, sizes: ArchitectureSizes) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
 from edgeembed.engine.answer_prompts import AnswerPrompt
+from edgeembed.engine.classes import LABELS_KEY
 from edgeembed.engine.classifier import CLASSIFIER_KEY
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.float_strings import encode_floats
@@ -284,7 +285,7 @@ class _Comparison:
 
     def _compare_pairs(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
         """Find the template for pairs of a reranker that has none of ours."""
-        if self._pooling != "rank" or TEMPLATE_KEY in self._values:
+        if self._pooling != "rank" or {TEMPLATE_KEY, LABELS_KEY} & self._values.keys():
             return
         theirs = self._values.get(_RERANK_PROMPT_KEY)
         if model is not None and model.prompt is not None:

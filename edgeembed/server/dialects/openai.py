@@ -131,7 +131,7 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         id=listing.name,
         created=model.created,
         task=model.task,
-        model_type="embedding" if model.task == "embed" else "rerank",
+        model_type="embedding" if model.task == "embed" else model.task,
         type=model.type,
         loaded=slot is not None and slot.state == "ready",
         root=UNSET if listing.name.lower() in (model.name.lower(), model.spec.lower()) else model.spec,

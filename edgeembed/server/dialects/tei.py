@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
@@ -81,13 +81,23 @@ _SIMILARITY = BodyType(SimilarityBody)
 
 @routes.post("/")
 async def root(request: web.Request) -> web.StreamResponse:
-    """Embed (`inputs` with texts), compare (`inputs` with `source_sentence`) or rerank (`texts`)."""
+    """Rerank (`texts`), compare (`inputs` with `source_sentence`), or embed or classify `inputs`, as the model does."""
     fields = await peek_body(request)
     if fields.texts is not UNSET:
         return await tei_scores.rerank(request)
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
         return await similarity(request)
+    if await request.app[SERVICE].registry.task_of(_name_in(fields.model)) == "classify":
+        return await tei_scores.predict(request)
     return await embed_texts(request)
+
+
+def _name_in(model: msgspec.Raw | UnsetType) -> str | None:
+    """Return the name of a model in a body; None for what is no name, which the dialect's decoder refuses."""
+    try:
+        return None if model is UNSET else msgspec.json.decode(model, type=str)
+    except msgspec.DecodeError:
+        return None
 
 
 @routes.post("/embed")

@@ -14,7 +14,7 @@ from msgspec import Meta
 from multidict import istr
 
 from edgeembed.errors import EmptyInputError, RequestError
-from edgeembed.inference.requests import EmbedResult, RerankResult
+from edgeembed.inference.requests import ClassifyResult, EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.server.fields import (
     PROMPT,
@@ -90,7 +90,9 @@ def texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[l
 _HEADERS = tuple(istr(name) for name in ("x-compute-time", "x-total-time", "x-compute-characters", "x-compute-tokens"))
 
 
-def compute_headers(result: EmbedResult | RerankResult, texts: int, characters: int, began: float) -> dict[str, str]:
+def compute_headers(
+    result: EmbedResult | RerankResult | ClassifyResult, texts: int, characters: int, began: float
+) -> dict[str, str]:
     """Return the headers of an answer. began: of the request, by `time.perf_counter()`.
 
     TEI also tells how long it tokenised, waited and computed. A text here may come from the cache, or share its time with

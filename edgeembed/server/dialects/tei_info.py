@@ -7,13 +7,14 @@ from aiohttp import web
 from msgspec import UNSET, UnsetType
 
 from edgeembed import __version__
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import READING
 from edgeembed.errors import EngineUnavailableError
+from edgeembed.inference.classifying import SCORE
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.connections import most_connections
-from edgeembed.server.dialects.tei_scores import LABEL
 from edgeembed.server.responses import struct_response
 
 routes = web.RouteTableDef()
@@ -25,18 +26,19 @@ class EmbeddingType(msgspec.Struct):
     pooling: str
 
 
-class RerankerType(msgspec.Struct):
-    """A reranker, with the name of its single score."""
+class LabelsType(msgspec.Struct):
+    """A classifier with the names of its classes, or a reranker with that of its single score."""
 
     id2label: dict[str, str]
     label2id: dict[str, int]
 
 
 class ModelType(msgspec.Struct):
-    """What the model is for; one of the two fields is present."""
+    """What the model is for; one of the fields is present."""
 
     embedding: EmbeddingType | UnsetType = UNSET
-    reranker: RerankerType | UnsetType = UNSET
+    reranker: LabelsType | UnsetType = UNSET
+    classifier: LabelsType | UnsetType = UNSET
 
 
 class TeiInfo(msgspec.Struct):
@@ -96,4 +98,13 @@ async def info(request: web.Request) -> web.Response:
 def _model_type(model: ServedModel, loaded: ModelInfo) -> ModelType:
     if model.task == "embed":
         return ModelType(embedding=EmbeddingType("splade" if model.outputs == ("sparse",) else loaded.pooling))
-    return ModelType(reranker=RerankerType({"0": LABEL}, {LABEL: 0}))
+    if model.classes is not None:
+        return ModelType(classifier=_labels(model.classes))
+    return ModelType(reranker=_labels(SCORE))
+
+
+def _labels(classes: Classes) -> LabelsType:
+    return LabelsType(
+        {str(number): label for number, label in enumerate(classes.labels)},
+        {label: number for number, label in enumerate(classes.labels)},
+    )

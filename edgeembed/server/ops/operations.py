@@ -8,6 +8,7 @@ from typing import Any
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
+    classify,
     cohere,
     embeddings_body,
     lm_studio,
@@ -62,6 +63,7 @@ class Operation:
 _OPENAI = "OpenAI"
 _JINA = "Jina"
 _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
+_CLASSIFY = "Classify (vLLM, SGLang, infinity)"
 _OLLAMA = "Ollama"
 _LM_STUDIO = "LM Studio"
 _VLLM = "vLLM"
@@ -71,6 +73,8 @@ _SERVER = "This server"
 _ADMIN = "Administration"
 
 _QUERY: dict[str, Any] = {"query": "Is it raining?", "documents": ["The rain falls.", "A dry desert."]}
+
+_PREDICTIONS = (list[tei_scores.TeiPrediction], list[list[tei_scores.TeiPrediction]])
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): Operation(
@@ -128,6 +132,17 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         )
         for path in ("/score", "/v1/score")
     },
+    **{
+        ("POST", path): Operation(
+            _CLASSIFY,
+            (classify.ClassifyAnswer, classify.InfinityClassifyAnswer),
+            classify.ClassifyBody,
+            _COMPUTES,
+            {"input": ["I like it.", "It broke on the first day."]},
+            cached=True,
+        )
+        for path in ("/classify", "/v1/classify")
+    },
     ("POST", "/api/embed"): Operation(
         _OLLAMA,
         ollama_embed.OllamaEmbedAnswer,
@@ -176,7 +191,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/predict"): Operation(
         _TEI,
-        (list[tei_scores.TeiPrediction], list[list[tei_scores.TeiPrediction]]),
+        _PREDICTIONS,
         tei_scores.TeiPredictBody,
         _TEI_COMPUTES,
         {"inputs": ["Is it raining?", "The rain falls."]},
@@ -212,19 +227,20 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/"): Operation(
         _TEI,
-        (RowsField, list[float], list[tei_scores.TeiRank]),
-        (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody),
+        (RowsField, list[float], list[tei_scores.TeiRank], *_PREDICTIONS),
+        (tei.TeiEmbedBody, tei.SimilarityBody, tei_scores.TeiRerankBody, tei_scores.TeiPredictBody),
         _TEI_COMPUTES,
         {"inputs": "The rain falls."},
         cached=True,
     ),
     ("POST", "/invocations"): Operation(
         _TEI,
-        (RowsField, list[float], list[tei_scores.TeiRank], EmbeddingsAnswer, rerank_answer.RerankAnswer),
+        (RowsField, list[float], list[tei_scores.TeiRank], *_PREDICTIONS, EmbeddingsAnswer, rerank_answer.RerankAnswer),
         (
             tei.TeiEmbedBody,
             tei.SimilarityBody,
             tei_scores.TeiRerankBody,
+            tei_scores.TeiPredictBody,
             embeddings_body.EmbeddingsBody,
             rerank.RerankBody,
         ),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from tests.convert.zoo import (
     adapters,
     bert,
+    classifiers,
     cross_encoders,
     deberta,
     distil_bert,
@@ -46,6 +47,7 @@ __all__ = ["FORMS", "Form"]
 
 _MODULES = (
     bert,
+    classifiers,
     cross_encoders,
     distil_bert,
     eurobert,

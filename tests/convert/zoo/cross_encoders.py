@@ -33,7 +33,8 @@ def _to_classifier(folder: Path, architecture: str, weights: dict[str, Float32Ar
     return folder
 
 
-def _stored(folder: Path) -> dict[str, Float32Array]:
+def stored_weights(folder: Path) -> dict[str, Float32Array]:
+    """Return the tensors of a checkpoint."""
     header, data = read_raw_safetensors(folder / "model.safetensors")
     return {
         name: np.frombuffer(data[slice(*entry["data_offsets"])], dtype=np.float32).reshape(entry["shape"])
@@ -43,7 +44,7 @@ def _stored(folder: Path) -> dict[str, Float32Array]:
 
 
 def _weights(folder: Path, prefix: str) -> dict[str, Float32Array]:
-    return {f"{prefix}{name}": tensor for name, tensor in calm(_stored(folder)).items() if "pooler" not in name}
+    return {f"{prefix}{name}": tensor for name, tensor in calm(stored_weights(folder)).items() if "pooler" not in name}
 
 
 def make_roberta(folder: Path, *, camembert: bool = False) -> Path:
@@ -72,7 +73,7 @@ _JINA_NAMES = {
 def make_jina(folder: Path) -> Path:
     """Write a checkpoint in the form of jina-reranker-v2-base-multilingual: XLM-RoBERTa in the makers' own code."""
     make_tiny_xlm_roberta_reranker(folder)
-    stored, joint = _stored(folder), dict[str, Float32Array]()
+    stored, joint = stored_weights(folder), dict[str, Float32Array]()
     for layer in range(SIZES["num_hidden_layers"]):
         base = f"roberta.encoder.layer.{layer}.attention.self"
         for end in ("weight", "bias"):
@@ -104,7 +105,7 @@ def make_jina(folder: Path) -> Path:
 def make_modern_bert(folder: Path, pooling: str) -> Path:
     """Write a checkpoint in the form of gte-reranker-modernbert-base; pooling: before the classifier."""
     make_tiny_modern_bert(folder)
-    stored = _stored(folder)
+    stored = stored_weights(folder)
     head = random_dense(1, _HIDDEN, _HIDDEN, "head.dense") | random_dense(2, 1, _HIDDEN, "classifier")
     del head["head.dense.bias"]
     head["head.norm.weight"] = (1 + np.random.default_rng(3).standard_normal(_HIDDEN) * 0.1).astype(np.float32)
@@ -138,7 +139,7 @@ def make_distil_bert(folder: Path) -> Path:
 def make_electra(folder: Path, *, width: int = _HIDDEN, classifier: bool = False) -> Path:
     """Write a checkpoint on the base model of ELECTRA; width: of its embeddings. As classifier: ms-marco-electra-base."""
     make_tiny_cross_encoder(folder)
-    stored = _stored(folder)
+    stored = stored_weights(folder)
     weights = {
         name.removeprefix("bert."): tensor for name, tensor in stored.items() if "pooler" not in name and "class" not in name
     }

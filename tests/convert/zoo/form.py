@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from tests.convert.encoder_texts import PAIRS, TEXTS
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,11 @@ class Form:
     make: Callable[[Path], Path]
     """Write the checkpoint into a folder, and return it: the keys of the public model, seeded random weights."""
     pooling: str
-    """mean, cls or last; rank for models that score pairs."""
+    """mean, cls or last; rank for models that score pairs, and for classifiers."""
+    labels: int = 0
+    """Of a classifier; 0 for other models."""
+    pairs: bool = True
+    """Whether a classifier takes pairs, too."""
     reference: str = "transformers"
     """What computes the reference rows: `transformers` (also `transformers:CLASS`), `sentence_transformers` (with all its
     modules but Normalize), or a module of tests/reference/zoo_models that has `rows(folder)`."""
@@ -45,3 +51,19 @@ class Form:
     """Tensors that are not those of llama.cpp's own converter at F16, each with the reason."""
     refused: str | None = None
     """For a form that cannot be converted: a regular expression for the message. No rows are needed then."""
+
+    @property
+    def task(self) -> Literal["embed", "rerank", "classify"]:
+        """What the model computes."""
+        return "embed" if self.pooling != "rank" else "classify" if self.labels else "rerank"
+
+    @property
+    def inputs(self) -> dict[str, str | tuple[str, str]]:
+        """The texts and pairs of which there are reference rows, by name."""
+        match self.task:
+            case "embed":
+                return {**TEXTS}
+            case "rerank":
+                return {**PAIRS}
+            case "classify":
+                return {**TEXTS, **({f"pair, {name}": pair for name, pair in PAIRS.items()} if self.pairs else {})}

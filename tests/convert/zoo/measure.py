@@ -18,7 +18,7 @@ from edgeembed.engine.outputs import ordered, unpack
 from edgeembed.engine.worker.reader import TextReader
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed_convert import Conversion
-from tests.convert.encoder_texts import PAIRS, TEXTS
+from tests.convert.encoder_texts import TEXTS
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.form import Form
 from tests.convert.zoo.rows import Outputs, file_digests, read_digests, read_outputs, read_rows
@@ -32,9 +32,10 @@ class Comparison:
     other_ids: list[str]
     """The texts or pairs whose token ids are not those of the reference."""
     least_cosine: float
-    """Over the texts of an embedder, or all their vectors; 1 for a reranker."""
+    """Over the texts of an embedder, or all their vectors; 1 for other models."""
     largest_difference: float
-    """Over the scores of a reranker, the sparse weights, or the mean scores by MaxSim; otherwise 0."""
+    """Over the scores of a reranker, the logits of a classifier, the sparse weights, or the mean scores by MaxSim; otherwise
+    0."""
 
 
 def convert_form(form: Form, checkpoint: Path, quantization: str = "F32") -> Conversion:
@@ -50,7 +51,7 @@ def compare(form: Form, folder: Path, quantization: str = "F32") -> Comparison:
         return _compare_outputs(form, checkpoint, quantization)
     references = read_rows(form.name, checkpoint)
     conversion = convert_form(form, checkpoint, quantization)
-    ranks = form.pooling == "rank"
+    inputs = form.inputs
     options = _options(form, conversion.path)
     # A pair's ids from the second text on are those of the copy of the vocabulary that has the other token type.
     second = GGUFReader(conversion.path).fields.get("edgeembed.rerank.second_segment")
@@ -58,17 +59,20 @@ def compare(form: Form, folder: Path, quantization: str = "F32") -> Comparison:
     model = LlamaModel(options)
     try:
         for reference in references:
-            if ranks:
-                ids = model.tokenize_pair(Pair(*PAIRS[reference.kind]))
+            given = inputs[reference.kind]
+            if isinstance(given, tuple):
+                ids = model.tokenize_pair(Pair(*given))
                 plain = ids % second.contents() if second else ids
             else:
-                plain = ids = model.tokenize(TEXTS[reference.kind])
+                plain = ids = model.tokenize(given)
             if plain.tolist() != reference.ids:
                 other_ids.append(reference.kind)
                 continue
             row = model.embed([ids])[0]
-            if ranks:
+            if form.task == "rerank":
                 differences.append(abs(float(row[0]) - float(reference.value)))
+            elif form.task == "classify":
+                differences.append(float(np.abs(row - reference.value).max()))
             else:
                 assert np.isfinite(row).all()
                 cosines.append(cosine(row, reference.value))
@@ -85,7 +89,7 @@ def _options(form: Form, file: Path) -> WorkerOptions:
         batch_tokens=128,
         mode="cpu",
         extra_buffers=True,
-        task="rerank" if form.pooling == "rank" else "embed",
+        task=form.task,
     )
 
 

@@ -21,7 +21,7 @@ class Reference:
     """A key of TEXTS or PAIRS in tests/convert/encoder_texts.py."""
     ids: list[int]
     value: npt.NDArray[np.float32]
-    """A row, shape (dimensions,), or a score, shape ()."""
+    """A row, shape (dimensions,), a score, shape (), or logits, shape (labels,)."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def test_sums_are_those_of_numpy_for_every_matrix(tmp_path: Path, monkeypatch: p
 
 def test_pairs_of_a_reranker_are_measured(tmp_path: Path) -> None:
     file = f32(make_tiny_cross_encoder(tmp_path / "tiny"))
-    found = measure(file, [Pair("hello", "the world"), Pair("fox", "quick brown fox")], threads=1, rerank=True)
+    found = measure(file, [Pair("hello", "the world"), Pair("fox", "quick brown fox")], threads=1, task="rerank")
     assert found["blk.0.ffn_down.weight"].min() >= 0 and found["blk.0.ffn_down.weight"].max() > 0
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeembed.engine.interface import ModelInfo
+from edgeembed.engine.interface import DENSE, ModelInfo
 from edgeembed.engine.ipc.activity_table import READING, ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
@@ -48,7 +48,7 @@ from edgeembed.engine.ipc.messages import (
     to_worker_decoder,
 )
 from edgeembed.engine.worker_options import WorkerOptions
-from tests.fakes import DIMENSIONS, fake_row
+from tests.fakes import DIMENSIONS, fake_packed_row, fake_row
 
 BATCH = 4
 LAST_LINES = {
@@ -160,7 +160,8 @@ def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: Act
         elif tokens > 20:
             send(Failed(item.id, "too_long", f"{tokens} tokens", tokens=tokens, limit=20))
         else:
-            rows.append(RowItem(item.id, tokens, fake_row(item.text).tobytes()))
+            row = fake_row(item.text) if item.outputs == DENSE else fake_packed_row(item.text, item.outputs)
+            rows.append(RowItem(item.id, tokens, row.tobytes()))
     activity_table.end(0)
     send(ComputedRows(rows))
 

@@ -29,7 +29,7 @@ from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import EngineUnavailableError, InputTooLongError, WorkerCrashedError
 from tests.engine.supervisor import scripted_worker, supervised
 from tests.engine.supervisor.supervised import rows_are_right
-from tests.fakes import fake_row
+from tests.fakes import fake_packed_row, fake_row
 
 pytestmark = [
     pytest.mark.e2e,
@@ -385,6 +385,17 @@ async def test_a_text_that_crashes_every_worker_fails_alone_and_the_demotion_is_
         await until(lambda: made.status.state == "ready")
         assert made.status.mode == "cpu"
         await rows_are_right(made, ["and on it goes"])
+
+
+async def test_texts_with_other_outputs_survive_the_crash_of_one_of_them() -> None:
+    async with engine("poison:SIGABRT") as made:
+        await made.start()
+        good, outputs = [f"text {number}" for number in range(6)], ("dense", "sparse")
+        futures = made.submit(["this is poison", *good], BULK, outputs=outputs)
+        with pytest.raises(WorkerCrashedError, match="SIGABRT"):
+            await futures[0]
+        rows = await asyncio.gather(*futures[1:])
+        assert all(np.array_equal(row.vector, fake_packed_row(text, outputs)) for row, text in zip(rows, good, strict=True))
 
 
 async def test_a_text_whose_workers_are_killed_fails_after_five_times() -> None:

@@ -146,6 +146,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("/api/embed", {"input": "w " * 30}),
     ("/v1/admin/cache/clear", {"model": None}),
     ("/api/pull", {"name": "embedder"}),
+    ("/classify", {"input": ["a", ["b", "c"]], "raw_scores": True}),
+    ("/v1/classify", {"input": [[5, 6], [7]], "use_activation": False}),
+    ("/classify", {"input": "w " * 30, "truncate": "end"}),
+    ("/predict", {"inputs": [["a"], ["b", "c"]]}),
+    ("/predict", {"inputs": "a", "parameters": {"top_k": 1}}),
+    ("/", {"inputs": "a", "model": "judge"}),
 ]
 
 
@@ -188,7 +194,7 @@ async def test_server_errors_match_the_document(client: TestClient, server: Serv
     def away(_text: str) -> EngineUnavailableError:
         return EngineUnavailableError("the worker is away")
 
-    server.embedder.failing = server.ranker.failing = away
+    server.embedder.failing = server.ranker.failing = server.judge.failing = away
     for path in POSTS:
         body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"].get("example")
         if body is None or path in (
