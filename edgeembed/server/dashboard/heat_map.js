@@ -57,21 +57,25 @@ export function heatMap(rows, columns, values) {
     svg.append(draw("g", { role: "row" }, head, ...line));
   });
   const show = ({ dataset: { row, column } }) => readout.replaceChildren(make("b", {}, values[row][column].toFixed(3)), ` ${visible(rows[row])} – ${visible(columns[column])}`);
-  follow(svg, cells, show);
-  return [readout, make("div", { class: "heat-frame" }, svg), scale(low, high, strength)];
+  const frame = make("div", { class: "heat-frame" }, svg);
+  follow(frame, cells, show);
+  return [readout, frame, scale(low, high, strength)];
 }
 
-/** Show a cell that the pointer is on or that has the focus; arrow keys, Home and End move the focus. */
-function follow(svg, cells, show) {
+/** Show a cell that the pointer is on or that has the focus; arrow keys, Home and End move the focus.
+ *
+ * The frame listens: Chromium lets the Tab key reach an SVG element that listens to focus.
+ */
+function follow(frame, cells, show) {
   const cellOf = (event) => event.target.closest(".cell");
-  for (const kind of ["pointerover", "focusin"]) svg.addEventListener(kind, (event) => cellOf(event) && show(cellOf(event)));
+  for (const kind of ["pointerover", "focusin"]) frame.addEventListener(kind, (event) => cellOf(event) && show(cellOf(event)));
   const enter = (cell) => {
-    svg.querySelector("[tabindex='0']").setAttribute("tabindex", "-1");
+    frame.querySelector("[tabindex='0']").setAttribute("tabindex", "-1");
     cell.setAttribute("tabindex", "0");
     cell.focus();
   };
-  svg.addEventListener("click", (event) => cellOf(event) && enter(cellOf(event)));
-  svg.addEventListener("keydown", (event) => {
+  frame.addEventListener("click", (event) => cellOf(event) && enter(cellOf(event)));
+  frame.addEventListener("keydown", (event) => {
     const cell = cellOf(event);
     if (!cell || event.altKey || event.ctrlKey || event.metaKey) return;
     const [row, column] = [Number(cell.dataset.row), Number(cell.dataset.column)];

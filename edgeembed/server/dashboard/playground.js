@@ -135,9 +135,9 @@ async function lateVectors(text, role) {
   return { rows, labels: lateLabels(tokens, rows.length, added, role), cut };
 }
 
-/** added: 1 for a model that marks queries and documents, -1 for one that leaves the first token out. */
+/** added: 1 for a model that marks queries and documents, -1 for one that leaves the first token out, -2 the last one, too. */
 function lateLabels(tokens, count, added, role) {
-  let texts = tokens.map(({ text }) => text);
+  let texts = tokens.filter(({ special }) => added !== -2 || !special).map(({ text }) => text);
   if (added === 1) texts.splice(1, 0, role === "query" ? "[Q]" : "[D]");
   if (added === -1) texts = texts.slice(1);
   // Some models compute no vectors of a document's punctuation, and fill queries with masks.
