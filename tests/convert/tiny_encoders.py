@@ -151,6 +151,12 @@ def write_heads(folder: Path, hidden: int, numbers: int = 8) -> Path:
     return folder
 
 
+def make_tiny_m3(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with dense vectors, sparse ones and vectors of tokens, in the form of bge-m3; return its folder."""
+    make_tiny_xlm_roberta(folder, seed=seed)
+    return write_heads(folder, SIZES["hidden_size"])
+
+
 def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:
     """Write an XLM-RoBERTa cross-encoder and return its folder."""
     folder.mkdir(parents=True, exist_ok=True)

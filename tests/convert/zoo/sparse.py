@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, random_dense
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense, write_heads
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
@@ -150,6 +150,13 @@ def make_inference_free(folder: Path, *, table: bool = False, activation: str = 
     return folder
 
 
+def make_bge_m3(folder: Path) -> Path:
+    """Write a checkpoint in the form of BAAI/bge-m3; its vectors of tokens are shorter, to keep the reference small."""
+    make_tiny_xlm_roberta(folder, pooling="cls")
+    write_safetensors(folder / "model.safetensors", calm(tiny_weights(config_of(folder))))
+    return write_heads(folder, HIDDEN)
+
+
 def make_gte_multilingual(folder: Path) -> Path:
     """Write a checkpoint in the form of gte-multilingual-base."""
     make_tiny_gte(folder, multilingual=True, types=1)
@@ -244,6 +251,15 @@ FORMS = (
         "BertForMaskedLM",
         make_untied,
         refused="a matrix of its own",
+    ),
+    _form(
+        "bge_m3",
+        ("BAAI/bge-m3",),
+        "XLMRobertaModel",
+        make_bge_m3,
+        pooling="cls",
+        reference="bge_m3",
+        outputs=("dense", "multi", "sparse"),
     ),
     _form(
         "gte_multilingual_sparse",
