@@ -419,6 +419,26 @@ def test_one_that_is_closed_says_so(make: Make) -> None:
         embedder.embed("a")
 
 
+def test_who_waits_when_it_is_closed_is_told(engines: list[str], engine: CountingEngine) -> None:
+    embedder = Embedder("embedder", port=free_port())
+    embedder.embed("a")
+    engine.paused = True
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            embedder.embed("a text that is never computed")
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: engine.waiting)
+    embedder.close()
+    thread.join(30)
+    assert [str(error) for error in raised] == ["this Embedder is closed; make a new one"]
+
+
 def test_one_that_is_forgotten_is_closed(engines: list[str]) -> None:
     embedder = Embedder("embedder", port=free_port())
     embedder.embed("a")

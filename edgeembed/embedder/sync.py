@@ -199,7 +199,7 @@ class Embedder(BaseEmbedder):
 
     def close(self) -> None:
         """End the worker and close the connections."""
-        self._finish()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         self._backend.open()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
@@ -173,13 +174,14 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader, watch: Watch) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+    def new_context(self, reader: RowReader, watch: Watch, shape: ContextShape | None = None) -> Context:
+        """Return another context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
 
-        watch: the reader's evaluation callback.
+        watch: the reader's evaluation callback. shape: the wide one by default.
         """
-        change = self._make_change(self.plan.wide, watch)
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, change=change)
+        shape = shape or self.plan.wide
+        change = self._make_change(shape, watch)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, change=change)
 
     @property
     def batch_capacity(self) -> int:
@@ -333,7 +335,8 @@ class LlamaModel:
         )
 
     def _make_masked_lm(self, weights: MaskedLmWeights) -> MaskedLm:
-        embeddings = find_embeddings(self.new_context)
+        small = replace(self.plan.wide, cells=TILE, batch=TILE, longest_text=TILE, pieces=False, prefix_cells=0)
+        embeddings = find_embeddings(partial(self.new_context, shape=small))
         packed, threads = self._options.extra_buffers, self._options.threads
         self._masked_lm = MaskedLm(weights, embeddings, threads=threads, packed=packed)
         return self._masked_lm

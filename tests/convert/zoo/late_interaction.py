@@ -9,9 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense
 from tests.convert.tiny_rotary_encoders import bpe_tokenizer_json, make_tiny_modern_bert
 from tests.convert.zoo.form import Form
 from tests.convert.zoo.modules import write_dense
@@ -137,6 +136,46 @@ def make_edge(folder: Path) -> Path:
     return write_pylate(folder, (HIDDEN, 2 * HIDDEN, 2 * HIDDEN, VECTOR), residual=True, do_query_expansion=False)
 
 
+def make_multi_vector(folder: Path) -> Path:
+    """Write a checkpoint of a MultiVectorEncoder of sentence-transformers 6, whose prompts are the markers."""
+    _make_modern_bert(folder)
+    (folder / "1_Pooling" / "config.json").unlink()
+    package = "sentence_transformers"
+    kinds = [
+        ("", f"{package}.base.modules.transformer.Transformer"),
+        ("1_Dense", f"{package}.base.modules.dense.Dense"),
+        ("2_MultiVectorMask", f"{package}.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"),
+        ("3_Normalize", f"{package}.base.modules.normalize.Normalize"),
+    ]
+    write_json(
+        folder / "modules.json",
+        [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in enumerate(kinds)],
+    )
+    names = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    write_dense(folder / "1_Dense", HIDDEN, VECTOR, bias=False, activation=_IDENTITY)
+    edit_json(folder / "1_Dense" / "config.json", **names)
+    mask = {"skiplist_words": list(string.punctuation), "skiplist_tasks": ["document"], "keep_only_token_ids": None}
+    write_json(folder / "2_MultiVectorMask" / "config.json", mask)
+    write_json(folder / "3_Normalize" / "config.json", names)
+    config = {
+        "__version__": {"pytorch": "2.13.0", "sentence_transformers": "6.2.0", "transformers": "5.24.0"},
+        "default_prompt_name": None,
+        "model_type": "MultiVectorEncoder",
+        "prompts": {"document": MARKERS[1], "query": MARKERS[0]},
+        "similarity_fn_name": "maxsim",
+    }
+    write_json(folder / "config_sentence_transformers.json", config)
+    encoder = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        "module_output_name": "token_embeddings",
+        "document_length": 300,
+        "query_expansion": {"strategy": "min", "attend": False, "token": None, "length": 32},
+    }
+    write_json(folder / "sentence_bert_config.json", encoder)
+    return folder
+
+
 def make_attended(folder: Path) -> Path:
     """Write a checkpoint of PyLate on XLM-RoBERTa, whose queries attend to the tokens that expand them, without markers."""
     make_tiny_xlm_roberta(folder)
@@ -148,17 +187,6 @@ def make_jina(folder: Path) -> Path:
     make_tiny_xlm_roberta(folder)
     code = "jinaai/xlm-roberta-flash-implementation--modeling_xlm_colbert.ColbertModel"
     edit_json(folder / "config.json", architectures=["HF_ColBERT"], auto_map={"AutoModel": code})
-    return folder
-
-
-def make_bge_m3(folder: Path) -> Path:
-    """Write a checkpoint in the form of bge-m3: dense vectors, and pickled heads for those of tokens and for sparse ones."""
-    make_tiny_xlm_roberta(folder)
-    weights = calm(tiny_weights(json.loads((folder / "config.json").read_text(encoding="utf-8"))))
-    write_safetensors(folder / "model.safetensors", weights)
-    for name, outputs in (("colbert", VECTOR), ("sparse", 1)):
-        head = random_dense(6 + outputs, outputs, HIDDEN, name)
-        write_pickled(folder / f"{name}_linear.pt", {key.removeprefix(f"{name}."): part for key, part in head.items()})
     return folder
 
 
@@ -189,16 +217,15 @@ FORMS = (
         context=1280,
         pre="modern-bert",
     ),
-    _form("colbert_attended", ("fine-tunes of xlm-roberta-base with PyLate",), "XLMRobertaModel", make_attended),
     _form(
-        "bge_m3",
-        ("BAAI/bge-m3",),
-        "XLMRobertaModel",
-        make_bge_m3,
-        pooling="cls",
-        reference="bge_m3",
-        outputs=("dense", "multi", "sparse"),
-        most_at_q8_0=1.0,
+        "colbert_multi_vector",
+        ("MultiVectorEncoder of sentence-transformers 6",),
+        "ModernBertModel",
+        make_multi_vector,
+        reference="multi_vector",
+        context=1280,
+        pre="modern-bert",
     ),
+    _form("colbert_attended", ("fine-tunes of xlm-roberta-base with PyLate",), "XLMRobertaModel", make_attended),
     _form("colbert_jina", ("jinaai/jina-colbert-v2",), "HF_ColBERT", make_jina, refused="runs its own code"),
 )
