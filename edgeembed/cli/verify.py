@@ -71,6 +71,10 @@ def _print(found: Verification) -> None:
         click.echo(f"canary rows, cosine to the original weights: {cosines}  (expected: at least {found.canary_least})")
     else:
         click.echo("canary rows: none in this file; files made by `edgeembed convert` have them")
+    for output, value in found.outputs.items():
+        click.echo(
+            f"output {output!r} of texts alone and together, cosine: {value:.5f}  (expected: at least {found.outputs_least})"
+        )
     if found.published and found.measured:
         click.echo(f"similarities, each as published by {found.published_by} and as measured:")
         for published, measured in zip(found.published, found.measured, strict=True):

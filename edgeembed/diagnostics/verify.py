@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 import numpy as np
@@ -14,8 +14,9 @@ import numpy.typing as npt
 from edgeembed.common.progress import Progress, ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
-from edgeembed.engine.canary import least_for
-from edgeembed.engine.interface import BULK, ModelInfo
+from edgeembed.engine.canary import HEAD_TEXTS, least_for, least_of_head, least_together, likeness_of_outputs
+from edgeembed.engine.interface import BULK, Engine, Float32Matrix, Limits, ModelInfo, Output, Prompted
+from edgeembed.engine.outputs import unpack
 from edgeembed.errors import EngineError
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.inference.postprocess import Matrix, unit_rows
@@ -44,16 +45,20 @@ class Verification(msgspec.Struct, frozen=True, kw_only=True):
     measured: list[list[float]] | None
     """The same, measured here."""
     published_by: str | None
+    outputs: dict[str, float] = {}
+    """For each output besides the dense one, the lowest cosine of a text computed alone and together with others."""
+    outputs_least: float = 0.0
 
     @property
     def holds(self) -> bool | None:
         """Whether all comparisons are within their limits; None when there is nothing to compare with."""
+        together = all(cosine >= self.outputs_least for cosine in self.outputs.values())
         if not self.canary_cosines and self.published is None:
-            return None
+            return None if together else False
         near = self.published is None or bool(
             np.abs(np.subtract(self.published, self.measured or [])).max() <= PUBLISHED_TOLERANCE
         )
-        return near and all(cosine >= self.canary_least for cosine in self.canary_cosines)
+        return near and together and all(cosine >= self.canary_least for cosine in self.canary_cosines)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class EmbeddedTexts:
     rows: Matrix
     tokens: int
     seconds: float
+    outputs: dict[Output, float]
+    """See `Verification.outputs`."""
 
 
 def embed_texts(
@@ -91,9 +98,29 @@ async def _embed(
                 progress.update(len(rows), len(texts))
         seconds = time.perf_counter() - began
         matrix = unit_rows(rows) if rows else np.zeros((0, engine.info.dimensions), dtype=np.float32)
-        return EmbeddedTexts(engine.info, engine.status.mode, matrix, tokens, seconds)
+        outputs: dict[Output, float] = {
+            output: await _likeness(engine, output) for output in engine.info.outputs if output != "dense"
+        }
+        return EmbeddedTexts(engine.info, engine.status.mode, matrix, tokens, seconds, outputs)
     finally:
         await engine.close()
+
+
+async def _likeness(engine: Engine, output: Output) -> float:
+    """Return the lowest cosine of an output of the canary texts, each computed alone and all together. Raises EngineError.
+
+    The worker compares it with that of the unquantised weights, too, where the file has it.
+    """
+    outputs = (output,)
+
+    async def compute(texts: Sequence[Prompted]) -> list[Float32Matrix]:
+        rows = await asyncio.gather(*engine.submit(texts, BULK, outputs=outputs))
+        return [unpack(row.vector, outputs)[output] for row in rows]
+
+    texts = [replace(text, limits=Limits(cut="end")) for text in HEAD_TEXTS]
+    alone = [(await compute([text]))[0] for text in texts]
+    pairs = zip(alone, await compute(texts), strict=True)
+    return min((likeness_of_outputs(output, one, other) for one, other in pairs), default=1.0)
 
 
 def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verification:
@@ -124,6 +151,8 @@ def verify(settings: Settings, paths: Paths, model: InstalledModel) -> Verificat
         published=check.scores if check else None,
         measured=measured,
         published_by=check.source if check else None,
+        outputs={output: round(value, 5) for output, value in embedded.outputs.items()},
+        outputs_least=round(least_of_head(least_together(embedded.info.file_type)), 5),
     )
 
 

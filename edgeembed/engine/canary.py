@@ -214,6 +214,31 @@ def check_file(
     return found
 
 
+def least_of_head(least: float) -> float:
+    """Return the lowest cosine of what a head computes, where a row's is `least`."""
+    return 1 - _SKETCH_LOSS * (1 - least)
+
+
+def likeness_of_outputs(output: Output, one: Float32Matrix, other: Float32Matrix) -> float:
+    """Return the cosine of an output computed twice, as one vector of all its numbers; 0 if the sizes differ."""
+    if output == "sparse":
+        ids = np.union1d(one[:, 0], other[:, 0])
+        one, other = (np.where(np.isin(ids, part[:, 0]), _weights(ids, part), 0) for part in (one, other))
+    if one.shape != other.shape:
+        return 0.0
+    if not one.any() or not other.any():
+        return float(one.any() == other.any())
+    return cosine(one.ravel(), other.ravel())
+
+
+def _weights(ids: Float32Row, part: Float32Matrix) -> Float32Row:
+    """Return the weight that each id has in a sparse output; of others any number."""
+    if not len(part):
+        return np.zeros(len(ids), dtype=np.float32)
+    found: Float32Row = part[np.minimum(np.searchsorted(part[:, 0], ids), len(part) - 1), 1]
+    return found
+
+
 def sketch(output: Output, part: Float32Matrix) -> Float32Row:
     """Return SKETCH_NUMBERS numbers for an output of any size, shape (rows, width).
 
@@ -239,7 +264,7 @@ def check_head(output: Output, stored: str, compute: Callable[[Prompted], Float3
         expected = decode_floats(stored).reshape(len(HEAD_TEXTS), SKETCH_NUMBERS)
     except ValueError as error:
         raise CanaryError(f"the canary rows of {output!r} in the file are damaged: {error}") from error
-    least = 1 - _SKETCH_LOSS * (1 - least_for(file_type))
+    least = least_of_head(least_for(file_type))
     for number, (text, row) in enumerate(zip(HEAD_TEXTS, expected, strict=True)):
         if not np.isfinite(row).all() or not row.any() or (part := compute(text)) is None:
             continue

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
@@ -62,7 +64,7 @@ INTERACTIVE_TEXTS = 4
 """A request with at most this many texts has somebody waiting for it; a larger one is a bulk load."""
 _OUTPUT_NAMES: dict[Output, str] = {
     "dense": "dense vectors",
-    "multi": "a vector for each token",
+    "multi": "vectors of tokens for late interaction",
     "sparse": "sparse vectors",
     "tokens": "hidden states of tokens",
 }
@@ -142,7 +144,7 @@ class EmbeddingService:
     async def _embed(self, request: EmbedRequest) -> EmbedResult:
         target = await self.registry.resolve(request.model, "embed", input_type=request.input_type)
         model, input_type = target.model, request.input_type or target.input_type
-        _check_outputs(model, request.outputs)
+        check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
         whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
@@ -184,6 +186,8 @@ class EmbeddingService:
             # Of a model with both, bare scores are cosines as of any embedder.
             dense = "dense" in model.outputs and (target.cosine or request.plain)
             by_tokens = "multi" in model.outputs and not dense
+            if not request.model and by_tokens:  # it need not be the default one of embedders
+                request = msgspec.structs.replace(request, model=model.spec)
             parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)
@@ -357,19 +361,19 @@ def _with_role(text: Text, role: Role) -> Text:
     return dataclasses.replace(text, role=role) if isinstance(text, Prompted) else text
 
 
-def _check_outputs(model: ServedModel, outputs: Sequence[Output]) -> None:
-    """Raise WrongTaskError if a model cannot compute an output."""
+def check_outputs(model: ServedModel, outputs: Sequence[Output], param: str = "model") -> None:
+    """Raise WrongTaskError if a model cannot compute an output. param: the field that is at fault."""
     for output in outputs:
         if model.computes(output):
             continue
         if model.upstream is not None:
             raise WrongTaskError(
-                f"model {model.name!r} is computed by another server, which returns dense vectors only", param="model"
+                f"model {model.name!r} is computed by another server, which returns dense vectors only", param=param
             )
         has = " and ".join(_OUTPUT_NAMES[own] for own in model.outputs)
         asked = " or ".join(_OUTPUT_FIELDS[own] for own in model.outputs if own in _OUTPUT_FIELDS)
         advice = f": POST /v1/embeddings returns them with {asked}" if output == "dense" and asked else ""
-        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param="model")
+        raise WrongTaskError(f"model {model.name!r} has no {_OUTPUT_NAMES[output]}; it has {has}{advice}", param=param)
 
 
 def _check_dimensions(model: ServedModel, asked: int | None, available: int | None) -> None:

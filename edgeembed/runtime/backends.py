@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, get_args
 from urllib.parse import quote
 
 import msgspec
@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        """Return the relevance of each document, from 0 to 1; with an embedder, the cosine."""
+        """Return the relevance of each document: 0 to 1; of an embedder, the cosine or the mean cosine of MaxSim."""
         ...
 
 
@@ -63,18 +63,18 @@ class DaemonBackend:
         self,
         connection: Connection,
         model: str | None = None,
-        task: Task = "embed",
+        scorer: str | None = None,
         fields: dict[str, Any] | None = None,
         digest: str = "",
     ) -> None:
-        """model: None for the daemon's default model. task: the model's. fields: further ones of each body.
+        """model: None for the daemon's default model. scorer: its name where it scores. fields: further ones of each body.
 
         digest: of the model's file, if that is known.
         """
         self._connection = connection
         self._fields = fields or {}
         self._model = model
-        self._scorer = f"{model}{COSINE}" if model and task == "embed" else model
+        self._scorer = scorer
         self._same = _SameFile(digest)
         self.description = f"the daemon at {connection.url}"
 
@@ -87,7 +87,7 @@ class DaemonBackend:
         if wanted != {"tokens"}:
             fields = {"sparse": "sparse" in wanted, "multi_vector": "multi" in wanted, "return_dense": "dense" in wanted}
             for parts, item in zip(found, await self._items(request, fields), strict=True):
-                parts.update(_parts(item))
+                parts.update(parts_of(item))
         if "tokens" in wanted:
             for parts, states in zip(found, await self._states(request), strict=True):
                 parts["tokens"] = states
@@ -150,8 +150,7 @@ class EngineBackend:
         """model: the default one. named: it alone is used; otherwise another one may rerank."""
         self._service = service
         self._model = model.name
-        scorer = f"{model.name}{COSINE}" if model.task == "embed" else model.name
-        self._scorer = scorer if named else None
+        self._scorer = _scorer(model.name, model.task, model.outputs) if named else None
         self._same = _SameFile("")
 
     async def embed(self, request: EmbedRequest) -> Matrix:
@@ -224,10 +223,16 @@ async def _find_daemon(connection: Connection, resolved: Resolved, model: str | 
     reply = await connection.ask(f"/v1/models/{quote(model, safe='/:')}")
     if reply is None or reply.status == 404:
         return None
-    task = checked(reply).body.get("task")
-    if task not in ("embed", "rerank"):  # a model of the server that the setting `forward` names
+    found = checked(reply).body
+    task: Any = found.get("task")
+    if task not in get_args(Task):  # a model of the server that the setting `forward` names
         return None
-    return DaemonBackend(connection, model, task, fields, digest)
+    return DaemonBackend(connection, model, _scorer(model, task, found.get("outputs") or ()), fields, digest)
+
+
+def _scorer(model: str, task: Task, outputs: Collection[str]) -> str:
+    """Return the name by which a model scores documents: an embedder by MaxSim, if it can, or else by the cosine."""
+    return f"{model}{COSINE}" if task == "embed" and "multi" not in outputs else model
 
 
 @asynccontextmanager
@@ -241,17 +246,12 @@ async def engine_backend(resolved: Resolved, report: ReportLine, *, named: bool)
         yield EngineBackend(service, model, named=named)
 
 
-def rows_of(answer: dict[str, Any]) -> Matrix:
-    """Return the rows of an answer of POST /v1/embeddings with base64, float32, in the order of the texts."""
-    return np.stack([_row(item["embedding"]) for item in sorted(answer["data"], key=lambda item: item["index"])])
-
-
 def _row(written: str) -> Float32Row:
     """Return a row of float32 that is written in base64."""
     return np.frombuffer(base64.b64decode(written), "<f4").astype(np.float32)
 
 
-def _parts(item: dict[str, Any]) -> dict[Output, Matrix]:
+def parts_of(item: dict[str, Any]) -> dict[Output, Matrix]:
     """Return the outputs of an item of an answer of POST /v1/embeddings."""
     parts: dict[Output, Matrix] = {}
     if "embedding" in item:

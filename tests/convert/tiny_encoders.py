@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.convert.encoder_texts import PAIRS, TEXTS
+from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import SPECIAL, Float32Array, tiny_weights, tokenizer_json, write_json, write_safetensors
 
 TOKENS = 640
@@ -121,14 +122,14 @@ def _write_unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
-    """Scale the layers' matrices to unit variance.
+def calm(weights: dict[str, Float32Array], layers: str = "encoder.") -> dict[str, Float32Array]:
+    """Scale the layers' matrices to unit variance. layers: a part of their names.
 
     A score is one number, on which every rounding shows: flash attention rounds keys and values to F16, which
     attention as sharp as that of `tiny_weights` magnifies to 0.005.
     """
     return {
-        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and "encoder." in name else tensor
+        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and layers in name else tensor
         for name, tensor in weights.items()
     }
 
@@ -140,6 +141,20 @@ def random_dense(seed: int, outputs: int, inputs: int, name: str) -> dict[str, F
         f"{name}.weight": (random.standard_normal((outputs, inputs)) * 1.5 / np.sqrt(inputs)).astype(np.float32),
         f"{name}.bias": (random.standard_normal(outputs) * 0.1).astype(np.float32),
     }
+
+
+def write_heads(folder: Path, hidden: int, numbers: int = 8) -> Path:
+    """Write heads in the form of bge-m3 beside an encoder: weights of tokens, and vectors of `numbers` of tokens."""
+    for seed, name, outputs in ((6, "sparse_linear", 1), (7, "colbert_linear", numbers)):
+        head = random_dense(seed, outputs, hidden, name)
+        write_pickled(folder / f"{name}.pt", {key.removeprefix(f"{name}."): values for key, values in head.items()})
+    return folder
+
+
+def make_tiny_m3(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with dense vectors, sparse ones and vectors of tokens, in the form of bge-m3; return its folder."""
+    make_tiny_xlm_roberta(folder, seed=seed)
+    return write_heads(folder, SIZES["hidden_size"])
 
 
 def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from edgeembed.hub.catalogue import Check, catalogue, lookup
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
+from tests.convert.tiny_encoders import write_heads
 
 pytestmark = pytest.mark.model
 
@@ -45,6 +47,16 @@ def test_a_converted_file_agrees_with_its_original_weights(model: InstalledModel
     assert min(found.canary_cosines) > 0.99
     assert max(found.canary_cosines) < 1.0, "Q8_0 loses something: these are not the file's own rows"
     assert found.holds
+
+
+def test_each_output_of_a_file_is_compared_alone_and_together(checkpoint: Path, tmp_path: Path) -> None:
+    folder = write_heads(Path(shutil.copytree(checkpoint, tmp_path / "heads")), 256)
+    convert_checkpoint(folder, tmp_path / "heads.gguf", ConversionOptions(quantization="Q8_0"))
+    found = verify(SETTINGS, Paths.resolve(), Store(Paths.resolve()).local(tmp_path / "heads.gguf"))
+    assert set(found.outputs) == {"multi", "sparse"} and found.holds
+    assert 0.98 < found.outputs_least < min(found.outputs.values())
+    wrong = msgspec.structs.replace(found, outputs={**found.outputs, "sparse": 0.9})
+    assert wrong.holds is False
 
 
 def test_a_file_whose_weights_changed_is_refused_with_the_numbers(model: InstalledModel) -> None:

@@ -25,7 +25,19 @@ from aiohttp import web
 
 from edgeembed.cache import VectorCache
 from edgeembed.common.heap import configure_heap
-from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import (
+    DENSE,
+    Float32Matrix,
+    Float32Row,
+    Output,
+    Priority,
+    Prompted,
+    Row,
+    Text,
+    Tokenized,
+    TokenWant,
+)
+from edgeembed.engine.outputs import pack
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
@@ -91,27 +103,36 @@ class InstantEngine(FakeEngine):
     def __init__(self, dimensions: int) -> None:
         super().__init__(dimensions)
         self._row = np.linspace(0.1, 1.0, dimensions, dtype=np.float32)
+        tokens, weights = np.tile(self._row, (3, 1)), np.array([(token, 1.5) for token in range(300)], dtype=np.float32)
+        self._parts: dict[Output, Float32Matrix] = {
+            "dense": self._row[None],
+            "multi": tokens,
+            "sparse": weights,
+            "tokens": tokens,
+        }
 
     def submit(
         self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
     ) -> list[asyncio.Future[Row]]:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in texts]
-        loop.call_soon(self._answer, futures)
+        row = self._row if outputs == DENSE else pack({output: self._parts[output] for output in outputs})
+        loop.call_soon(self._answer, futures, row)
         return futures
 
-    def _answer(self, futures: list[asyncio.Future[Row]]) -> None:
+    def _answer(self, futures: list[asyncio.Future[Row]], row: Float32Row) -> None:
         """Answer as many as a batch of a worker has, and the others later."""
         for future in futures[:64]:
             if not future.done():
-                future.set_result(Row(self._row, 3))
+                future.set_result(Row(row, 3))
         if len(futures) > 64:
-            asyncio.get_running_loop().call_soon(self._answer, futures[64:])
+            asyncio.get_running_loop().call_soon(self._answer, futures[64:], row)
 
     def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         futures = []
         for text in texts:
-            count = min(len(text) // 5, 140) if isinstance(text, str) else 3  # together within the limit of a request
+            inner = text if isinstance(text, str) else text.text if isinstance(text, Prompted) else text.document
+            count = max(3, min(len(inner) // 5, 140))  # together within the limit of a request
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
             spans = np.stack([ids, ids + 1], axis=1)
@@ -124,7 +145,7 @@ class InstantEngine(FakeEngine):
 def make_server(max_body_bytes: int) -> web.Application:
     """Return the application with an embedder and a reranker that answer at once."""
     engines = {"embedder": InstantEngine(DIMENSIONS), "ranker": InstantEngine(1)}
-    embedder = ServedModel("embedder", "0" * 64, dimensions=DIMENSIONS)
+    embedder = ServedModel("embedder", "0" * 64, dimensions=DIMENSIONS, outputs=("dense", "multi", "sparse"))
     pool = ModelPool(lambda model: engines[model.name], PoolRules(budget_bytes=1))
     registry = ModelRegistry(embedder, [fake_model("ranker", "rerank")])
     service = EmbeddingService(
@@ -142,7 +163,10 @@ TEXTS = {
     "/decode": "ids",
     "/detokenize": "tokens",
     "/embed": "inputs",
+    "/embed_all": "inputs",
+    "/embed_sparse": "inputs",
     "/invocations": "input",
+    "/pooling": "input",
     "/predict": "inputs",
     "/rerank": "documents",
     "/score": "text_2",
@@ -150,6 +174,7 @@ TEXTS = {
     "/tokenize": "inputs",
     "/v1/embed": "texts",
     "/v1/embeddings": "input",
+    "/v1/multi-vector": "input",
     "/v1/rerank": "documents",
     "/v1/tokenize": "input",
     "/v2/embed": "texts",
@@ -262,6 +287,10 @@ _CHANGED: dict[str, dict[str, Callable[[int], bytes]]] = {
         "": lambda _size: _texts(b"a", 1, 2048),
     },
     "cut texts": {"truncate": lambda _size: b'"end"', "": lambda size: _texts("\u6f22\u5b57".encode(), size)},
+    "windows of a text": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text(_WORDS, 2_000_000)},
+    "windows, Chinese": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text("\u6f22\u5b57".encode(), 1_000_000)},
+    "windows of texts": {"long_text": lambda _size: b'"mean"', "": lambda _size: _texts(_WORDS, 2_000_000)},
+    "best windows": {"long_text": lambda _size: b'"max"', "": lambda _size: _texts(_WORDS, 2_000_000)},
     "ids of the model": {
         "token_ids": lambda _size: b'"model"',
         "": lambda _size: _list(_list(b"12345", 800), 2_000_000),
@@ -270,6 +299,10 @@ _CHANGED: dict[str, dict[str, Callable[[int], bytes]]] = {
         "return_documents": lambda _size: b"true",
         "return_text": lambda _size: b"true",
         "": lambda size: _texts(_WORDS, size),
+    },
+    "all outputs": {
+        **dict.fromkeys(("sparse", "multi_vector", "sparse_words"), lambda _size: b"true"),
+        "": lambda _size: _texts(_WORDS, 1_400_000),
     },
     "listed ids": {"ids": lambda _size: b"true", "": lambda _size: _texts(_WORDS, 1_400_000)},
 }

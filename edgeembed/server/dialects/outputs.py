@@ -17,7 +17,7 @@ from edgeembed.engine.outputs import ordered
 from edgeembed.errors import RequestError
 from edgeembed.inference.postprocess import Matrix, sparse_vector
 from edgeembed.inference.requests import DetokenizeRequest, EmbedResult
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, check_outputs
 from edgeembed.server.dialects.embeddings_answer import matrix_of, written_rows
 from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat
 from edgeembed.server.dialects.token_rows import check_width, json_list, token_rows
@@ -25,6 +25,14 @@ from edgeembed.server.fields import check_positive, only_one, truncated_items
 
 MOST_WORDS = 16_384
 """Different tokens whose texts one answer has."""
+
+
+_NAMES: dict[Output, tuple[str, ...]] = {
+    "dense": ("return_dense",),
+    "multi": ("multi_vector", "return_colbert_vecs", "return_multivector"),
+    "sparse": ("sparse", "return_sparse"),
+}
+"""The fields that ask for an output."""
 
 
 class OutputForm(msgspec.Struct, frozen=True):
@@ -57,11 +65,14 @@ async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: 
     _check(body, bool(sparse), multi)
     if not sparse and not multi:
         return None
+    model = (await service.registry.resolve(body.model, "embed")).model
     dense = body.return_dense
     if dense is None:
-        target = await service.registry.resolve(body.model, "embed")
-        dense = not jina and target.model.computes("dense")
+        dense = not jina and model.computes("dense")
     wanted: dict[Output, bool] = {"dense": dense, "multi": multi, "sparse": bool(sparse)}
+    for output, names in _NAMES.items():
+        if wanted[output]:
+            check_outputs(model, [output], next((name for name in names if getattr(body, name)), "model"))
     return OutputForm(
         ordered(output for output, is_wanted in wanted.items() if is_wanted),
         "embeddings" if jina else "multi_embedding",

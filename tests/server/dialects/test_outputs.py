@@ -131,10 +131,10 @@ async def test_models_without_dense_vectors_name_the_field(connect: Connect) -> 
     assert '"sparse": true' in answer["error"]["message"]
     _, answer = await post(client, PATH, input="a", sparse=True)
     assert list(answer["data"][0]) == ["object", "index", "sparse_embedding"], "the dense one is left out"
-    status, answer = await post(client, PATH, input="a", sparse=True, return_dense=True)
-    assert (status, answer["error"]["code"]) == (400, "wrong_task")
-    status, answer = await post(client, PATH, input="a", sparse=True, multi_vector=True)
-    assert (status, answer["error"]["code"]) == (400, "wrong_task")
+    for field in ("return_dense", "multi_vector", "return_multivector"):
+        status, answer = await post(client, PATH, input="a", sparse=True, **{field: True})
+        error = answer["error"]
+        assert (status, error["code"], error["param"]) == (400, "wrong_task", field)
     client = await connect("multi")
     _, answer = await post(client, PATH, input="a")
     assert '"multi_vector": true' in answer["error"]["message"]
