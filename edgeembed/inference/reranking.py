@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgeembed.cache import CachedRow, KeyMaker
-from edgeembed.engine.interface import DENSE, Float32Row, Output, Pair, Row
+from edgeembed.engine.interface import DENSE, MULTI, Float32Row, Pair, Row
 from edgeembed.engine.late_interaction import max_sim
 from edgeembed.errors import ModelReplacedError, RequestError, quoted
 from edgeembed.inference.postprocess import Matrix
@@ -118,7 +118,7 @@ def embed_requests(request: RerankRequest, *, by_tokens: bool = False) -> tuple[
     With prompts, unless the request wants its texts as they are. by_tokens: for vectors of their tokens, for which queries
     are read otherwise than documents in any case.
     """
-    outputs: tuple[Output, ...] = ("multi",) if by_tokens else DENSE
+    outputs = MULTI if by_tokens else DENSE
     plain = request.plain and not by_tokens
     lengths = request.lengths
     of_query = Lengths(lengths.cut) if lengths.own else lengths

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import Engine, ModelInfo, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import DENSE, MULTI, Engine, ModelInfo, Output, Pair, Prompted, Row, Text
+from edgeembed.engine.outputs import pack, unpack
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -23,7 +24,7 @@ from edgeembed.inference.chunking import Chunk, Chunker, ChunkRules, UnknownWord
 from edgeembed.inference.cleaning import origins_of
 from edgeembed.inference.pipeline import MOST_NUMBERS, PART_CHARACTERS, PART_TEXTS
 from edgeembed.inference.requests import EmbedResult, WindowRow
-from edgeembed.inference.row_request import RowRequest, keys_of
+from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
@@ -251,6 +252,14 @@ class Windows:
         return found
 
 
+def one_row(rows: Sequence[Row | CachedRow], outputs: tuple[Output, ...]) -> Row:
+    """Return the row of a text from those of its windows: their mean; of vectors of tokens all that they have."""
+    if outputs == DENSE:
+        return mean_row(rows)
+    vectors = np.concatenate([unpack(row.vector, MULTI)["multi"] for row in rows])
+    return Row(pack({"multi": vectors}), sum(row.tokens for row in rows))
+
+
 def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
     """Return the mean of rows, weighted by their tokens, and the tokens of all."""
     tokens = [row.tokens for row in rows]
@@ -269,7 +278,9 @@ def pooled(result: EmbedResult, request: RowRequest, windowed: Windowed | None, 
     if windowed.request is not request:
         found = msgspec.structs.replace(
             result,
-            rows=[rows[0] if own is None else mean_row(rows) for rows, own in zip(groups, windows, strict=True)],
+            rows=[
+                rows[0] if own is None else one_row(rows, result.outputs) for rows, own in zip(groups, windows, strict=True)
+            ],
             memory_label=None,
         )
     if chunks:
@@ -309,7 +320,7 @@ def _windowed(request: RowRequest, windows: list[list[Window] | None]) -> Window
         identity = request.identity if isinstance(request.identity, str) else request.identity[index]
         if (own := windows[index]) is not None:
             parts = [name[window.start : window.end] for window in own]
-            own_keys = keys_of(request.key_maker, identity, parts)
+            own_keys = request.key_maker.keys(identity, parts, request.kind)
         names += parts
         keys += own_keys
         texts += [text] if own is None else [_part(text, part) for part in parts]

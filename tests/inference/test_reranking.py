@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgeembed.cache import VectorCache
 from edgeembed.engine.interface import Output, Row
 from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ModelNotFoundError, ModelReplacedError, RequestError
-from edgeembed.inference.requests import EmbedResult, RerankRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest
 from edgeembed.inference.reranking import result_of_vectors
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import FakeEngine, fake_model, fake_packed_row, fake_row, fake_service
@@ -88,3 +89,15 @@ async def test_without_a_name_a_model_of_token_vectors_alone_ranks_and_an_embedd
     assert (await service.rerank(RerankRequest("a", ["b"]))).model.name == "colbert"
     with pytest.raises(ModelNotFoundError):
         await fake_service(FakeEngine(), outputs=("dense", "multi")).rerank(RerankRequest("a", ["b"]))
+
+
+async def test_of_a_document_in_windows_the_vectors_of_all_count() -> None:
+    service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0), outputs=("multi",))
+    long = " ".join(f"{'word' * (number % 3 + 1)}{number}." for number in range(60)) + " river."
+    for _ in range(2):  # the second time from the cache
+        result = await service.rerank(RerankRequest("river. word0.", [long, "river."], windows=True))
+        assert result.raw_scores[0] == pytest.approx(2.0, abs=1e-6), "each is in another window"
+        assert not result.cuts
+    assert result.hits == result.texts
+    (vectors,) = (await service.embed(EmbedRequest([long], outputs=("multi",), long_text="mean"))).parts("multi")
+    assert len(vectors) >= 61
