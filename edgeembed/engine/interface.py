@@ -30,7 +30,6 @@ text (late interaction). sparse: weights of tokens of the vocabulary. tokens: th
 OUTPUTS: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
 """All outputs, in the order in which a packed row has them; see `edgeembed.engine.outputs`."""
 DENSE: tuple[Output, ...] = ("dense",)
-MULTI: tuple[Output, ...] = ("multi",)
 
 Role = Literal["", "query", "document"]
 """What a text is for; some models read queries otherwise than documents."""

@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import DENSE, MULTI, Engine, ModelInfo, Output, Pair, Prompted, Row, Text
-from edgeembed.engine.outputs import pack, unpack
+from edgeembed.engine.interface import DENSE, Engine, ModelInfo, Pair, Prompted, Row, Text
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -24,7 +23,7 @@ from edgeembed.inference.chunking import Chunk, Chunker, ChunkRules, UnknownWord
 from edgeembed.inference.cleaning import origins_of
 from edgeembed.inference.pipeline import MOST_NUMBERS, PART_CHARACTERS, PART_TEXTS
 from edgeembed.inference.requests import EmbedResult, WindowRow
-from edgeembed.inference.row_request import RowRequest
+from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
@@ -252,12 +251,10 @@ class Windows:
         return found
 
 
-def one_row(rows: Sequence[Row | CachedRow], outputs: tuple[Output, ...]) -> Row:
-    """Return the row of a text from those of its windows: their mean; of vectors of tokens all that they have."""
-    if outputs == DENSE:
-        return mean_row(rows)
-    vectors = np.concatenate([unpack(row.vector, MULTI)["multi"] for row in rows])
-    return Row(pack({"multi": vectors}), sum(row.tokens for row in rows))
+def _whole_row(rows: Sequence[Row | CachedRow], *, dense: bool) -> Row | CachedRow:
+    if len(rows) == 1:
+        return rows[0]
+    return mean_row(rows) if dense else Row(rows[0].vector, sum(row.tokens for row in rows))
 
 
 def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
@@ -270,17 +267,17 @@ def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
 def pooled(result: EmbedResult, request: RowRequest, windowed: Windowed | None, chunks: bool) -> EmbedResult:
     """Return a result with one row for each text of a request, from a result with a row for each window.
 
-    windowed: None if there are no windows. chunks: keep the windows' rows, too.
+    windowed: None if there are no windows. chunks: keep the windows' rows, too. What is not dense has no mean: the row of
+    the first window stands for all.
     """
+    dense = result.outputs == DENSE
     windowed = windowed or Windowed(request, [None] * len(result.rows))
     groups, windows = list(windowed.grouped(result.rows)), windowed.windows
     found = result
     if windowed.request is not request:
         found = msgspec.structs.replace(
             result,
-            rows=[
-                rows[0] if own is None else one_row(rows, result.outputs) for rows, own in zip(groups, windows, strict=True)
-            ],
+            rows=[_whole_row(rows, dense=dense) for rows, own in zip(groups, windows, strict=True)],
             memory_label=None,
         )
     if chunks:
@@ -320,7 +317,7 @@ def _windowed(request: RowRequest, windows: list[list[Window] | None]) -> Window
         identity = request.identity if isinstance(request.identity, str) else request.identity[index]
         if (own := windows[index]) is not None:
             parts = [name[window.start : window.end] for window in own]
-            own_keys = request.key_maker.keys(identity, parts, request.kind)
+            own_keys = keys_of(request.key_maker, identity, parts, request.kind)
         names += parts
         keys += own_keys
         texts += [text] if own is None else [_part(text, part) for part in parts]

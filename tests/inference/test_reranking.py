@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.cache import VectorCache
 from edgeembed.engine.interface import Output, Row
 from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ModelNotFoundError, ModelReplacedError, RequestError
@@ -72,6 +71,24 @@ async def test_pairs_are_scored_by_max_sim_each_with_its_own_query() -> None:
     assert result.raw_scores == pytest.approx(expected, abs=1e-6)
 
 
+async def test_a_long_document_counts_with_its_best_window_by_max_sim() -> None:
+    engine = FakeEngine()
+    service = fake_service(engine, outputs=("multi",))
+    long = " ".join(f"The sea was calm on day {day}." for day in range(10))
+    result = await service.rerank(RerankRequest("calm day 9.", [long, "a hill"], windows=True))
+    windows = [text for text in engine.computed if text not in ("calm day 9.", "a hill")]
+    assert len(windows) > 2
+    best = max(sum(_best("calm day 9.", window)) for window in windows)
+    assert result.raw_scores == pytest.approx([best, sum(_best("calm day 9.", "a hill"))], abs=1e-6)
+    dense = fake_service(engine, outputs=("dense", "multi"))
+    await dense.embed(EmbedRequest([long], long_text="mean"))
+    pairs = await dense.rerank(RerankRequest(["sea", "hill"], [long, "a hill"], plain=True, windows=True))
+    rows = [fake_row(text).astype(np.float64) for text in windows]
+    sea = fake_row("sea").astype(np.float64)
+    cosines = [float(row @ sea / np.linalg.norm(row) / np.linalg.norm(sea)) for row in rows]
+    assert pairs.scores[0] == pytest.approx(max(cosines), abs=1e-6)
+
+
 async def test_an_embedder_with_vectors_of_tokens_still_gives_cosines_where_they_are_asked_for() -> None:
     service = fake_service(FakeEngine(), outputs=("dense", "multi"))
     plain = await service.rerank(RerankRequest("red", ["red", "river"], plain=True))
@@ -89,15 +106,3 @@ async def test_without_a_name_a_model_of_token_vectors_alone_ranks_and_an_embedd
     assert (await service.rerank(RerankRequest("a", ["b"]))).model.name == "colbert"
     with pytest.raises(ModelNotFoundError):
         await fake_service(FakeEngine(), outputs=("dense", "multi")).rerank(RerankRequest("a", ["b"]))
-
-
-async def test_of_a_document_in_windows_the_vectors_of_all_count() -> None:
-    service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0), outputs=("multi",))
-    long = " ".join(f"{'word' * (number % 3 + 1)}{number}." for number in range(60)) + " river."
-    for _ in range(2):  # the second time from the cache
-        result = await service.rerank(RerankRequest("river. word0.", [long, "river."], windows=True))
-        assert result.raw_scores[0] == pytest.approx(2.0, abs=1e-6), "each is in another window"
-        assert not result.cuts
-    assert result.hits == result.texts
-    (vectors,) = (await service.embed(EmbedRequest([long], outputs=("multi",), long_text="mean"))).parts("multi")
-    assert len(vectors) >= 61
