@@ -87,7 +87,8 @@ class WordTokens:
 
     def unknown_in(self, text: str, start: int, end: int) -> list[str]:
         """Return the words between two characters of a text that were not counted yet."""
-        return self.unknown(_PIECE.findall(text, start, end))
+        # White space at the end is in no piece: it would be read again from each of its characters.
+        return self.unknown(_PIECE.findall(text, start, start + len(text[start:end].rstrip())))
 
     def learn(self, words: Sequence[str], tokens: Sequence[int]) -> None:
         """Remember the tokens of words."""

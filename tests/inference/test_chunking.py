@@ -76,3 +76,4 @@ def test_white_space_is_read_once(text: str) -> None:
     """Time with the square of it: an hour for the first text."""
     chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), WordTokens(letters)).chunks(text))
     assert " ".join(text[chunk.start : chunk.end] for chunk in chunks).split() == text.split()
+    assert {word.strip() for word in WordTokens().unknown_in(text, 0, 150_000)} <= {"a", "x"}
