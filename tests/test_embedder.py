@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -382,6 +383,19 @@ def test_a_daemon_that_goes_away_is_an_error_and_one_that_comes_back_answers(eng
     with serving(CountingEngine(), port):
         assert np.array_equal(embedder.embed("a"), before)
         embedder.close()
+
+
+def test_a_daemon_that_restarts_is_waited_for(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_RETRY_SECONDS", 60.0)
+    port = free_port()
+    with serving(engine, port):
+        embedder = Embedder("embedder", port=port)
+        before = embedder.embed("a")
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(embedder.embed, "a")
+        with serving(CountingEngine(), port):
+            assert np.array_equal(waiting.result(60), before)
+            embedder.close()
 
 
 def test_a_daemon_that_requires_a_key(engine: CountingEngine, engines: list[str]) -> None:
