@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense, write_heads
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, random_dense
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
@@ -25,12 +25,13 @@ _QUERY, _DOCUMENT, _POOLING = "query_0_SparseStaticEmbedding", "document_0_MLMTr
 Weights = dict[str, Float32Array]
 
 
-def head_weights(dense: str, norm: str, bias: str, vocabulary: int, *, biased: bool = True, seed: int = 5) -> Weights:
+def head_weights(dense: str, norm: str, bias: str, vocabulary: int, *, biased: bool = True, width: int = HIDDEN) -> Weights:
     """Return random weights of a masked-LM head under these names. biased: whether dense layer and norm have a bias."""
+    seed = 5
     random = np.random.default_rng(seed)
-    found = random_dense(seed, HIDDEN, HIDDEN, dense)
-    found[f"{norm}.weight"] = (_SIZE * (1 + random.standard_normal(HIDDEN) * 0.1)).astype(np.float32)
-    found[f"{norm}.bias"] = (_SIZE * random.standard_normal(HIDDEN) * 0.1).astype(np.float32)
+    found = random_dense(seed, width, width, dense)
+    found[f"{norm}.weight"] = (_SIZE * (1 + random.standard_normal(width) * 0.1)).astype(np.float32)
+    found[f"{norm}.bias"] = (_SIZE * random.standard_normal(width) * 0.1).astype(np.float32)
     found[bias] = (_FEW + _SIZE * random.standard_normal(vocabulary)).astype(np.float32)
     return found if biased else {name: tensor for name, tensor in found.items() if name == bias or name.endswith("weight")}
 
