@@ -157,10 +157,19 @@ def test_documents_are_ranked_best_first(make: Make) -> None:
     assert make("ranker").rerank("query", []) == []
 
 
-def test_an_embedder_ranks_by_the_cosine_with_its_prompts(make: Make) -> None:
+def test_a_late_interaction_model_ranks_by_its_vectors_of_tokens(make: Make) -> None:
+    embedder = make()
+    query, document = embedder.multi("a query", input_type="query"), embedder.multi("a text", input_type="document")
+    [ranked] = embedder.rerank("a query", ["a text"])
+    assert ranked.score == pytest.approx((query @ document.T).max(axis=1).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("dense",), ("dense", "sparse")])
+def test_another_embedder_ranks_by_the_cosine_with_its_prompts(engine: CountingEngine, outputs: tuple[Output, ...]) -> None:
     cosine = unit("Q: a") @ unit("D: b")
-    [ranked] = make().rerank("a", ["b"])
-    assert ranked.score == pytest.approx(cosine, abs=1e-5)
+    with serving(engine, outputs=outputs) as port, Embedder("embedder", port=port) as embedder:
+        [ranked] = embedder.rerank("a", ["b"])
+        assert ranked.score == pytest.approx(cosine, abs=1e-5)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
