@@ -12,7 +12,7 @@ import numpy as np
 
 from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
-from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, random_dense
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense, write_heads
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
