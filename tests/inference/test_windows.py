@@ -110,15 +110,25 @@ async def test_a_short_text_is_not_even_tokenised() -> None:
     assert engine.read[:1] == [long]
 
 
-async def test_after_an_edit_only_a_few_windows_are_computed() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        prose(300),
+        " ".join(f"The sea{day}." for day in range(900)),
+        " ".join(f"word{number}" for number in range(2000)),
+        "\n\n".join(prose(5, seed) for seed in range(60)),
+    ],
+    ids=["prose", "sentences of one length", "no sentences", "paragraphs"],
+)
+async def test_after_an_edit_only_a_few_windows_are_computed(text: str) -> None:
+    """If ends were chosen by the distance from the beginning, all windows behind the edit would be others."""
     service, engine = make()
-    text = prose(300)
     first = await embed(service, text)
     computed = len(engine.computed)
     assert computed > 100
-    middle = text.index(". ", len(text) // 2) + 2
+    middle = text.index(" ", len(text) // 2) + 1
     for number, edited in enumerate(
-        ["A new sentence came first. " + text, text[:middle] + "It was inserted. " + text[middle:], text + " The end."]
+        ["New words came first. " + text, text[:middle] + "It was inserted. " + text[middle:], text + " The end."]
     ):
         before = len(engine.computed)
         result = await embed(service, edited)
