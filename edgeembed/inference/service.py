@@ -147,7 +147,9 @@ class EmbeddingService:
         check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
-        whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
+        # There is a mean of dense rows only; windows of others are for reranking.
+        divides = request.long_text == "chunks" or (request.long_text == "mean" and request.outputs == DENSE)
+        whole, windowed = prepared, None
         if divides and (windowed := await self._windows.cut(whole)):
             prepared = windowed.request
         rows, hits, from_memory = await self._run(prepared)
@@ -158,9 +160,10 @@ class EmbeddingService:
             if hits < len(rows):
                 await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(whole.names), request.outputs)
-        if not divides:
+        chunks = request.long_text == "chunks"
+        if windowed is None and not chunks:
             return result
-        return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
+        return await self.aside.run(whole.size, pooled, result, whole, windowed, chunks)
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import Engine, ModelInfo, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import DENSE, Engine, ModelInfo, Pair, Prompted, Row, Text
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -180,7 +180,8 @@ class Windows:
     def _doubtful(self, request: RowRequest) -> list[int]:
         """Return the indexes of the texts that may be too long."""
         info, lengths = self._info_of(request), request.lengths
-        most = lengths.most(info.context_tokens if info else _SHORT_TOKENS)
+        # Of a model behind another server the limit may be unknown.
+        most = lengths.most((info.context_tokens if info else 0) or _SHORT_TOKENS)
         found = [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
         if found and self._cache is not None and lengths.max_tokens is None:
             # A text whose whole row is in memory is not too long.
@@ -251,6 +252,12 @@ class Windows:
         return found
 
 
+def _whole_row(rows: Sequence[Row | CachedRow], *, dense: bool) -> Row | CachedRow:
+    if len(rows) == 1:
+        return rows[0]
+    return mean_row(rows) if dense else Row(rows[0].vector, sum(row.tokens for row in rows))
+
+
 def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
     """Return the mean of rows, weighted by their tokens, and the tokens of all."""
     tokens = [row.tokens for row in rows]
@@ -261,15 +268,17 @@ def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
 def pooled(result: EmbedResult, request: RowRequest, windowed: Windowed | None, chunks: bool) -> EmbedResult:
     """Return a result with one row for each text of a request, from a result with a row for each window.
 
-    windowed: None if there are no windows. chunks: keep the windows' rows, too.
+    windowed: None if there are no windows. chunks: keep the windows' rows, too. What is not dense has no mean: the row of
+    the first window stands for all.
     """
+    dense = result.outputs == DENSE
     windowed = windowed or Windowed(request, [None] * len(result.rows))
     groups, windows = list(windowed.grouped(result.rows)), windowed.windows
     found = result
     if windowed.request is not request:
         found = msgspec.structs.replace(
             result,
-            rows=[rows[0] if own is None else mean_row(rows) for rows, own in zip(groups, windows, strict=True)],
+            rows=[_whole_row(rows, dense=dense) for rows, own in zip(groups, windows, strict=True)],
             memory_label=None,
         )
     if chunks:
@@ -309,7 +318,7 @@ def _windowed(request: RowRequest, windows: list[list[Window] | None]) -> Window
         identity = request.identity if isinstance(request.identity, str) else request.identity[index]
         if (own := windows[index]) is not None:
             parts = [name[window.start : window.end] for window in own]
-            own_keys = keys_of(request.key_maker, identity, parts)
+            own_keys = keys_of(request.key_maker, identity, parts, request.kind)
         names += parts
         keys += own_keys
         texts += [text] if own is None else [_part(text, part) for part in parts]

@@ -138,6 +138,8 @@ class LlamaModel:
         self._roles = heads.late_interaction(self.vocabulary.size)
         try:
             self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata), self._roles)
+            if self._roles is not None and self._roles.has_markers and not len(self._tokenizer.frame[0]):
+                raise ValueError("its tokenizer puts no token before a text, behind which a marker of its role could be")
         except ValueError as error:
             raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
