@@ -26,9 +26,15 @@ class Computed(NamedTuple):
 
     @property
     def widths(self) -> dict[Output, int]:
-        """Numbers in a row of each output, as far as its rows are vectors; of at least one text."""
-        found: dict[Output, int] = {"dense": self.dense.shape[1]} if self.dense.shape[1] else {}
-        return found | {output: rows[0].shape[1] for output, rows in self.others.items() if output != "sparse"}
+        """Numbers in a row of each output, as far as its rows are vectors and there are any."""
+        found: dict[Output, int] = {"dense": self.dense.shape[1]}
+        # A text may have no row: late interaction can leave punctuation out.
+        found |= {
+            output: max((rows.shape[1] for rows in matrices if len(rows)), default=0)
+            for output, matrices in self.others.items()
+            if output != "sparse"
+        }
+        return {output: width for output, width in found.items() if width}
 
 
 def nothing(outputs: Sequence[Output], dimensions: int) -> Computed:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import base64
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -20,17 +22,20 @@ from edgeembed.errors import (
     ConfigError,
     EngineError,
 )
+from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.backends import rows_of
+from edgeembed.runtime.backends import parts_of
 from edgeembed.runtime.in_process import in_process_service
 
 PROBE = "edgeembed"
 """A text embedded at the start to learn which model answers and how long its vectors are."""
 _HEALTH_SECONDS = 5.0
+_OUTPUT_FIELDS: dict[Output, str] = {"dense": "return_dense", "multi": "multi_vector", "sparse": "sparse"}
+_POOLING_FIELDS = ("model", "input_type", "instruction", "truncate")
 
 
 class EmbedOptions(NamedTuple):
@@ -49,8 +54,11 @@ class EmbedOptions(NamedTuple):
     truncate: Side | None = None
 
     def as_body(self) -> dict[str, Any]:
-        """Return the options that are set, except outputs, as fields of a request's body."""
-        return {name: value for name, value in self._asdict().items() if value is not None and name != "outputs"}
+        """Return the options that are set as fields of a request's body; token vectors are computed on another route."""
+        found = {name: value for name, value in self._asdict().items() if value is not None and name != "outputs"}
+        if self.outputs != DENSE:
+            found |= {name: output in self.outputs for output, name in _OUTPUT_FIELDS.items()}
+        return found
 
     def as_request(self, texts: Sequence[str]) -> EmbedRequest:
         """Return a request that asks the default model."""
@@ -163,13 +171,14 @@ class DaemonEmbedder:
         self._connection = connection
         self._options = options.as_body()
         self._outputs = options.outputs
+        self._first: tuple[str, str] | None = None
+        """The model that answered first, and the digest of its file."""
+        self._token_width = 0
         self._special_tokens: int | None = None
 
     async def start(self) -> None:
         """Learn which model answers, and ask for that one from now on. Raises EdgeEmbedError."""
-        if self._outputs != DENSE:
-            raise ConfigError("the daemon returns dense vectors only; add --no-daemon")
-        first = await with_retries(lambda: self._ask([PROBE]))
+        first, parts = await with_retries(lambda: self._parts([PROBE]))
         answer = first.body
         self._options.setdefault("model", answer["model"])
         reply = await self._connection.ask("/v1/status", _HEALTH_SECONDS)
@@ -185,25 +194,21 @@ class DaemonEmbedder:
         self.info = EmbedderInfo(
             model=answer["model"],
             digest=first.digest or (digests.pop() if len(digests) == 1 else ""),
-            outputs=DENSE,
-            widths={"dense": rows_of(answer).shape[1]},
+            outputs=self._outputs,
+            widths=computed_of(parts, self._outputs).widths,
             description=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             max_requests=4,
             engine=str((exact or same or [{}])[0].get("device") or ""),
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:
-        reply = await self._ask(texts, repeatable=True)
-        answer = reply.body
-        if answer["model"] != self.info.model:
-            raise ConfigError(f"the daemon now answers with {answer['model']}; it answered with {self.info.model} before")
-        _require_same_file(self.info.model, self.info.digest, reply.digest)
-        rows = rows_of(answer)
-        if rows.shape != (len(texts), self.info.dimensions):
+        _, parts = await self._parts(texts, repeatable=True)
+        computed = computed_of(parts, self._outputs)
+        if len(parts) != len(texts) or not computed.widths.items() <= self.info.widths.items():
             raise EngineError(
-                f"the daemon returned rows of shape {rows.shape}; expected {(len(texts), self.info.dimensions)}"
+                f"the daemon returned {len(parts)} rows of {computed.widths}; expected {len(texts)} of {self.info.widths}"
             )
-        return Computed(rows, {})
+        return computed
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         if self._special_tokens is None:
@@ -217,9 +222,41 @@ class DaemonEmbedder:
         answer = (await self._connection.post("/v1/tokenize", body)).body
         return [item["tokens"] for item in answer["data"]]
 
-    async def _ask(self, texts: Sequence[str], *, repeatable: bool = False) -> Reply:
-        body = {"input": list(texts), "encoding_format": "base64", "cache": False, "repeatable": repeatable}
-        return await self._connection.post("/v1/embeddings", body | self._options)
+    async def _parts(self, texts: Sequence[str], *, repeatable: bool = False) -> tuple[Reply, list[dict[Output, Matrix]]]:
+        """Return the outputs of each text, and an answer that names the model. Raises EdgeEmbedError."""
+        asked = {"input": list(texts), "encoding_format": "base64", "cache": False, "repeatable": repeatable}
+        parts: list[dict[Output, Matrix]] = [{} for _ in texts]
+        if self._outputs != ("tokens",):
+            reply = await self._ask("/v1/embeddings", asked | self._options)
+            parts = [parts_of(item) for item in _in_order(reply)]
+        if "tokens" in self._outputs:
+            own = {name: value for name, value in self._options.items() if name in _POOLING_FIELDS}
+            reply = await self._ask("/pooling", asked | own | {"task": "token_embed", "normalize": False})
+            flat = [np.frombuffer(base64.b64decode(item["data"]), "<f4") for item in _in_order(reply)]
+            if not self._token_width:
+                await self._require_states(reply.body["model"])
+                # The answer has only the numbers; the first text is read alone, and so tells how many a token has.
+                self._token_width = len(flat[0]) // int(reply.body["usage"]["prompt_tokens"])
+            for part, numbers in zip(parts, flat, strict=True):
+                part["tokens"] = numbers.reshape(-1, self._token_width)
+        return reply, parts
+
+    async def _require_states(self, model: str) -> None:
+        """Raise ConfigError if the daemon returns other rows than hidden states for the tokens of a model."""
+        reply = await self._connection.ask(f"/v1/models/{quote(model, safe='/:')}", _HEALTH_SECONDS)
+        if reply is not None and "multi" in (reply.body.get("outputs") or ()):
+            raise ConfigError(f"the daemon returns multi-vectors of {model} in place of token vectors; add --no-daemon")
+
+    async def _ask(self, path: str, body: dict[str, Any]) -> Reply:
+        """Return an answer of the model and file that answered first. Raises EdgeEmbedError."""
+        reply = await self._connection.post(path, body)
+        model = reply.body["model"]
+        if self._first is None:
+            self._first = model, reply.digest
+        if model != self._first[0]:
+            raise ConfigError(f"the daemon now answers with {model}; it answered with {self._first[0]} before")
+        _require_same_file(model, self._first[1], reply.digest)
+        return reply
 
 
 class LocalEmbedder:
@@ -262,9 +299,25 @@ class LocalEmbedder:
         return [len(text.ids) for text in result.tokens]
 
 
+def computed_of(parts: Sequence[Mapping[Output, Matrix]], outputs: Sequence[Output]) -> Computed:
+    """Return the outputs of texts, at least one. Raises EngineError if one is missing."""
+    if missing := [output for output in outputs if any(output not in part for part in parts)]:
+        raise EngineError(f"the daemon returned no {missing[0]} output; it is of an earlier version: restart it")
+    none = np.zeros((1, 0), np.float32)
+    dense = np.concatenate([part.get("dense", none) for part in parts])
+    return Computed(dense, {output: [part[output] for part in parts] for output in outputs if output != "dense"})
+
+
+def _in_order(reply: Reply) -> list[dict[str, Any]]:
+    return sorted(reply.body["data"], key=lambda item: item["index"])
+
+
 def _computed(result: EmbedResult) -> Computed:
     dense = result.vectors if "dense" in result.outputs else np.zeros((len(result.rows), 0), np.float32)
-    return Computed(dense, {output: result.parts(output) for output in result.outputs if output != "dense"})
+    others: dict[Output, list[Matrix]] = {each: result.parts(each) for each in result.outputs if each != "dense"}
+    if "multi" in others:  # as the daemon returns them
+        others["multi"] = [unit_rows([*rows]) if len(rows) else rows for rows in others["multi"]]
+    return Computed(dense, others)
 
 
 def _require_same_file(model: str, digest: str, found: str) -> None:

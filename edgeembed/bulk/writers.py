@@ -170,7 +170,8 @@ def _table(rows: ShardRows, manifest: JobManifest) -> Any:
             continue
         matrices = rows.computed.others[output]
         offsets = pa.array(np.cumsum([0, *map(len, matrices)]), type=pa.int32())
-        whole = np.concatenate(matrices)
+        width = 2 if output == "sparse" else manifest.widths[output]
+        whole = np.concatenate([np.zeros((0, width), np.float32), *filter(len, matrices)])
         if output == "sparse":
             keys, values = pa.array(whole[:, 0].astype(np.int32)), pa.array(whole[:, 1])
             columns.append(pa.MapArray.from_arrays(offsets, keys, values))

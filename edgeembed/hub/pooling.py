@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from edgeembed.common.progress import Progress, ReportLine
+from edgeembed.engine.outputs import OUTPUTS_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.facts import NOTES_KEY
 from edgeembed.hub.fetched import FetchedModel, require_gguf
@@ -29,7 +30,7 @@ def require_pooling(fetched: FetchedModel, pooling: Pooling | None, name: str, r
     Raises HubError if it says none and `pooling` is None, or if it says another one.
     """
     said = read_frame(fetched.path).pooling
-    if said not in (None, "none"):
+    if said not in (None, "none") or fetched.header.text(OUTPUTS_KEY) is not None:
         if pooling not in (None, said):
             raise HubError(
                 f"{fetched.source}: the file states {said} pooling; --pooling {pooling} is for files that state none"

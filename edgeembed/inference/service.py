@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+import msgspec
+
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
@@ -184,6 +186,8 @@ class EmbeddingService:
             # Of a model with both, bare scores are cosines as of any embedder.
             dense = "dense" in model.outputs and (target.cosine or request.plain)
             by_tokens = "multi" in model.outputs and not dense
+            if not request.model and by_tokens:  # it need not be the default one of embedders
+                request = msgspec.structs.replace(request, model=model.spec)
             parts = [asyncio.ensure_future(self._embed(part)) for part in embed_requests(request, by_tokens=by_tokens)]
             try:
                 queries, documents = await asyncio.gather(*parts)

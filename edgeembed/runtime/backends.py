@@ -87,7 +87,7 @@ class DaemonBackend:
         if wanted != {"tokens"}:
             fields = {"sparse": "sparse" in wanted, "multi_vector": "multi" in wanted, "return_dense": "dense" in wanted}
             for parts, item in zip(found, await self._items(request, fields), strict=True):
-                parts.update(_parts(item))
+                parts.update(parts_of(item))
         if "tokens" in wanted:
             for parts, states in zip(found, await self._states(request), strict=True):
                 parts["tokens"] = states
@@ -241,17 +241,12 @@ async def engine_backend(resolved: Resolved, report: ReportLine, *, named: bool)
         yield EngineBackend(service, model, named=named)
 
 
-def rows_of(answer: dict[str, Any]) -> Matrix:
-    """Return the rows of an answer of POST /v1/embeddings with base64, float32, in the order of the texts."""
-    return np.stack([_row(item["embedding"]) for item in sorted(answer["data"], key=lambda item: item["index"])])
-
-
 def _row(written: str) -> Float32Row:
     """Return a row of float32 that is written in base64."""
     return np.frombuffer(base64.b64decode(written), "<f4").astype(np.float32)
 
 
-def _parts(item: dict[str, Any]) -> dict[Output, Matrix]:
+def parts_of(item: dict[str, Any]) -> dict[Output, Matrix]:
     """Return the outputs of an item of an answer of POST /v1/embeddings."""
     parts: dict[Output, Matrix] = {}
     if "embedding" in item:

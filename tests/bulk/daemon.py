@@ -30,7 +30,7 @@ class CountingEngine(FakeEngine):
 
 
 @contextmanager
-def serving(engine: CountingEngine, port: int = 0, outputs: tuple[Output, ...] = DENSE) -> Iterator[int]:
+def serving(engine: FakeEngine, port: int = 0, outputs: tuple[Output, ...] = DENSE) -> Iterator[int]:
     """Serve an embedder and a reranker, and yield the port. port: 0 for a free one. outputs: of the embedder."""
     loop = asyncio.new_event_loop()
 

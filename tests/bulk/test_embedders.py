@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from aiohttp.test_utils import TestServer
 
 from edgeembed.bulk.embedders import DaemonEmbedder, EmbedOptions, LocalEmbedder
-from edgeembed.client import Connection, Reply
+from edgeembed.client import Connection, Reply, connected
+from edgeembed.config.settings import Settings
+from edgeembed.engine.interface import Output
+from edgeembed.engine.outputs import pack
 from edgeembed.errors import ConfigError, EngineUnavailableError
-from tests.fakes import FakeEngine, fake_row, fake_service
+from tests.fakes import DIMENSIONS, FakeEngine, fake_row, fake_service
+from tests.server.dialect_requests import Server
 
 
 class FakeConnection(Connection):
@@ -80,4 +86,62 @@ async def test_a_model_that_cannot_be_loaded_is_not_tried_again() -> None:
     with pytest.raises(EngineUnavailableError, match="it is damaged"):
         await LocalEmbedder(service, model, EmbedOptions()).start()
     assert starts == ["tried"]
+    await service.pool.close()
+
+
+ALL: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
+
+
+@pytest.mark.parametrize("outputs", [ALL, ("sparse",), ("tokens",), ("dense", "multi")])
+async def test_the_daemon_returns_what_this_process_computes(
+    aiohttp_server: Callable[..., Awaitable[TestServer]], outputs: tuple[Output, ...]
+) -> None:
+    """Token vectors are on a route of their own, and not of length 1."""
+    own: tuple[Output, ...] = ("dense", "sparse") if "tokens" in outputs else ("dense", "multi", "sparse")
+    wanted = tuple(output for output in outputs if output in (*own, "tokens"))
+    options = EmbedOptions(outputs=wanted)
+    server = await aiohttp_server(Server(outputs=own).app)
+    settings = Settings(host="127.0.0.1", port=server.port)
+    service = fake_service(FakeEngine(), outputs=own)
+    assert service.registry.default is not None
+    local = LocalEmbedder(service, service.registry.default, options)
+    async with connected(settings) as connection:
+        daemon = DaemonEmbedder(connection, options)
+        for embedder in (daemon, local):
+            await embedder.start()
+        assert daemon.info.outputs == local.info.outputs == wanted
+        assert daemon.info.widths == local.info.widths
+        texts = ["one text", "another text of six words", "one"]
+        found, expected = await daemon.embed(texts), await local.embed(texts)
+    await service.pool.close()
+    assert np.array_equal(found.dense, expected.dense)
+    assert set(found.others) == set(expected.others) == set(wanted) - {"dense"}
+    for output, matrices in expected.others.items():
+        for one, other in zip(found.others[output], matrices, strict=True):
+            assert np.array_equal(one, other), output
+
+
+async def test_token_vectors_of_a_model_with_multi_vectors_need_this_process(
+    aiohttp_server: Callable[..., Awaitable[TestServer]],
+) -> None:
+    server = await aiohttp_server(Server(outputs=("dense", "multi")).app)
+    async with connected(Settings(host="127.0.0.1", port=server.port)) as connection:
+        with pytest.raises(ConfigError, match="in place of token vectors; add --no-daemon"):
+            await DaemonEmbedder(connection, EmbedOptions(outputs=("tokens",))).start()
+
+
+async def test_a_text_without_rows_does_not_end_a_job() -> None:
+    """Late interaction can leave out all tokens of a text, such as punctuation."""
+    engine = FakeEngine()
+    compute = engine.row_of_outputs
+    engine.row_of_outputs = lambda text, outputs: (
+        pack({"multi": np.zeros((0, 0), np.float32)}) if text == "!" else compute(text, outputs)
+    )
+    service = fake_service(engine, outputs=("multi",))
+    assert service.registry.default is not None
+    embedder = LocalEmbedder(service, service.registry.default, EmbedOptions(outputs=("multi",)))
+    await embedder.start()
+    assert embedder.info.widths == {"multi": DIMENSIONS}
+    found = await embedder.embed(["!"])
+    assert (found.dense.shape, found.widths) == ((1, 0), {})
     await service.pool.close()

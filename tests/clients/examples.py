@@ -11,12 +11,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.clients.environments import Environment
-from tests.clients.matrix import RERANKER
+from tests.clients.matrix import M3, RERANKER
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / "clients.md", ROOT / "docs" / "python.md"]
 WRITTEN = "http://127.0.0.1:8327"
-WRITTEN_RERANKER = "qwen3-reranker-0.6b"
+WRITTEN_MODELS = {"qwen3-reranker-0.6b": RERANKER, "bge-m3": M3}
+"""Models of the pages, and the small ones that take their place."""
 _EXAMPLE = re.compile(r"<!-- environment: (\S+) -->\n```(python|js)\n(.*?)```", re.DOTALL)
 _FENCE = re.compile(r"^```(?:python|js)$", re.MULTILINE)
 
@@ -45,7 +46,10 @@ class Example:
         """
         name = f"example_{self.line}.{'mjs' if self.language == 'js' else 'py'}"
         program = environment.home_of_programs(folder) / name
-        program.write_text(self.text.replace(WRITTEN, url).replace(WRITTEN_RERANKER, RERANKER), encoding="utf-8")
+        text = self.text.replace(WRITTEN, url)
+        for written, small in WRITTEN_MODELS.items():
+            text = text.replace(written, small)
+        program.write_text(text, encoding="utf-8")
         variables = {name: text for name, text in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
         if "edgeembed" in self.text:
             variables["PYTHONPATH"] = os.pathsep.join(_paths(environment))

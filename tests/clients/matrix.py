@@ -24,6 +24,8 @@ from tests.e2e.daemon import Daemon, cosines, post, running
 
 MODEL = "all-minilm-l6-v2"
 RERANKER = "tiny-ranker"
+M3 = "tiny-m3"
+"""With dense vectors, sparse ones and vectors of tokens."""
 KEY = "a-key-of-the-matrix"
 START_SECONDS = 120
 
@@ -263,18 +265,21 @@ def _short(got: dict[str, Any]) -> str:
 @contextmanager
 def daemons(folder: Path, minilm: Path, tree: Path | None = None) -> Iterator[Matrix]:
     """Start the daemons with the real MiniLM and a tiny reranker. tree: another working tree, whose code is run."""
-    from tests.convert.tiny_encoders import make_tiny_cross_encoder
+    from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_m3
     from tests.convert.without_proof import convert_checkpoint
     from tests.e2e.models import install
 
     make_tiny_cross_encoder(folder / "ranker")
     convert_checkpoint(folder / "ranker", folder / "ranker.gguf", quantization="F32", license="Apache-2.0")
+    make_tiny_m3(folder / "m3")
+    convert_checkpoint(folder / "m3", folder / "m3.gguf", quantization="F32", license="MIT")
     homes = []
     for name in ("open", "locked"):
         home = folder / name
         home.mkdir()
         install(home, MODEL, "Q8_0", minilm)
         install(home, RERANKER, "F32", folder / "ranker.gguf")
+        install(home, M3, "F32", folder / "m3.gguf")
         homes.append(home)
     (folder / "work").mkdir()
     other = {} if tree is None else {"PYTHONPATH": f"{tree}{os.pathsep}{tree / '.ci' / 'typed'}"}

@@ -115,6 +115,10 @@ def test_huggingface_hub(daemon: Daemon, expected: np.ndarray) -> None:
     for address in (daemon.url, f"{daemon.url}/similarity"):
         found = InferenceClient(address).sentence_similarity(TEXTS[0], other_sentences=TEXTS)
         assert np.allclose(found, expected @ expected[0], atol=1e-5)
+    states = InferenceClient(f"{daemon.url}/embed_all").feature_extraction(TEXTS[0])
+    assert same(states.mean(axis=1) / np.linalg.norm(states.mean(axis=1)), expected[:1]), "the model's rows are their mean"
+    with pytest.raises(HfHubHTTPError, match="no sparse vectors"):
+        InferenceClient(f"{daemon.url}/embed_sparse").feature_extraction(TEXTS[0])
     with pytest.raises(HfHubHTTPError, match="maximum context length is 256"):
         InferenceClient(daemon.url).feature_extraction(LONG, truncate=False)
 

@@ -122,14 +122,14 @@ def _write_unigram(folder: Path) -> None:
     write_json(folder / "tokenizer_config.json", config)
 
 
-def calm(weights: dict[str, Float32Array]) -> dict[str, Float32Array]:
-    """Scale the layers' matrices to unit variance.
+def calm(weights: dict[str, Float32Array], layers: str = "encoder.") -> dict[str, Float32Array]:
+    """Scale the layers' matrices to unit variance. layers: a part of their names.
 
     A score is one number, on which every rounding shows: flash attention rounds keys and values to F16, which
     attention as sharp as that of `tiny_weights` magnifies to 0.005.
     """
     return {
-        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and "encoder." in name else tensor
+        name: (tensor / 1.5).astype(np.float32) if tensor.ndim == 2 and layers in name else tensor
         for name, tensor in weights.items()
     }
 
@@ -149,6 +149,12 @@ def write_heads(folder: Path, hidden: int, numbers: int = 8) -> Path:
         head = random_dense(seed, outputs, hidden, name)
         write_pickled(folder / f"{name}.pt", {key.removeprefix(f"{name}."): values for key, values in head.items()})
     return folder
+
+
+def make_tiny_m3(folder: Path, *, seed: int = 0) -> Path:
+    """Write a checkpoint with dense vectors, sparse ones and vectors of tokens, in the form of bge-m3; return its folder."""
+    make_tiny_xlm_roberta(folder, seed=seed)
+    return write_heads(folder, SIZES["hidden_size"])
 
 
 def make_tiny_xlm_roberta_reranker(folder: Path, *, seed: int = 0) -> Path:

@@ -125,11 +125,12 @@ def make_tiny_modern_bert(
     own = {"tokenizer_class": "PreTrainedTokenizerFast", **{f"{role}_token": piece for role, piece in names.items()}}
     write_json(folder / "tokenizer_config.json", own)
     write_sentence_transformer(folder, config["hidden_size"], pooling)
-    write_safetensors(folder / "model.safetensors", _modern_bert_weights(config, seed))
+    write_safetensors(folder / "model.safetensors", modern_bert_weights(config, seed))
     return folder
 
 
-def _modern_bert_weights(config: dict[str, Any], seed: int) -> dict[str, Float32Array]:
+def modern_bert_weights(config: dict[str, Any], seed: int = 0) -> dict[str, Float32Array]:
+    """Return random weights under ModernBertModel's names."""
     random = np.random.default_rng(seed)
     hidden, feed_forward = config["hidden_size"], config["intermediate_size"]
 

@@ -8,14 +8,20 @@ from pathlib import Path
 import pytest
 from selenium import webdriver
 from selenium.common.exceptions import StaleElementReferenceException
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.select import Select
 
+from edgeembed.engine.interface import OUTPUTS
+from tests.bulk.daemon import serving
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.late_interaction import make_bert
 from tests.e2e.daemon import Daemon, running
 from tests.e2e.models import install
+from tests.fakes import FakeEngine
 from tests.waiting import until
 
 SECONDS = 60.0
@@ -26,9 +32,9 @@ MARKUP = "<img src=x onerror=document.title='owned'><b>bold</b>"
 class Page:
     """The dashboard of a daemon, as a user sees it."""
 
-    def __init__(self, chrome: webdriver.Chrome, daemon: Daemon) -> None:
+    def __init__(self, chrome: webdriver.Chrome, url: str) -> None:
         self.chrome = chrome
-        self.url = daemon.url
+        self.url = url
         chrome.get_log("browser")
         chrome.get_log("performance")
 
@@ -59,6 +65,9 @@ class Page:
         field.clear()
         field.send_keys(words)
 
+    def texts(self, selector: str) -> list[str]:
+        return [element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector)]
+
     def complaints(self) -> list[str]:
         """Return the warnings and errors of the browser's console, such as violations of the page's policy."""
         return [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
@@ -71,14 +80,20 @@ def installed(home: Path, minilm: Callable[[str], Path], tmp_path: Path) -> Path
     convert_checkpoint(tmp_path / "ranker", ranker, quantization="F32", license="Apache-2.0")
     install(home, "all-minilm-l6-v2", "Q8_0", minilm("Q8_0"))
     install(home, "tiny-ranker", "F32", ranker)
+    late = tmp_path / "late.gguf"
+    convert_checkpoint(make_bert(tmp_path / "late"), late, quantization="F32", license="Apache-2.0")
+    install(home, "tiny-colbert", "F32", late)
     return home
 
 
 def test_every_tab_works_for_a_user(chromium: webdriver.Chrome, installed: Path) -> None:
     with running("--model", "all-minilm-l6-v2", "--preload", "tiny-ranker", home=installed) as daemon:
-        page = Page(chromium, daemon)
+        page = Page(chromium, daemon.url)
         _overview(page, daemon)
         _playground(page)
+        _tokens(page)
+        _windows(page)
+        _late_interaction(page)
         _connect(page)
         _keyboard(page)
         _narrow(page)
@@ -134,6 +149,84 @@ def _playground(page: Page) -> None:
     page.complaints()  # drop the error response, which the console logs
 
 
+def _tokens(page: Page) -> None:
+    """Each token of one text is compared with each of the other, in a map that the keyboard reaches."""
+    assert "has no sparse vectors" in page.text("#sparse-missing") and not page.find("#sparse-text").is_displayed()
+    page.write("#tokens-a", "The rain falls.")
+    page.write("#tokens-b", f"Rain on Monday {MARKUP}")
+    page.find("#tokens [type=submit]").click()
+    page.wait_for("#tokens-result", "mean of the best cosines")
+    rows, columns = page.texts("#tokens-result [role=rowheader]"), page.texts("#tokens-result [role=columnheader]")
+    assert rows == ["The", "rain", "falls", "."]
+    assert columns[:4] == ["Rain", "on", "Monday", "<"]
+    cells = page.chrome.find_elements(By.CSS_SELECTOR, "#tokens-result [role=gridcell]")
+    assert len(cells) == len(rows) * len(columns)
+    best = [cell.get_attribute("aria-label") or "" for cell in page.chrome.find_elements(By.CSS_SELECTOR, ".heat .best")]
+    assert len(best) == len(rows) and best[1].startswith("rain, Rain: 0.")
+    ActionChains(page.chrome).send_keys(Keys.TAB, Keys.ARROW_RIGHT, Keys.ARROW_DOWN).perform()
+    focused = page.chrome.switch_to.active_element.get_attribute("aria-label")
+    assert focused is not None and focused.startswith("rain, on: ")
+    assert page.text("#tokens-result .readout") == f"{focused.removeprefix('rain, on: ')} rain – on"
+    page.write("#tokens-b", "rain " * 100)
+    page.find("#tokens [type=submit]").click()
+    page.wait_for("#tokens-result", "only the first 64 tokens")
+    assert page.texts("#tokens-result [role=columnheader]") == ["rain"] * 62, "special tokens are left out"
+
+
+def _windows(page: Page) -> None:
+    """A long text is shown window by window, the one that fits the query best is marked."""
+    page.find("#windows [type=submit]").click()
+    page.wait_for("#windows-words", "windows. The whole text")
+    parts = page.texts("#windows-result li")
+    assert len(parts) > 3
+    assert [part for part in parts if "the best" in part] == [part for part in parts if "elsewhere every four weeks" in part]
+    page.chrome.execute_script("document.getElementById('windows-text').value = '\U0001f600 ab '.repeat(40)")
+    page.find("#windows [type=submit]").click()
+    page.wait_for("#windows-result li:first-child", "\U0001f600 ab \U0001f600 ab")
+    assert all("\ufffd" not in part for part in page.texts("#windows-result li")), "no character is cut in two"
+
+
+def _late_interaction(page: Page) -> None:
+    """A model with vectors for late interaction is compared by these: of a filled query, and without punctuation."""
+    Select(page.find("#embedder")).select_by_visible_text("tiny-colbert")
+    assert "late interaction" in page.text("#tokens-kind")
+    page.write("#tokens-a", "is it raining")
+    page.write("#tokens-b", "It rained, again.")
+    page.find("#tokens [type=submit]").click()
+    page.wait_for("#tokens-result", "MaxSim")
+    rows, columns = page.texts("#tokens-result [role=rowheader]"), page.texts("#tokens-result [role=columnheader]")
+    assert len(rows) == 32 and rows[:2] == ["[CLS]", "[Q]"] and rows[-1] == "[MASK]"
+    assert columns[:2] == ["[CLS]", "[D]"] and columns[-1] == "[SEP]" and not {",", "."} & set(columns)
+    page.find("#compare [type=submit]").click()
+    page.wait_for("#compare-error", "has no dense vectors")
+    page.complaints()
+    Select(page.find("#embedder")).select_by_visible_text("all-minilm-l6-v2")
+
+
+def test_sparse_words_are_shown_by_weight(chromium: webdriver.Chrome) -> None:
+    with serving(FakeEngine(), outputs=OUTPUTS[:3]) as port:
+        page = Page(chromium, f"http://127.0.0.1:{port}")
+        page.open("playground")
+        page.wait_for("#tokens-kind", "late interaction")
+        assert not page.text("#sparse-missing")
+        page.write("#sparse-text", "rain rain rain on 13")
+        page.find("#sparse [type=submit]").click()
+        page.wait_for("#sparse-words", "2 tokens have a weight")
+        # The fake engine's tokens are numbers: 14 for words of four letters, 12 for those of two.
+        assert page.texts("#sparse-result li > span:last-child") == ["4.000", "2.000"]
+        names = page.texts("#sparse-result li > span:first-child")
+        assert names[0].startswith("14") and names[1].startswith("12")
+        assert len(page.chrome.find_elements(By.CSS_SELECTOR, "#sparse-result .added")) == 2
+        page.write("#sparse-text", "rain rain 14")
+        page.find("#sparse [type=submit]").click()
+        page.wait_for("#sparse-result li > span:last-child", "3.000 | 2.000")
+        added = page.chrome.find_elements(By.CSS_SELECTOR, "#sparse-result .added")
+        assert len(added) == 1, "a token that is in the text is not marked"
+        page.find("#tokens [type=submit]").click()
+        page.wait_for("#tokens-result", "MaxSim")
+        assert page.complaints() == []
+
+
 def _connect(page: Page) -> None:
     page.find("#tab-connect").click()
     shown = page.wait_for("#snippets", "OpenAI(")
@@ -159,6 +252,13 @@ def _keyboard(page: Page) -> None:
         focused = page.chrome.switch_to.active_element
         order.append(focused.get_attribute("id") or focused.text)
     assert order == ["embedder", "text-a", "text-b", "Compare", "query", "passages", "rerank", "reranker", "Search"]
+    order = []
+    for _ in range(7):
+        page.chrome.switch_to.active_element.send_keys(Keys.TAB)
+        focused = page.chrome.switch_to.active_element
+        order.append(focused.get_attribute("id") or focused.text)
+    tokens, windows = ["tokens-a", "tokens-b", "Show tokens"], ["windows-query", "windows-text", "windows-size"]
+    assert order == [*tokens, *windows, "Compare windows"]
     page.find("#tab-playground").send_keys(Keys.END)
     assert page.chrome.switch_to.active_element.get_attribute("id") == "tab-connect"
     assert page.find("#connect").is_displayed() and not page.find("#playground").is_displayed()
@@ -185,7 +285,7 @@ def _narrow(page: Page) -> None:
 
 def test_a_daemon_with_api_keys_shows_nothing_without_one(chromium: webdriver.Chrome, installed: Path) -> None:
     with running("--model", "all-minilm-l6-v2", home=installed, EDGEEMBED_API_KEY=SECRET) as daemon:
-        page = Page(chromium, daemon)
+        page = Page(chromium, daemon.url)
         page.open()
         page.wait_for("#pill", "locked")
         assert not page.find("#overview").is_displayed() and "all-minilm" not in page.text("body")

@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from edgeembed import Embedder
-from tests.convert.tiny_encoders import make_tiny_cross_encoder
+from edgeembed.engine.interface import Output
+from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_m3
 from tests.convert.without_proof import convert_checkpoint
 from tests.e2e.daemon import Daemon, running
 from tests.e2e.models import install
@@ -38,6 +39,9 @@ def home(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
     convert_checkpoint(folder / "ranker", folder / "ranker.gguf", quantization="F32", license="Apache-2.0")
     install(home, MODEL, "Q8_0", minilm("Q8_0"))
     install(home, "tiny-ranker", "F32", folder / "ranker.gguf")
+    make_tiny_m3(folder / "m3")
+    convert_checkpoint(folder / "m3", folder / "m3.gguf", quantization="F32", license="MIT")
+    install(home, "tiny-m3", "F32", folder / "m3.gguf")
     return home
 
 
@@ -96,6 +100,26 @@ def test_daemon_and_engine_give_the_same(daemon: Daemon) -> None:
         ranks, own = (each.rerank("Is it raining?", TEXTS) for each in (ranker, own_ranker))
         assert [ranked.index for ranked in ranks] == [ranked.index for ranked in own]
         assert np.allclose([ranked.score for ranked in ranks], [ranked.score for ranked in own], atol=1e-5)
+
+
+@pytest.mark.usefixtures("at_home")
+def test_all_outputs_are_the_same_through_daemon_and_engine(daemon: Daemon) -> None:
+    wanted: list[Output] = ["dense", "multi", "sparse", "tokens"]
+    with (
+        Embedder("tiny-m3", port=port_of(daemon), daemon=True) as one,
+        Embedder("tiny-m3", daemon=False) as other,
+    ):
+        for ours, theirs in zip(one.outputs(TEXTS, wanted), other.outputs(TEXTS, wanted), strict=True):
+            for output in ("dense", "multi", "tokens"):
+                assert np.allclose(getattr(ours, output), getattr(theirs, output), atol=1e-5), output
+            assert ours.sparse is not None and theirs.sparse is not None
+            assert np.array_equal(ours.sparse.indices, theirs.sparse.indices)
+            assert np.allclose(ours.sparse.values, theirs.sparse.values, atol=1e-5)
+        together = other.outputs(TEXTS[0], wanted)
+        assert together.dense is not None and together.multi is not None and together.sparse is not None
+        assert np.allclose(other.embed(TEXTS[0]), together.dense, atol=1e-5)
+        assert np.allclose(one.multi(TEXTS[0]), together.multi, atol=1e-5)
+        assert one.sparse(TEXTS[0]) @ together.sparse == pytest.approx(together.sparse @ together.sparse, abs=1e-4)
 
 
 @pytest.mark.usefixtures("at_home")

@@ -82,6 +82,9 @@ async def test_an_embedder_with_vectors_of_tokens_still_gives_cosines_where_they
 
 
 async def test_without_a_name_a_model_of_token_vectors_alone_ranks_and_an_embedder_does_not() -> None:
-    assert (await fake_service(FakeEngine(), outputs=("multi",)).rerank(RerankRequest("a", ["b"]))).texts == 2
+    service = fake_service(FakeEngine())
+    colbert = dataclasses.replace(fake_model("colbert"), outputs=("multi",))
+    service.registry = ModelRegistry(fake_model(), [colbert])
+    assert (await service.rerank(RerankRequest("a", ["b"]))).model.name == "colbert"
     with pytest.raises(ModelNotFoundError):
         await fake_service(FakeEngine(), outputs=("dense", "multi")).rerank(RerankRequest("a", ["b"]))

@@ -19,7 +19,9 @@ MOST_LISTING_BYTES = 16 * 2**20
 MOST_FILE_BYTES = 2**50
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The small files of a checkpoint; the same repositories also contain ONNX and OpenVINO copies of the weights.
-_CHECKPOINT_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "README.md"]
+_CHECKPOINT_FILES = [
+    "*.json", "*.txt", "*.model", "*.jinja", "README.md", "artifact.metadata", "sparse_linear.pt", "colbert_linear.pt",
+]  # fmt: skip
 _SAFETENSORS = ".safetensors"
 _PICKLED = re.compile(r"(?:.*/)?(?:pytorch_model(?:-\d+-of-\d+)?|adapter_model)\.bin")
 _ADAPTER = "adapter_model."

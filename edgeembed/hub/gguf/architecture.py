@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, computed_as
 from edgeembed.hub.gguf.file import BOOL, INT32, STRING, UINT32, GgufHead, GgufReader
 from edgeembed.hub.gguf.header import RANK_POOLING
@@ -119,6 +120,18 @@ class _Keys:
         self._reader = reader
         self._head = head
         self._architecture = architecture
+
+    def pooling(self) -> int | None:
+        """Return mean, first token, last token or rank, the poolings with one row per text; 0 in a file without such rows.
+
+        Without the key the engine raises the error. Raises UnfitError.
+        """
+        stated = self._head.values.get(OUTPUTS_KEY)
+        try:
+            pooled = "dense" in parse_outputs(None if stated is None else str(stated))
+        except ValueError as error:
+            raise UnfitError(str(error)) from error
+        return self.optional("pooling_type", RANK_POOLING, least=1 if pooled else 0)
 
     def name(self, key: str) -> str:
         """Return the full name of a key."""
@@ -347,18 +360,17 @@ def _check_kv_cache(layers: int, attention: Attention, size: int) -> None:
 def _check_encoder(keys: _Keys) -> None:
     """Check that an encoder is not marked as causal: the engine would split long texts."""
     causal = keys.flag("attention.causal")
-    if causal or (causal is None and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING)):
+    if causal or (causal is None and keys.pooling() in (_LAST_POOLING, RANK_POOLING)):
         raise UnfitError(f"key {keys.name('attention.causal')!r} is {causal}, but this architecture is not causal")
 
 
 def _check_no_pieces(keys: _Keys) -> None:
     """Check that a model that makes no use of its cache is not causal and pooled at the end: long texts would be split."""
-    if keys.flag("attention.causal") and keys.optional("pooling_type", RANK_POOLING) in (_LAST_POOLING, RANK_POOLING):
+    if keys.flag("attention.causal") and keys.pooling() in (_LAST_POOLING, RANK_POOLING):
         raise UnfitError(f"key {keys.name('attention.causal')!r} is true, but this architecture keeps no keys and values")
 
 
 def _scores(keys: _Keys) -> int | None:
-    # Mean, first token, last token, rank: the poolings with one row per text. Without the key the engine raises the error.
-    pooling = keys.optional("pooling_type", RANK_POOLING)
+    pooling = keys.pooling()
     labels = keys.strings("classifier.output_labels", _MOST_LABELS)
     return max(1, labels) if pooling == RANK_POOLING else None

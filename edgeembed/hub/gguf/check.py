@@ -8,15 +8,21 @@ other modules of this package check the parts.
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from edgeembed.engine import canary, text_template
 from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, read_classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
+from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
+from edgeembed.engine.sparse import MaskedLmWeights
 from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, decode_bias
 from edgeembed.engine.text_template import TextTemplate
+from edgeembed.engine.token_heads import read_token_heads
 from edgeembed.errors import HubError, WrongFrameError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.gguf.architecture import ArchitectureSizes, check_sizes
@@ -123,22 +129,15 @@ def _check_own_keys(head: GgufHead, sizes: ArchitectureSizes, tokens: int) -> No
             decode_bias(texts.get(SCORE_BIAS_KEY, ""), sizes.attention.heads)
         except ValueError as error:
             raise UnfitError(f"key {SCORE_BIAS_KEY!r}: {error}") from error
+    _check_heads(values, sizes, tokens)
     if canary.TEXTS_KEY in texts and canary.ROWS_KEY in texts:
         _check_canary(texts[canary.TEXTS_KEY], texts[canary.ROWS_KEY], sizes.scores or width)
 
 
 def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
     """Check our dense layers behind the pooling, and return the length of a vector. Raises UnfitError."""
-    values = head.values
-
-    def value(key: str) -> str | None:
-        found = values.get(key)
-        if isinstance(found, bool | float):
-            raise UnfitError(f"key {key!r} is {found!r}")
-        return None if found is None else str(found)
-
     try:
-        dense = read_head(value, sizes.width)
+        dense = read_head(partial(_text_of, head.values), sizes.width)
     except DenseError as error:
         raise UnfitError(str(error)) from error
     if dense is not None and sizes.scores not in (None, dense.outputs):
@@ -146,6 +145,30 @@ def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
             f"key {COUNT_KEY!r}: the dense layers compute {dense.outputs} numbers, expected {sizes.scores} scores"
         )
     return sizes.width if dense is None else dense.outputs
+
+
+def _check_heads(values: Mapping[str, Scalar], sizes: ArchitectureSizes, tokens: int) -> None:
+    """Check the heads of other outputs than the dense row. Raises UnfitError."""
+
+    def make_nothing(weights: MaskedLmWeights) -> NoReturn:
+        raise AssertionError("a file is checked without computing anything")
+
+    def value(key: str) -> str | None:
+        found = values.get(key)
+        return str(found).lower() if isinstance(found, bool) else _text_of(values, key)
+
+    try:
+        read_token_heads(value, sizes.width, tokens, parse_outputs(value(OUTPUTS_KEY)), make_nothing)
+    except ValueError as error:
+        raise UnfitError(str(error)) from error
+
+
+def _text_of(values: Mapping[str, Scalar], key: str) -> str | None:
+    """Return a value as text; None if there is none. Raises UnfitError for a fraction or a truth value."""
+    found = values.get(key)
+    if isinstance(found, bool | float):
+        raise UnfitError(f"key {key!r} is {found!r}")
+    return None if found is None else str(found)
 
 
 def _check_classes(texts: dict[str, str], sizes: ArchitectureSizes) -> None:

@@ -1,7 +1,7 @@
 """GET /: the dashboard, which shows what the daemon does, lets users try it, and tells how to connect clients.
 
-One HTML file, one style sheet and one script, with no resources from other servers. The files hold no data and need no API
-key; the script reads its data from the public routes, and asks for a key if the server requires one.
+One HTML file, one style sheet and some scripts, with no resources from other servers. The files hold no data and need no API
+key; the scripts read their data from the public routes, and ask for a key if the server requires one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ routes = web.RouteTableDef()
 
 PLAIN = "Ollama is running (its API, served by edgeembed)"
 """The response for programs. Scripts look for Ollama's words to see that the server runs."""
+SCRIPTS = ("dashboard.js", "playground.js", "heat_map.js", "page.js")
+"""The script of the page, and those that it imports."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -45,10 +47,13 @@ async def style_sheet(request: web.Request) -> web.StreamResponse:
     return _file(request, "dashboard.css", "text/css")
 
 
-@routes.get("/dashboard.js")
 async def script(request: web.Request) -> web.StreamResponse:
-    """Return the dashboard's script."""
-    return _file(request, "dashboard.js", "text/javascript")
+    """Return one of the dashboard's scripts."""
+    return _file(request, request.path.removeprefix("/"), "text/javascript")
+
+
+for _name in SCRIPTS:
+    routes.get(f"/{_name}")(script)
 
 
 def _file(request: web.Request, name: str, type_: str) -> web.Response:

@@ -1,34 +1,9 @@
-// The dashboard of an edgeembed daemon. It uses the public routes only. Everything from users or the server is put into the
-// page as text, never as HTML.
+// The dashboard of an edgeembed daemon. It uses the public routes only.
+
+import { $, Failure, KEY, announce, ask, draw, facts, make } from "./page.js";
+import { setModels } from "./playground.js";
 
 const POLL_MS = 2000;
-const KEY = "edgeembed-key";
-const $ = (id) => document.getElementById(id);
-
-// --- elements --------------------------------------------------------------------------------------------------------
-
-function make(tag, attributes = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function draw(tag, attributes = {}, ...children) {
-  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-function facts(pairs) {
-  return pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
-}
-
-/** Announce to screen readers. */
-function announce(words) {
-  $("said").textContent = words;
-}
 
 // --- formatting ------------------------------------------------------------------------------------------------------
 
@@ -50,30 +25,6 @@ function duration(seconds) {
   if (rounded < 3600) return `${Math.floor(rounded / 60)} min`;
   if (rounded < 172800) return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
   return `${Math.floor(rounded / 86400)} days`;
-}
-
-// --- requests --------------------------------------------------------------------------------------------------------
-
-class Failure extends Error {
-  constructor(message, status) {
-    super(message);
-    this.status = status;
-  }
-}
-
-async function ask(path, body) {
-  const key = sessionStorage.getItem(KEY);
-  const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  if (body) headers["Content-Type"] = "application/json";
-  let response;
-  try {
-    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
-  } catch {
-    throw new Failure("The daemon does not respond. Is it still running?", 0);
-  }
-  const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon responded with status ${response.status}.`, response.status);
-  return { answer, cache: response.headers.get("x-edgeembed-cache") };
 }
 
 // --- tabs ------------------------------------------------------------------------------------------------------------
@@ -342,8 +293,6 @@ function overview(status) {
 
 // --- names of models -------------------------------------------------------------------------------------------------
 
-let names = { embed: [], rerank: [], prompted: new Set() };
-
 function choose(select, options) {
   const before = select.value;
   select.replaceChildren(...options.map((option) => make("option", {}, option)));
@@ -358,92 +307,17 @@ async function loadNames() {
     ({ id, root, input_type }) => !root && !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))),
   );
   const of = (task) => plain.filter((model) => model.task === task).map((model) => model.id);
-  names = { embed: of("embed"), rerank: of("rerank"), prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))) };
-  choose($("embedder"), names.embed);
-  choose($("connect-model"), names.embed);
-  choose($("reranker"), names.rerank);
-  $("rerank-line").hidden = !names.rerank.length;
+  const [embedders, rerankers] = [of("embed"), of("rerank")];
+  choose($("embedder"), embedders);
+  choose($("connect-model"), embedders);
+  choose($("reranker"), rerankers);
+  $("rerank-line").hidden = !rerankers.length;
+  setModels({
+    prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))),
+    outputs: new Map(plain.map(({ id, outputs }) => [id, outputs ?? []])),
+  });
   snippets();
 }
-
-// --- playground ------------------------------------------------------------------------------------------------------
-
-/** Handle a form: its button is disabled meanwhile, and errors are shown below it. */
-function handle(form, work) {
-  $(form).addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const button = event.submitter ?? $(form).querySelector("[type=submit]");
-    const error = $(`${form}-error`);
-    error.textContent = "";
-    button.disabled = true;
-    const began = performance.now();
-    try {
-      const cache = await work();
-      const took = performance.now() - began;
-      const from = cache === "hit" ? ", from the cache" : "";
-      $(`${form}-note`).textContent = `${took < 10 ? took.toFixed(1) : Math.round(took)} ms${from}`;
-    } catch (failure) {
-      if (!(failure instanceof Failure)) throw failure;
-      error.textContent = failure.message;
-      if (failure.status === 401) lock();
-    } finally {
-      button.disabled = false;
-      button.focus();
-    }
-  });
-}
-
-async function embed(input, inputType) {
-  const model = $("embedder").value || undefined;
-  const type = inputType && names.prompted.has(model) ? { input_type: inputType } : {};
-  const { answer, cache } = await ask("v1/embeddings", { model, input, ...type });
-  return { vectors: answer.data.map((item) => item.embedding), cache };
-}
-
-/** Vectors have length 1, so their dot product is the cosine. */
-const cosine = (one, other) => one.reduce((sum, value, index) => sum + value * other[index], 0);
-
-function bar(share, kind = "") {
-  const inner = make("i");
-  inner.style.setProperty("--share", `${100 * Math.min(1, Math.max(0, share))}%`);
-  return make("div", { class: `bar ${kind}` }, inner);
-}
-
-const measure = (name, value, kind) => make("div", { class: "measure" }, make("span", {}, name), bar(value, kind), make("span", {}, value.toFixed(3)));
-
-handle("compare", async () => {
-  const { vectors, cache } = await embed([$("text-a").value, $("text-b").value]);
-  const value = cosine(...vectors);
-  const words = make("p", {}, make("b", {}, value.toFixed(3)), make("span", { class: "faint" }, "cosine; 1: same meaning, 0: unrelated"));
-  $("compare-result").replaceChildren(make("div", { class: "score" }, words, bar(value)));
-  return cache;
-});
-
-handle("search", async () => {
-  const query = $("query").value;
-  const passages = $("passages").value.split("\n").map((line) => line.trim()).filter(Boolean);
-  if (!passages.length) throw new Failure("Enter at least one passage.", 0);
-  const [asked, found] = [await embed([query], "query"), await embed(passages, "document")];
-  const rows = passages.map((passage, index) => ({ passage, cosine: cosine(asked.vectors[0], found.vectors[index]) }));
-  const reranked = !$("rerank-line").hidden && $("rerank").checked;
-  if (reranked) {
-    const { answer } = await ask("v1/rerank", { model: $("reranker").value, query, documents: passages, return_documents: false });
-    for (const { index, relevance_score } of answer.results) rows[index].relevance = relevance_score;
-  }
-  rows.sort((one, other) => (reranked ? other.relevance - one.relevance : other.cosine - one.cosine));
-  $("search-result").replaceChildren(
-    ...rows.map((row) =>
-      make(
-        "li",
-        {},
-        make("p", {}, row.passage),
-        ...(reranked ? [measure("reranker", row.relevance)] : []),
-        measure("cosine", row.cosine, reranked ? "second" : ""),
-      ),
-    ),
-  );
-  return asked.cache === "hit" && found.cache === "hit" ? "hit" : "miss";
-});
 
 // --- connect ---------------------------------------------------------------------------------------------------------
 
@@ -521,6 +395,7 @@ $("unlock").addEventListener("submit", (event) => {
   refresh({ fresh: true });
 });
 $("forget").addEventListener("click", () => lock());
+addEventListener("locked", () => lock());
 
 function open() {
   if (locked) {

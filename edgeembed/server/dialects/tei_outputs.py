@@ -17,10 +17,23 @@ from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.tei_fields import TeiTextsBody, compute_headers, lengths, texts_or_ids
 from edgeembed.server.dialects.token_rows import json_in_parts, json_list, json_rows
 from edgeembed.server.fields import input_type_of, is_token_ids
+from edgeembed.server.unsupported_fields import UNSUPPORTED, UnsupportedField
 
 routes = web.RouteTableDef()
 
-_BODY = BodyType(TeiTextsBody)
+_NOT_SCALED = "hidden states are not scaled; POST /pooling scales them"
+_ALL = BodyType(
+    TeiTextsBody,
+    {
+        **UNSUPPORTED,
+        **{
+            name: UnsupportedField("TEI, Jina, vLLM", _NOT_SCALED, (False,))
+            for name in ("normalize", "normalized", "use_activation")
+        },
+        "embd_normalize": UnsupportedField("llama-server", _NOT_SCALED, (-1,)),
+    },
+)
+_SPARSE = BodyType(TeiTextsBody)
 
 
 class SparseValue(msgspec.Struct):
@@ -44,7 +57,7 @@ async def embed_sparse(request: web.Request) -> web.Response:
 
 async def _answer(request: web.Request, output: Output) -> web.Response:
     began = time.perf_counter()
-    body = await read_body(request, _BODY)
+    body = await read_body(request, _ALL if output == "tokens" else _SPARSE)
     texts, ids = texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
     service = request.app[SERVICE]
     result = await service.embed(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
-from edgeembed.server import error_formats, responses
+from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
     classify,
     cohere,
@@ -273,7 +273,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
     ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
     ("GET", "/dashboard.css"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)),
-    ("GET", "/dashboard.js"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500)),
+    **{
+        ("GET", f"/{name}"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500))
+        for name in dashboard.SCRIPTS
+    },
     ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
     ("GET", "/openapi.json"): Operation(_SERVER, Anything),
     ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),

@@ -38,6 +38,7 @@ from tests.convert.zoo import (
     qwen3,
     qwen3_vl,
     roberta,
+    sparse,
     t5,
     xlm_roberta,
 )
@@ -52,6 +53,7 @@ _MODULES = (
     distil_bert,
     eurobert,
     roberta,
+    sparse,
     xlm_roberta,
     modern_bert,
     granite,

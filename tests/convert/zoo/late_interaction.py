@@ -151,8 +151,9 @@ def make_jina(folder: Path) -> Path:
 
 
 def _form(name: str, models: tuple[str, ...], kind: str, make: Any, **rest: Any) -> Form:
-    limits = {"most": 1e-3, "least_at_q8_0": 0.95}  # vectors of 8 numbers lose more than those of 128
-    return Form(name, models, kind, make, "none", reference="late_interaction", outputs=("multi",), **(limits | rest))
+    usual = {"pooling": "none", "reference": "late_interaction", "outputs": ("multi",), "most": 1e-3}
+    # Vectors of 8 numbers lose more than those of 128.
+    return Form(name, models, kind, make, **(usual | {"least_at_q8_0": 0.95} | rest))
 
 
 FORMS = (

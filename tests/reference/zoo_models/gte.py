@@ -13,6 +13,12 @@ from tests.convert.encoder_texts import TEXTS
 
 def rows(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
     """Return the ids and the row of the first token of each text."""
+    found = states(folder)
+    return [ids for ids, _ in found], np.stack([hidden[0].numpy() for _, hidden in found])
+
+
+def states(folder: Path) -> list[tuple[list[int], Any]]:
+    """Return the ids and the hidden states, a tensor of shape (tokens, width), of each text."""
     import torch
     from transformers import GteConfig, GteModel
 
@@ -35,5 +41,4 @@ def rows(folder: Path) -> tuple[list[list[int]], np.ndarray[Any, Any]]:
     tokenizer = tokenizer_of(folder)
     ids = [tokenizer.encode(text).ids for text in TEXTS.values()]
     with torch.no_grad():
-        hidden = [model(input_ids=torch.tensor([numbers])).last_hidden_state[0, 0].numpy() for numbers in ids]
-    return ids, np.stack(hidden)
+        return [(numbers, model(input_ids=torch.tensor([numbers])).last_hidden_state[0]) for numbers in ids]

@@ -61,6 +61,12 @@ async def test_embed_all_says_what_it_read(client: TestClient) -> None:
     assert (response.status, (await response.json())["error_type"]) == (422, "Validation")
 
 
+async def test_embed_all_refuses_to_scale(client: TestClient) -> None:
+    status, answer = await post(client, "/embed_all", inputs="a", normalize=True)
+    assert (status, "not scaled" in answer["error"]) == (422, True)
+    assert (await post(client, "/embed_all", inputs="a", normalize=False))[0] == 200
+
+
 async def test_embed_sparse_returns_ids_and_weights(aiohttp_client: AioClient, whole: Server) -> None:
     client = await aiohttp_client(whole.app)
     status, answer = await post(client, "/embed_sparse", inputs=["ccc a a", "bb"])

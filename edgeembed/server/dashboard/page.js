@@ -1,0 +1,54 @@
+// What the scripts of the dashboard share: elements, and requests to the daemon. Everything from users or the server is put
+// into the page as text, never as HTML.
+
+export const KEY = "edgeembed-key";
+export const $ = (id) => document.getElementById(id);
+
+// --- elements --------------------------------------------------------------------------------------------------------
+
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export function draw(tag, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
+
+export function facts(pairs) {
+  return pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
+}
+
+/** Announce to screen readers. */
+export function announce(words) {
+  $("said").textContent = words;
+}
+
+// --- requests --------------------------------------------------------------------------------------------------------
+
+export class Failure extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export async function ask(path, body) {
+  const key = sessionStorage.getItem(KEY);
+  const headers = key ? { Authorization: `Bearer ${key}` } : {};
+  if (body) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new Failure("The daemon does not respond. Is it still running?", 0);
+  }
+  const answer = await response.json().catch(() => null);
+  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon responded with status ${response.status}.`, response.status);
+  return { answer, cache: response.headers.get("x-edgeembed-cache") };
+}
