@@ -123,7 +123,7 @@ class Checkpoint:
         It is in the settings of its Transformer module, or else that of the tokenizer, where newer versions write it.
         Raises ConversionError.
         """
-        if self.late is not None:  # PyLate ignores the others
+        if self.late is not None and self.late.document_length is not None:  # the others are ignored then
             return self.late.document_length
         file, tokenizer = _transformer_config(self.model_folder), self.model_folder / "tokenizer_config.json"
         settings = read_json(file) if file else {}
@@ -140,7 +140,9 @@ class Checkpoint:
     @cached_property
     def late(self) -> LateSettings | None:
         """What the files of a ColBERT checkpoint say of its vectors; None for others. Raises ConversionError."""
-        return read_settings(self.folder, self.modules, self.config)
+        return read_settings(
+            self.folder, self.modules, self.model_folder, self.config, _transformer_config(self.model_folder)
+        )
 
     @cached_property
     def similarity(self) -> str:

@@ -1,12 +1,15 @@
-"""ColBERT checkpoints: a vector for each token, compared by MaxSim. The forms of PyLate and of Stanford's ColBERT.
+"""ColBERT checkpoints: a vector for each token, compared by MaxSim. The forms of PyLate, sentence-transformers and Stanford.
 
 Formats: PyLate's config_sentence_transformers.json and Dense modules behind the Transformer, which project each token's
-state (pylate/models/colbert.py); Stanford's artifact.metadata, with `linear.weight` among the weights of class HF_ColBERT.
+state (pylate/models/colbert.py); the MultiVectorEncoder of sentence-transformers 6, with the same modules, one that leaves
+tokens out, and the other settings in those of its Transformer; Stanford's artifact.metadata, with `linear.weight` among the
+weights of class HF_ColBERT.
 """
 
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,8 @@ from edgeembed_convert.tokenizer_json import token_ids
 STANFORD_CLASS = "HF_ColBERT"
 STANFORD_WEIGHT = "linear.weight"
 METADATA_FILE = "artifact.metadata"
-_MODEL_TYPE = "ColBERT"
+_MODEL_TYPE, _NEWER_TYPE = "ColBERT", "MultiVectorEncoder"
+MASK = "MultiVectorMask"
 # PyLate's, if a file does not say it.
 _QUERY_PREFIX, _DOCUMENT_PREFIX = "[Q] ", "[D] "
 _QUERY_LENGTH, _DOCUMENT_LENGTH = 32, 180
@@ -30,6 +34,9 @@ _KEYS = {
     "__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name", "query_prefix", "document_prefix",
     "query_length", "document_length", "attend_to_expansion_tokens", "do_query_expansion", "skiplist_words",
 }  # fmt: skip
+_NEWER_KEYS = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
+_EXPANSION_KEYS = {"strategy", "attend", "token", "length"}
+_MASK_KEYS = {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"}
 
 
 @dataclass(frozen=True)
@@ -37,27 +44,37 @@ class LateSettings:
     """What the files of a checkpoint say of late interaction.
 
     file: where. query_prefix, document_prefix: tokens behind the first one; empty for none. query_length: tokens of a filled
-    query. document_length: tokens at which documents are cut. expands: whether queries are filled. attended: whether a
-    query's own tokens attend to those that fill it. skipped: tokens of documents that get no vector.
+    query. document_length: tokens at which documents are cut; None if nothing says it. expands: whether queries are filled.
+    attended: whether a query's own tokens attend to those that fill it. skipped: tokens of documents that get no vector.
+    cuts: whether longer queries are cut. filler: the token that fills queries, if it is named. skips_unknown: whether words
+    of `skipped` that are no token stand for the unknown one. has_prompts: whether texts have prompts in words.
     """
 
     file: Path
     query_prefix: str
     document_prefix: str
     query_length: int
-    document_length: int
+    document_length: int | None
     expands: bool
     attended: bool
     skipped: tuple[str, ...]
+    cuts: bool = True
+    filler: str | None = None
+    skips_unknown: bool = True
+    has_prompts: bool = False
 
 
-def read_settings(folder: Path, modules: list[tuple[str, Path]] | None, config: dict[str, Any]) -> LateSettings | None:
+def read_settings(
+    folder: Path, modules: list[tuple[str, Path]] | None, model_folder: Path, config: dict[str, Any], encoder: Path | None
+) -> LateSettings | None:
     """Return the settings of a ColBERT checkpoint; None for other checkpoints. Raises ConversionError.
 
-    config: config.json.
+    model_folder: of the encoder. config: its config.json. encoder: the settings of sentence-transformers' Transformer.
     """
     file = folder / CONFIG_FILE
     own = read_json(file) if file.is_file() else {}
+    if own.get("model_type") == _NEWER_TYPE:
+        return _read_newer(file, own, modules or [], token_ids(model_folder), encoder)
     if any(kind in PYLATE_MODULES for kind, _ in modules or []) or own.get("model_type") == _MODEL_TYPE:
         return _read_pylate(file, own)
     if config.get("architectures") == [STANFORD_CLASS]:
@@ -90,6 +107,64 @@ def _read_pylate(file: Path, own: dict[str, Any]) -> LateSettings:
     )
 
 
+def _read_newer(
+    file: Path, own: dict[str, Any], modules: list[tuple[str, Path]], ids: Mapping[str, int], encoder: Path | None
+) -> LateSettings:
+    """Read a MultiVectorEncoder. ids: of the vocabulary."""
+    if unknown := sorted(own.keys() - _NEWER_KEYS):
+        raise ConversionError(f"{file}: unknown settings of a {_NEWER_TYPE}: {', '.join(unknown)}")
+    if str(own.get("similarity_fn_name", "maxsim")).lower() != "maxsim":
+        raise ConversionError(f"{file}: similarity_fn_name = {own['similarity_fn_name']!r}; supported is only 'maxsim'")
+    prompts = own.get("prompts") or {}
+    query, document = (
+        (str(prompts.get(name) or "") for name in ("query", "document")) if isinstance(prompts, dict) else ("", "")
+    )
+    markers = [prompt for prompt in (query, document) if prompt in ids]
+    in_words = [prompt for prompt in (query, document) if prompt and prompt not in ids]
+    if any(prompt.startswith("[") for prompt in in_words) or (markers and (in_words or own.get("default_prompt_name"))):
+        raise ConversionError(f"{file}: supported are prompts that are a token each, or words alone; not {prompts!r}")
+    settings = read_json(encoder) if encoder is not None else {}
+    where = encoder or file
+    expansion = settings.get("query_expansion")
+    if expansion is not None and not (isinstance(expansion, dict) and expansion.keys() <= _EXPANSION_KEYS):
+        raise ConversionError(f"{where}: query_expansion = {expansion!r}; expected {', '.join(sorted(_EXPANSION_KEYS))}")
+    strategy = (expansion or {}).get("strategy", "fixed")
+    if strategy not in ("fixed", "min"):
+        raise ConversionError(f"{where}: query_expansion: strategy = {strategy!r}; supported are 'fixed' and 'min'")
+    limit = settings.get("query_length")
+    most = settings.get("document_length")
+    return LateSettings(
+        where,
+        query_prefix=query if markers else "",
+        document_prefix=document if markers else "",
+        query_length=_length(expansion or {"length": limit}, "length", where, _QUERY_LENGTH),
+        document_length=None if most is None else _length(settings, "document_length", where, 0),
+        expands=expansion is not None,
+        attended=_flag(expansion or {}, "attend", where, default=False),
+        skipped=_read_mask(modules),
+        cuts=limit is not None if expansion is None else strategy == "fixed",
+        filler=_text(expansion or {}, "token", where, "") or None,
+        skips_unknown=False,
+        has_prompts=bool(in_words),
+    )
+
+
+def _read_mask(modules: list[tuple[str, Path]]) -> tuple[str, ...]:
+    """Return the words that the module for it leaves out of documents. Raises ConversionError for what else it can do."""
+    for kind, folder in modules:
+        if kind != MASK:
+            continue
+        file = folder / "config.json"
+        own = read_json(file)
+        words = own.get("skiplist_words") or []
+        if own.keys() - _MASK_KEYS or own.get("keep_only_token_ids") or not isinstance(words, list):
+            raise ConversionError(f"{file}: supported is only a list of words in skiplist_words")
+        if words and own.get("skiplist_tasks", ["document"]) != ["document"]:
+            raise ConversionError(f"{file}: skiplist_tasks = {own['skiplist_tasks']!r}; supported is only 'document'")
+        return tuple(map(str, words))
+    return ()
+
+
 def _read_stanford(file: Path, own: dict[str, Any]) -> LateSettings:
     if own.get("similarity", "cosine") != "cosine":
         raise ConversionError(f"{file}: similarity = {own['similarity']!r}; supported is only 'cosine'")
@@ -119,12 +194,12 @@ def reading_of(settings: LateSettings, model_folder: Path) -> LateInteraction:
     expansion = None
     if settings.expands:
         # As in PyLate: the mask token, or that of the end, or else the one for padding.
-        filler = next((name for role in ("mask", "eos", "pad") if (name := names.get(role)) in ids), None)
-        if filler is None:
+        filler = settings.filler or next((name for role in ("mask", "eos", "pad") if (name := names.get(role)) in ids), None)
+        if filler not in ids:
             raise ConversionError(f"{model_folder}: no mask, eos or pad token, which fills queries")
         expansion = Expansion(ids[filler], settings.query_length, settings.attended)
-    unknown = ids.get(names.get("unk", ""))
     # Words without a token stand for the unknown token, in PyLate as here.
+    unknown = ids.get(names.get("unk", "")) if settings.skips_unknown else None
     skipped = {ids.get(word, unknown) for word in settings.skipped}
     return LateInteraction(
         query_marker=marker(settings.query_prefix),

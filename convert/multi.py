@@ -11,7 +11,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.dense import dense_modules_of_tokens, layer_of
 from edgeembed_convert.families.base import ModelPlan
-from edgeembed_convert.late_interaction import STANFORD_WEIGHT, LateSettings, reading_of
+from edgeembed_convert.late_interaction import MASK, STANFORD_WEIGHT, LateSettings, reading_of
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.pickled import read_pickled
 
@@ -65,7 +65,7 @@ def _check_expansion(settings: LateSettings, plan: ModelPlan) -> None:
 
 def _projection(checkpoint: Checkpoint, settings: LateSettings, width: int) -> DenseHead:
     """Return the layers that make a token's vector of its state. Raises ConversionError."""
-    kinds = [kind.rpartition(".")[2] for kind, _ in checkpoint.modules or []]
+    kinds = [kind.rpartition(".")[2] for kind, _ in checkpoint.modules or [] if kind != MASK]
     folders = [folder for kind, folder in checkpoint.modules or [] if kind.rpartition(".")[2] == "Dense"]
     if folders:
         if kinds not in (wanted := ["Transformer", *["Dense"] * len(folders)], [*wanted, "Normalize"]):

@@ -95,11 +95,11 @@ def _similarity(checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _late(checkpoint: Checkpoint) -> Iterator[str]:
-    if (late := checkpoint.late) is not None:
-        yield (
-            f"PyLate cuts queries at {late.query_length} tokens (query_length), here they are read to their end. The "
-            "vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
-        )
+    if (late := checkpoint.late) is None:
+        return
+    if late.cuts:
+        yield f"its makers' library cuts queries at {late.query_length} tokens; here they are read to their end"
+    yield "the vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:

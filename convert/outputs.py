@@ -26,5 +26,6 @@ def with_outputs(checkpoint: Checkpoint, plan: ModelPlan) -> ModelPlan:
     keys: Metadata = {OUTPUTS_KEY: ",".join(outputs)}
     for metadata in heads.values():
         keys |= metadata
-    prompts = {} if checkpoint.late else plan.prompts  # PyLate puts none before texts unless it is told to
+    # PyLate puts none before texts unless it is told to.
+    prompts = {} if checkpoint.late and not checkpoint.late.has_prompts else plan.prompts
     return replace(plan, metadata={**plan.metadata, **keys}, prompts=prompts)

@@ -157,10 +157,19 @@ def test_documents_are_ranked_best_first(make: Make) -> None:
     assert make("ranker").rerank("query", []) == []
 
 
-def test_an_embedder_ranks_by_the_cosine_with_its_prompts(make: Make) -> None:
+def test_a_late_interaction_model_ranks_by_its_vectors_of_tokens(make: Make) -> None:
+    embedder = make()
+    query, document = embedder.multi("a query", input_type="query"), embedder.multi("a text", input_type="document")
+    [ranked] = embedder.rerank("a query", ["a text"])
+    assert ranked.score == pytest.approx((query @ document.T).max(axis=1).mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [("dense",), ("dense", "sparse")])
+def test_another_embedder_ranks_by_the_cosine_with_its_prompts(engine: CountingEngine, outputs: tuple[Output, ...]) -> None:
     cosine = unit("Q: a") @ unit("D: b")
-    [ranked] = make().rerank("a", ["b"])
-    assert ranked.score == pytest.approx(cosine, abs=1e-5)
+    with serving(engine, outputs=outputs) as port, Embedder("embedder", port=port) as embedder:
+        [ranked] = embedder.rerank("a", ["b"])
+        assert ranked.score == pytest.approx(cosine, abs=1e-5)
 
 
 # --- outputs ----------------------------------------------------------------------------------------------------------
@@ -417,6 +426,26 @@ def test_one_that_is_closed_says_so(make: Make) -> None:
     embedder.close()
     with pytest.raises(RuntimeError, match="this Embedder is closed; make a new one"):
         embedder.embed("a")
+
+
+def test_who_waits_when_it_is_closed_is_told(engines: list[str], engine: CountingEngine) -> None:
+    embedder = Embedder("embedder", port=free_port())
+    embedder.embed("a")
+    engine.paused = True
+    raised: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            embedder.embed("a text that is never computed")
+        except RuntimeError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    until(lambda: engine.waiting)
+    embedder.close()
+    thread.join(30)
+    assert [str(error) for error in raised] == ["this Embedder is closed; make a new one"]
 
 
 def test_one_that_is_forgotten_is_closed(engines: list[str]) -> None:

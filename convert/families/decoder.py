@@ -6,18 +6,23 @@ Tensor names: in the checkpoint those of transformers' LlamaModel, Qwen3Model an
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from gguf import Keys
+from gguf import Keys, PoolingType
 
+from edgeembed.engine.classifier import CLASSIFIER_KEY
+from edgeembed.engine.float_strings import encode_floats
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
-from edgeembed_convert.families.base import PlannedTensor
+from edgeembed_convert.classes import Outputs, read_outputs
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.settings import positive_float
 from edgeembed_convert.families.stored import StoredTensors
 from edgeembed_convert.metadata import Metadata
 from edgeembed_convert.views import Interleaved, TensorSource
 from edgeembed_convert.weights import StoredTensor
+
+_SCORE = "score.weight"
 
 
 @dataclass(frozen=True)
@@ -154,3 +159,39 @@ def read_lm_head(
             f"{checkpoint.model_folder}: the weights have no lm_head.weight, and config.json does not tie it to embed_tokens"
         )
     return embeddings if own is None or tied else own  # transformers ignores a stored head if the weights are tied
+
+
+# --- classifiers: a linear layer behind the last token --------------------------------------------------------------------
+
+
+def read_class_outputs(checkpoint: Checkpoint) -> Outputs | None:
+    """Return the outputs of a text generator that was made a classifier; None for all others, and for rerankers.
+
+    Raises ConversionError.
+    """
+    name = str(checkpoint.config.get("architectures"))
+    if not name.endswith("ForSequenceClassification']"):
+        return None
+    (labels, *_) = StoredTensors(checkpoint, plain_name, "classifier").shape(_SCORE)
+    if labels == 1 and checkpoint.task != "classify":
+        return None
+    return read_outputs(checkpoint, labels)
+
+
+def as_classifier(plan: ModelPlan, outputs: Outputs, weight: StoredTensor) -> ModelPlan:
+    """Return the plan of a decoder with a classifier of the last token, which our engine computes.
+
+    Most graphs of llama.cpp have none, and that of Qwen3 applies a softmax.
+    """
+    metadata: Metadata = {
+        **plan.metadata,
+        **outputs.keys(plan.architecture),
+        Keys.LLM.POOLING_TYPE.format(arch=plan.architecture): int(PoolingType.RANK),
+        CLASSIFIER_KEY: encode_floats(weight.values()),
+    }
+    return replace(plan, pooling="rank", metadata=metadata, prompts={})
+
+
+def take_class_weights(stored: StoredTensors, shape: DecoderShape, outputs: Outputs) -> StoredTensor:
+    """Take the weights of the classifier, shape (labels, hidden)."""
+    return stored.take(_SCORE, outputs.count, shape.hidden)

@@ -24,12 +24,15 @@ from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
+    as_classifier,
     check_reranker_modules,
     layer_projections,
     plain_layers,
     plain_name,
+    read_class_outputs,
     read_lm_head,
     read_shape,
+    take_class_weights,
 )
 from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
@@ -114,8 +117,11 @@ class GemmaReranker:
 
 
 def check_purpose(checkpoint: Checkpoint, prompt: AnswerPrompt) -> None:
-    """Raise ConversionError unless the checkpoint is a reranker with this prompt: others generate text, or have another."""
-    if checkpoint.task == "rerank":
+    """Raise ConversionError unless the checkpoint is a classifier, or a reranker with this prompt.
+
+    Others generate text, or have another prompt.
+    """
+    if checkpoint.task == "rerank" or read_class_outputs(checkpoint):
         return
     if checkpoint.task == "embed" or not any(map(checkpoint.mentions, _SIGNS[prompt])):
         raise ConversionError(
@@ -143,6 +149,11 @@ def _plan(
     weights: _Weights,
     tokenizer: BytePairs | SentencePieces,
 ) -> ModelPlan:
+    if outputs := read_class_outputs(checkpoint):
+        weight = take_class_weights(weights.stored, shape, outputs)
+        weights.stored.check_all_placed()
+        metadata[Keys.Attention.CAUSAL.format(arch=arch)] = True
+        return as_classifier(ModelPlan(arch, shape.hidden, "last", metadata, weights.planned), outputs, weight)
     check_reranker_modules(checkpoint)
     rows = _classifier_rows(checkpoint, prompt, shape, weights, tokenizer)
     weights.stored.check_all_placed()

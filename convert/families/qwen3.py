@@ -19,14 +19,18 @@ from gguf import Keys, PoolingType
 from edgeembed.errors import ConversionError
 from edgeembed_convert.bpe import BytePairs, read_byte_bpe
 from edgeembed_convert.checkpoint import Checkpoint
+from edgeembed_convert.classes import Outputs
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.decoder import (
     DecoderShape,
+    as_classifier,
     check_reranker_modules,
     layer_projections,
     plain_name,
+    read_class_outputs,
     read_lm_head,
     read_shape,
+    take_class_weights,
 )
 from edgeembed_convert.families.settings import check_fixed, rope_base
 from edgeembed_convert.families.stored import StoredTensors
@@ -68,6 +72,8 @@ class Qwen3:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate a Qwen3 checkpoint and return the plan of its GGUF file. Raises ConversionError."""
+        if outputs := read_class_outputs(checkpoint):
+            return _plan(checkpoint, "last", outputs=outputs)[0]
         if not _is_reranker(checkpoint):
             hidden = checkpoint.positive_int("hidden_size")
             return plan_embedder(checkpoint, checkpoint.pooling(hidden), read_matryoshka(checkpoint, hidden))
@@ -104,9 +110,12 @@ def plan_embedder(
 
 
 def _plan(
-    checkpoint: Checkpoint, pooling: str, place: Callable[[str], str | None] = plain_name
+    checkpoint: Checkpoint,
+    pooling: str,
+    place: Callable[[str], str | None] = plain_name,
+    outputs: Outputs | None = None,
 ) -> tuple[ModelPlan, BytePairs]:
-    """Return a plan without prompts, and the tokenizer."""
+    """Return a plan without prompts, and the tokenizer. outputs: of a classifier."""
     check_fixed(checkpoint, _FIXED, "Qwen3")
     layer_types = checkpoint.config.get("layer_types")
     if layer_types is not None and set(layer_types) != {"full_attention"}:
@@ -116,6 +125,7 @@ def _plan(
     shape = read_shape(checkpoint)
     tokenizer = read_byte_bpe(checkpoint.model_folder, checkpoint.config, shape.vocabulary)
     stored = StoredTensors(checkpoint, place, "Qwen3 model for vectors or scores")
+    classifier = take_class_weights(stored, shape, outputs) if outputs else None
     tensors = list(_tensors(checkpoint, shape, stored, tokenizer, reranks=pooling == "rank"))
     arch = _ARCHITECTURE
     metadata: Metadata = {
@@ -125,7 +135,8 @@ def _plan(
         Keys.LLM.POOLING_TYPE.format(arch=arch): int(PoolingType[pooling.upper()]),
         **tokenizer.metadata(),
     }
-    return ModelPlan(arch, shape.hidden, pooling, metadata, tensors), tokenizer
+    plan = ModelPlan(arch, shape.hidden, pooling, metadata, tensors)
+    return as_classifier(plan, outputs, classifier) if outputs and classifier else plan, tokenizer
 
 
 def _is_reranker(checkpoint: Checkpoint) -> bool:

@@ -16,7 +16,6 @@ from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, EdgeEmbedError
-from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.runtime.in_process import in_process_service
 
@@ -115,8 +114,7 @@ def _with_daemon(settings: Settings, options: EmbedOptions) -> EmbedQueries:
 
 def _with_service(service: EmbeddingService, options: EmbedOptions) -> EmbedQueries:
     async def embed(texts: Sequence[str]) -> None:
-        request = EmbedRequest(texts, input_type=options.input_type, instruction=options.instruction, cache="keep")
-        await service.embed(request)
+        await service.embed(msgspec.structs.replace(options.as_request(texts), cache="keep"))
 
     return embed
 

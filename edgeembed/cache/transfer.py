@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,7 @@ from edgeembed.cache.disk import DiskItem, DiskTier
 from edgeembed.cache.key import SCHEMA
 from edgeembed.cache.rows import decode_row
 from edgeembed.common.files import UNREADABLE_JSON, replacing
+from edgeembed.engine.outputs import is_packed
 from edgeembed.errors import CacheFileError
 
 _FORMAT = b"edgeembed cache export 1\n"
@@ -80,13 +81,14 @@ def import_rows(
     """Import the rows of a file and return their number. Nothing is imported from a file with a row that is not a vector.
 
     dimensions: that the rows of models may have, by label. Those of other models have to be as long as their first row here,
-    or else in the file. Raises CacheFileError with what is wrong, OSError, or one of FAULTS.
+    or else in the file. Packed rows (see `edgeembed.engine.outputs`) may have any length. Raises CacheFileError with what is
+    wrong, OSError, or one of FAULTS.
     """
     _check_digest(path)
     known = dict(dimensions or {})
     for model in tier.models():
-        if model.model not in known and (first := next(tier.rows(model.model), None)) is not None:
-            known[model.model] = (_dimensions_of(first[0]),)
+        if model.model not in known and (found := _dimensions_in(item for item, _ in tier.rows(model.model))):
+            known[model.model] = (found,)
     total = sum(1 for _ in _read(path, known))
     rows = _read(path, known)
     done = 0
@@ -117,10 +119,14 @@ def _check_digest(path: Path) -> None:
             raise CacheFileError(f"{path} is damaged: its checksum does not match")
 
 
-def _dimensions_of(item: DiskItem) -> int:
-    row = decode_row(item.key, item.value)
-    assert row is not None  # the tier lists no others
-    return len(row.vector)
+def _dimensions_in(items: Iterable[DiskItem]) -> int | None:
+    """Return how many numbers the first row has that is not packed."""
+    for item in items:
+        row = decode_row(item.key, item.value)
+        assert row is not None  # the tier lists no others
+        if not is_packed(row.vector):
+            return len(row.vector)
+    return None
 
 
 def _read(path: Path, dimensions: dict[str, Collection[int]]) -> Iterator[_Row]:
@@ -146,6 +152,9 @@ def _read(path: Path, dimensions: dict[str, Collection[int]]) -> Iterator[_Row]:
                         f"{path}: row {number} is damaged or is not a vector: its numbers must be finite, and not all zero. "
                         "Nothing was imported"
                     )
+                if is_packed(found.vector):
+                    yield row
+                    continue
                 expected = dimensions.setdefault(row.model, (len(found.vector),))
                 if expected and len(found.vector) not in expected:
                     raise CacheFileError(

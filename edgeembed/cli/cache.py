@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.output_flags import output_options, outputs_of
 from edgeembed.cli.printing import ago, print_fields, print_json, print_table, to_stderr
 from edgeembed.cli.settings import setting_options
 
@@ -143,13 +144,22 @@ def clear(model: str | None, **flags: str | None) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--input-type", type=click.Choice(("query", "document")), help="The input_type that clients will send.")
 @click.option("--instruction", metavar="TEXT", help="The instruction that clients will send.")
+@output_options("dense", "sparse", "multi-vector")
 @setting_options("model", "host", "port")
-def warm(file: Path, input_type: InputType | None, instruction: str | None, **flags: Any) -> None:
+def warm(
+    file: Path,
+    input_type: InputType | None,
+    instruction: str | None,
+    dense: bool,
+    sparse: bool,
+    multi_vector: bool,
+    **flags: Any,
+) -> None:
     """Embed a file of queries in advance. Even their first request is then answered from the cache.
 
     FILE has one query per line; in a .jsonl file each line is a string, or an object with `text`, `query` or `input`. The
-    running daemon computes; without one, the configured model is loaded. Only requests with the same prompt find a vector,
-    so give the input type and instruction that clients will send.
+    running daemon computes; without one, the configured model is loaded. Only requests with the same prompt and outputs find
+    a vector, so give the input type, instruction and outputs that clients will send.
 
     \b
     edgeembed cache warm queries.txt
@@ -166,8 +176,9 @@ def warm(file: Path, input_type: InputType | None, instruction: str | None, **fl
     resolved = resolve(flags)
     setup_logging("warning")
     queries = read_queries(file)
+    outputs = outputs_of(dense=dense, sparse=sparse, multi_vector=multi_vector)
     # Without --model the daemon's default model is used, not the one in the settings here.
-    options = EmbedOptions(model=flags.get("model"), input_type=input_type, instruction=instruction)
+    options = EmbedOptions(model=flags.get("model"), input_type=input_type, instruction=instruction, outputs=outputs)
     with Progress(to_stderr, "embedding", unit=" queries") as progress:
         warmed = asyncio.run(warm_cache(queries, options, resolved, progress.update, to_stderr))
     click.echo(f"cached {warmed.queries:,} queries, {len(warmed.refused):,} refused")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.output_flags import output_options, outputs_of
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options, split_flags
 
@@ -84,10 +85,7 @@ class EmbedFlags:
     show_default=True,
     help="Type of the stored numbers.",
 )
-@click.option("--dense", is_flag=True, help="Compute one vector of each text.  [default, unless another kind is named]")
-@click.option("--sparse", is_flag=True, help="Compute weights of the vocabulary's tokens (SPLADE, bge-m3).")
-@click.option("--multi-vector", is_flag=True, help="Compute vectors for late interaction (ColBERT, bge-m3).")
-@click.option("--token-vectors", is_flag=True, help="Compute the last hidden state of each token, with any embedder.")
+@output_options()
 @click.option("--with-text", is_flag=True, help="Store the texts as well (not in .npy).")
 @click.option("--chunk", is_flag=True, help="Cut the rows of files into chunks, too, as the text files in a folder.")
 @click.option(
@@ -290,17 +288,11 @@ def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
 
 def _outputs(flags: EmbedFlags) -> tuple[ComputedOutput, ...]:
     """Return what to compute of each text. Raises ConfigError for flags that do not fit it."""
-    from edgeembed.engine.interface import DENSE
-    from edgeembed.engine.outputs import ordered
     from edgeembed.errors import ConfigError
 
-    named: dict[ComputedOutput, bool] = {
-        "dense": flags.dense,
-        "multi": flags.multi_vector,
-        "sparse": flags.sparse,
-        "tokens": flags.token_vectors,
-    }
-    outputs = ordered(output for output, wanted in named.items() if wanted) or DENSE
+    outputs = outputs_of(
+        dense=flags.dense, sparse=flags.sparse, multi_vector=flags.multi_vector, token_vectors=flags.token_vectors
+    )
     if flags.dimensions is not None and "dense" not in outputs:
         raise ConfigError("--dimensions is for dense vectors; add --dense, or leave it out")
     if flags.dtype in ("int8", "binary") and "tokens" in outputs:

@@ -142,7 +142,7 @@ class AsyncEmbedder(BaseEmbedder):
 
     async def aclose(self) -> None:
         """End the worker and close the connections."""
-        await asyncio.to_thread(self._finish)
+        await asyncio.to_thread(self._backend.close)
 
     async def _open(self) -> None:
         if not self._backend.is_open:

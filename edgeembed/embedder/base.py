@@ -28,7 +28,7 @@ class BaseEmbedder:
         """
         self._given = (model, daemon, settings)
         self._backend = ThreadedBackend(_resolved(model, settings), model or None, daemon)
-        self._finish = close_at_exit(self, self._backend)
+        close_at_exit(self, self._backend)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._given[0] or ''!r})"

@@ -71,8 +71,16 @@ class DensePlan:
     async def compute(self, backend: Backend, texts: Sequence[str]) -> Numbers:
         return quantised(await backend.embed(msgspec.structs.replace(self.request, texts=texts)), self.dtype)
 
-    def join(self, parts: Sequence[Numbers]) -> Numbers:
-        return np.concatenate(parts)
+    def join(self, parts: list[Numbers]) -> Numbers:
+        # Not by np.concatenate: together with its parts, the result would take twice its memory.
+        rows = np.empty((sum(map(len, parts)), parts[0].shape[1]), parts[0].dtype)
+        parts.reverse()
+        at = 0
+        while parts:
+            part = parts.pop()
+            rows[at : at + len(part)] = part
+            at += len(part)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,7 @@ class OutputsPlan(Generic[T]):
     async def compute(self, backend: Backend, texts: Sequence[str]) -> list[T]:
         return [self.make(parts) for parts in await backend.outputs(msgspec.structs.replace(self.request, texts=texts))]
 
-    def join(self, parts: Sequence[list[T]]) -> list[T]:
+    def join(self, parts: list[list[T]]) -> list[T]:
         return [item for part in parts for item in part]
 
 

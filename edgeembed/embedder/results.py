@@ -19,7 +19,7 @@ class Ranked:
     index: int
     """Of the document in the list that was given."""
     score: float
-    """From 0 to 1; the cosine where the model is an embedder."""
+    """From 0 to 1. Of an embedder, the cosine; of a late-interaction model, the mean of the best cosines (MaxSim)."""
     document: str
 
 

@@ -167,8 +167,8 @@ class Embedder(BaseEmbedder):
     ) -> list[Ranked]:
         """Return the documents with their relevance to the query, best first.
 
-        A reranker reads query and document together; of an embedder it is the cosine of their vectors. What is too long is
-        cut at the end.
+        A reranker reads query and document together. A late-interaction model compares their tokens' vectors (MaxSim), any
+        other embedder the two vectors (cosine). What is too long is cut at the end.
 
         Args:
             instruction: The task, for models whose prompt has one.
@@ -199,7 +199,7 @@ class Embedder(BaseEmbedder):
 
     def close(self) -> None:
         """End the worker and close the connections."""
-        self._finish()
+        self._backend.close()
 
     def __enter__(self) -> Self:
         self._backend.open()

@@ -66,9 +66,9 @@ class LateInteraction:
     score: Score = "sum"
 
     @property
-    def tells_roles(self) -> bool:
-        """Whether a query is read otherwise than a document."""
-        return bool(self.query_marker != self.document_marker or self.expansion or self.skipped)
+    def has_markers(self) -> bool:
+        """Whether a token behind the first one says whether a text is a query or a document."""
+        return self.query_marker is not None or self.document_marker is not None
 
     def marker(self, role: Role) -> Tokens:
         """Return what is behind the first token of a text: an id, or nothing. Texts without a role have none."""

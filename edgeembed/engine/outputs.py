@@ -58,3 +58,14 @@ def unpack(row: Float32Row, outputs: Sequence[Output]) -> dict[Output, Float32Ma
     if at != len(row):
         raise ValueError(f"a packed row has {len(row) - at} numbers more than its outputs")
     return parts
+
+
+def is_packed(row: Float32Row) -> bool:
+    """Return whether a row has the form of a packed one, whichever outputs it holds."""
+    at = outputs = 0
+    while at + _HEAD <= len(row) and outputs < len(OUTPUTS):
+        count, width = row[at : at + _HEAD].tolist()
+        if not (count.is_integer() and width.is_integer() and 0 <= count < 2**24 and 0 <= width < 2**24):
+            return False
+        at, outputs = at + _HEAD + int(count) * int(width), outputs + 1
+    return outputs > 0 and at == len(row)

@@ -216,20 +216,12 @@ def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits
     return VocabularyHead(weights, pooling, int(logarithms), optional(QUERY_KEY, vocabulary), make)
 
 
-def strongest(pairs: Float32Matrix, top_k: int | None = None, threshold: float = 0.0) -> Float32Matrix:
-    """Return the `top_k` largest weights of an output, and only those above the threshold; in the order of the ids.
-
-    Of equal weights, those of smaller ids are kept.
-    """
-    pairs = pairs[pairs[:, 1] > threshold]
-    if top_k is None or len(pairs) <= top_k:
-        return pairs
-    return pairs[np.sort(np.argsort(-pairs[:, 1], kind="stable")[:top_k])]
-
-
 def _pairs(ids: npt.NDArray[np.integer], weights: Float32Row) -> Float32Matrix:
     """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once."""
-    return strongest(np.stack([ids.astype(np.float32), weights], axis=1), MOST_WEIGHTS)
+    kept = np.flatnonzero(weights > 0)
+    if len(kept) > MOST_WEIGHTS:  # of equal weights, those of smaller ids
+        kept = np.sort(kept[np.argsort(-weights[kept], kind="stable")[:MOST_WEIGHTS]])
+    return np.stack([ids[kept].astype(np.float32), weights[kept]], axis=1)
 
 
 def _numbers(value: Value, key: str, count: int) -> Float32Row:

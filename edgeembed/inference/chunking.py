@@ -11,6 +11,7 @@ import itertools
 import re
 import unicodedata
 import zlib
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -116,7 +117,7 @@ class Chunker:
                 return
             tokens = self._words.of([piece.group() for piece in pieces])
             totals = list(itertools.accumulate(tokens))
-            fitting = max(sum(total <= self._rules.tokens for total in totals), 1)
+            fitting = max(bisect_right(totals, self._rules.tokens), 1)
             begin = pieces[0].end() - len(pieces[0].group().lstrip())
             if fitting == len(pieces) <= self._rules.tokens:
                 yield Chunk(start=begin, end=pieces[-1].end(), next=len(text))
@@ -125,7 +126,7 @@ class Chunker:
             ends = [piece.end() for piece in pieces[:fitting]]
             # At least half a chunk, and more than the one before it had already.
             short = max(self._rules.tokens // 2, self._rules.overlap)
-            taken = _good_end(text, ends, min(sum(total <= short for total in totals[:fitting]), fitting - 1))
+            taken = _good_end(text, ends, min(bisect_right(totals, short), fitting - 1))
             start = pieces[self._overlap_begin(text, ends, tokens, taken)].start()
             yield Chunk(start=begin, end=ends[taken - 1], next=start)
 

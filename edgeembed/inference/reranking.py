@@ -13,7 +13,6 @@ from edgeembed.cache import CachedRow, KeyMaker
 from edgeembed.engine.interface import DENSE, Float32Row, Output, Pair, Row
 from edgeembed.engine.late_interaction import max_sim
 from edgeembed.errors import ModelReplacedError, RequestError, quoted
-from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import Cut, EmbedRequest, EmbedResult, RerankRequest, RerankResult, cuts_of, place_of
 from edgeembed.inference.row_request import RowRequest, keys_of, refuse_empty
 from edgeembed.inference.tokenize import refuse_repeated
@@ -156,7 +155,10 @@ def result_of_vectors(queries: EmbedResult, documents: EmbedResult) -> RerankRes
     have different lengths.
     """
     _check_lengths(queries, documents, queries.vectors.shape[-1], documents.vectors.shape[-1])
-    cosines = _cosines_of_windows(queries, documents) if documents.windows else _cosines(queries.vectors, documents.vectors)
+    rows, counts = _by_window(documents)
+    asked = queries.vectors if len(queries.rows) == 1 else np.repeat(queries.vectors, counts, axis=0)
+    products = np.einsum("ij,ij->i", *np.broadcast_arrays(asked, rows.vectors), dtype=np.float64)
+    cosines = _best(np.clip(products, -1.0, 1.0).tolist(), counts)
     return _result(queries, documents, cosines, cosines)
 
 
@@ -166,13 +168,16 @@ def result_of_tokens(queries: EmbedResult, documents: EmbedResult) -> RerankResu
     The relevance is the mean of the best cosines, so that long and short queries compare; the raw score is what the model's
     makers use, the sum or the mean. Raises as `result_of_vectors`.
     """
-    asked, given = queries.parts("multi"), documents.parts("multi")
+    rows, windows = _by_window(documents)
+    asked, given = queries.parts("multi"), rows.parts("multi")
     _check_lengths(queries, documents, asked[0].shape[1], given[0].shape[1])
     if len(asked) == 1:
         sums = max_sim(asked[0], given, "sum")
     else:
-        sums = [max_sim(query, [document], "sum")[0] for query, document in zip(asked, given, strict=True)]
-    counts = [len(query) for query in asked] * (len(given) // len(asked))
+        every = [query for query, count in zip(asked, windows, strict=True) for _ in range(count)]
+        sums = [max_sim(query, [document], "sum")[0] for query, document in zip(every, given, strict=True)]
+    sums = _best(sums, windows)
+    counts = [len(query) for query in asked] * (len(sums) // len(asked))
     means = np.clip(np.array(sums) / np.maximum(counts, 1), -1.0, 1.0).tolist()
     return _result(queries, documents, means, means if documents.model.max_sim == "mean" else sums)
 
@@ -208,21 +213,18 @@ def _result(queries: EmbedResult, documents: EmbedResult, scores: list[float], r
     )
 
 
-def _cosines_of_windows(queries: EmbedResult, documents: EmbedResult) -> list[float]:
-    """Return for each document the cosine of the query with that of its windows which is the closest."""
-    windows = documents.windows or []
-    counts = [len(parts) for parts in windows]
-    rows = msgspec.structs.replace(documents, rows=[part.row for parts in windows for part in parts]).vectors
-    asked = queries.vectors if len(queries.rows) == 1 else np.repeat(queries.vectors, counts, axis=0)
-    firsts = np.cumsum([0, *counts[:-1]])
-    best: list[float] = np.maximum.reduceat(np.array(_cosines(asked, rows)), firsts).tolist()
+def _by_window(documents: EmbedResult) -> tuple[EmbedResult, list[int]]:
+    """Return a result with a row for each window of the documents, and how many windows each one has."""
+    if documents.windows is None:
+        return documents, [1] * len(documents.rows)
+    rows = [part.row for parts in documents.windows for part in parts]
+    return msgspec.structs.replace(documents, rows=rows, windows=None), [len(parts) for parts in documents.windows]
+
+
+def _best(scores: Sequence[float], counts: Sequence[int]) -> list[float]:
+    """Return the best of each document's scores. counts: of its windows."""
+    best: list[float] = np.maximum.reduceat(np.array(scores), np.cumsum([0, *counts[:-1]])).tolist()
     return best
-
-
-def _cosines(queries: Matrix, documents: Matrix) -> list[float]:
-    products = np.einsum("ij,ij->i", *np.broadcast_arrays(queries, documents), dtype=np.float64)
-    cosines: list[float] = np.clip(products, -1.0, 1.0).tolist()
-    return cosines
 
 
 def _full(row: Row | CachedRow) -> int:

@@ -112,11 +112,13 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
             allowed = f"tokens, and {lengths.asked} allows {limit}"
         else:  # in the words by which clients of OpenAI's API recognise this error
             allowed = f"tokens. This model's maximum context length is {limit} tokens"
-        advice = f"Split the text, or have it cut (see {lengths.cutting})"
+        ways = f"have it cut (see {lengths.cutting})"
+        if isinstance(self.client, EmbedRequest) and not self.kind:  # what is not a text, or not dense, cannot be divided
+            ways = f"have it cut or divided (see {lengths.cutting} and long_text)"
+        advice = f"Split the text, or {ways}"
         if attainable >= tokens and not by_client:
             advice = (
-                f"Split the text, have it cut (see {lengths.cutting}), or raise the server's setting context_tokens "
-                f"(up to {attainable} for this model)"
+                f"Split the text, {ways}, or raise the server's setting context_tokens (up to {attainable} for this model)"
             )
         return InputTooLongError(
             f"{what} has {'at least ' if at_least else ''}{tokens} {allowed}. {advice}",

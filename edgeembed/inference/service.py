@@ -147,7 +147,9 @@ class EmbeddingService:
         check_outputs(model, request.outputs)
         _check_dimensions(model, request.dimensions, model.dimensions)
         prepared = await self.aside.run(_size(request), self._prepare_texts, request, model, input_type)
-        whole, windowed, divides = prepared, None, request.long_text != "none" and request.outputs == DENSE
+        # There is a mean of dense rows only; windows of others are for reranking.
+        divides = request.long_text == "chunks" or (request.long_text == "mean" and request.outputs == DENSE)
+        whole, windowed = prepared, None
         if divides and (windowed := await self._windows.cut(whole)):
             prepared = windowed.request
         rows, hits, from_memory = await self._run(prepared)

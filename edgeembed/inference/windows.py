@@ -12,9 +12,10 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import Engine, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import DENSE, Engine, ModelInfo, Pair, Prompted, Row, Text
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -39,10 +40,14 @@ _SHORT_TOKENS = 64
 """Every model takes texts of this length."""
 _BLOCK = 64 * 1024
 """Characters that are cut before other requests get their turn."""
-_CUTTING = 8
+_CUTTING = 32
 """Cutting a text takes as long as what is usually done to so many times its characters; see `Aside.run`."""
 _INTERACTIVE_WINDOWS = 8
 """With more, a request is a bulk load; see `edgeembed.inference.service.INTERACTIVE_TEXTS`."""
+_WORDS_AT_ONCE = 256
+"""Words that are counted before other requests get their turn."""
+_MOST_REMEMBERED = 2**17
+"""Windows of texts that were cut before, which take a megabyte."""
 _MODELS = 8
 """Of so many models the tokens of words are remembered."""
 
@@ -83,6 +88,29 @@ class _LongText(msgspec.Struct, frozen=True):
     frame: int
 
 
+class _Remembered:
+    """The windows of texts that were cut before, by what decides about them; those that were used last are kept."""
+
+    def __init__(self) -> None:
+        self._windows: dict[tuple[bytes, int, int | None], npt.NDArray[np.int32]] = {}
+        self._count = 0
+
+    def get(self, key: tuple[bytes, int, int | None]) -> list[Window] | None:
+        """Return the windows of a text; None if they are not remembered."""
+        found = self._windows.pop(key, None)
+        if found is None:
+            return None
+        self._windows[key] = found
+        return [Window(start, end) for start, end in found.tolist()]
+
+    def put(self, key: tuple[bytes, int, int | None], windows: list[Window]) -> None:
+        """Remember the windows of a text, and forget those that were used longest ago if there are too many."""
+        self._count += len(windows) - len(self._windows.pop(key, ()))
+        self._windows[key] = np.array(windows, dtype=np.int32)
+        while self._count > _MOST_REMEMBERED:
+            self._count -= len(self._windows.pop(next(iter(self._windows))))
+
+
 class Windows:
     """Cuts the long texts of requests. Everything runs on one event loop."""
 
@@ -93,6 +121,7 @@ class Windows:
         self._aside = aside
         self._seconds = seconds
         self._words: dict[tuple[str, str], WordTokens] = {}
+        self._remembered = _Remembered()
 
     async def cut(self, request: RowRequest) -> Windowed | None:
         """Return a request with windows in place of its long texts; None if all of them fit.
@@ -100,41 +129,57 @@ class Windows:
         Raises RequestTooLargeError for too many windows, EngineError, and what the tokenizer raises in the client's words.
         """
         doubtful = await self._aside.run(request.size, self._doubtful, request)
-        if not doubtful:
-            return None
         windows: list[list[Window] | None] = [None] * len(request.names)
-        async with leased(self._pool, request.model, self._seconds) as engine:
-            assert engine.info is not None  # it was ready once
-            lengths, context = request.lengths, engine.info.context_tokens
-            most = context if lengths.own else lengths.most(context)
-            texts = {index: request.texts[index] for index in doubtful}
-            limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
-            counts = await self._count(engine, request, [(index, limited.around(text)) for index, text in texts.items()])
-            frames = {_emptied(text): index for index, text in texts.items()}
-            around = await self._count(engine, request, [(index, text) for text, index in frames.items()])
-            frame_of = dict(zip(frames, around, strict=True))
-            # Each has a row and at least one token, and is read with the prompt or query.
-            repeated = max(characters_to_read(text) for text in frames)
-            most_rows, most_read = MOST_NUMBERS // max(engine.info.dimensions, 1), MOST_REPEATED // max(repeated, 1)
-            left = min(MOST_WINDOWS, most_rows, most_read, request.most_tokens or MOST_WINDOWS)
-            for (index, text), tokens in zip(texts.items(), counts, strict=True):
-                frame = frame_of[_emptied(text)]
-                room = most - frame
-                if lengths.own and lengths.max_tokens is not None:
-                    room = min(room, lengths.max_tokens)
-                if tokens - frame > room >= LEAST_ROOM:
-                    long = _LongText(request, index, request.names[index], text, room, frame)
-                    windows[index] = found = await self._cut_text(engine, long, left)
-                    left -= len(found)
-        if not any(windows):
+        info = self._info_of(request)
+        if info is not None:
+            for index in doubtful:
+                windows[index] = self._remembered.get(_cut_key(request, index, info.context_tokens))
+        if new := [index for index in doubtful if windows[index] is None]:
+            async with leased(self._pool, request.model, self._seconds) as engine:
+                await self._cut_new(engine, request, new, windows)
+        count = sum(len(found) for found in windows if found)
+        if not count:
             return None
+        if count > MOST_WINDOWS:
+            raise _too_many(request, MOST_WINDOWS)
         return await self._aside.run(request.size, _windowed, request, windows)
+
+    async def _cut_new(
+        self, engine: Engine, request: RowRequest, indexes: list[int], windows: list[list[Window] | None]
+    ) -> None:
+        """Add the windows of those of these texts that are too long."""
+        assert engine.info is not None  # it was ready once
+        lengths, context = request.lengths, engine.info.context_tokens
+        most = context if lengths.own else lengths.most(context)
+        texts = {index: request.texts[index] for index in indexes}
+        limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
+        counts = await self._count(engine, request, [(index, limited.around(text)) for index, text in texts.items()])
+        frames = {_emptied(text): index for index, text in texts.items()}
+        around = await self._count(engine, request, [(index, text) for text, index in frames.items()])
+        frame_of = dict(zip(frames, around, strict=True))
+        # Each window has a row and at least one token, and is read with the prompt or query.
+        repeated = max(characters_to_read(text) for text in frames)
+        most_rows, most_read = MOST_NUMBERS // max(engine.info.dimensions, 1), MOST_REPEATED // max(repeated, 1)
+        left = min(MOST_WINDOWS, most_rows, most_read, request.most_tokens or MOST_WINDOWS)
+        left -= sum(len(found) for found in windows if found)
+        for (index, text), tokens in zip(texts.items(), counts, strict=True):
+            frame = frame_of[_emptied(text)]
+            room = most - frame
+            if lengths.own and lengths.max_tokens is not None:
+                room = min(room, lengths.max_tokens)
+            if tokens - frame > room >= LEAST_ROOM:
+                long = _LongText(request, index, request.names[index], text, room, frame)
+                windows[index] = found = await self._cut_text(engine, long, left)
+                left -= len(found)
+                self._remembered.put(_cut_key(request, index, context), found)
+
+    def _info_of(self, request: RowRequest) -> ModelInfo | None:
+        slot = self._pool.slot_of(request.model)
+        return slot.engine.info if slot and slot.engine else None
 
     def _doubtful(self, request: RowRequest) -> list[int]:
         """Return the indexes of the texts that may be too long."""
-        slot = self._pool.slot_of(request.model)
-        info = slot.engine.info if slot and slot.engine else None
-        lengths = request.lengths
+        info, lengths = self._info_of(request), request.lengths
         most = lengths.most(info.context_tokens if info else _SHORT_TOKENS)
         found = [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
         if found and self._cache is not None and lengths.max_tokens is None:
@@ -177,11 +222,7 @@ class Windows:
                 words.learn(new, counts)
                 continue
             if len(found) > most:
-                param = text.request.client.param
-                raise RequestTooLargeError(
-                    f"{param} has more than {most:,} windows of {rules.tokens} tokens; send shorter texts, or fewer",
-                    param=param,
-                )
+                raise _too_many(text.request, most)
             if not found or found[-1].next in (behind, len(part)):
                 return [Window(within.start + chunk.start, within.start + chunk.end) for chunk in found]
 
@@ -193,7 +234,7 @@ class Windows:
         special: count the special tokens around them, too.
         """
         counts: list[int] = []
-        for part in _parts(texts):
+        for part in _parts(texts, PART_TEXTS if special else _WORDS_AT_ONCE):
             try:
                 read = await read_tokens(engine, [text for _, text in part])
             except UnreadableError as failure:
@@ -210,6 +251,12 @@ class Windows:
         return found
 
 
+def _whole_row(rows: Sequence[Row | CachedRow], *, dense: bool) -> Row | CachedRow:
+    if len(rows) == 1:
+        return rows[0]
+    return mean_row(rows) if dense else Row(rows[0].vector, sum(row.tokens for row in rows))
+
+
 def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
     """Return the mean of rows, weighted by their tokens, and the tokens of all."""
     tokens = [row.tokens for row in rows]
@@ -220,15 +267,17 @@ def mean_row(rows: Sequence[Row | CachedRow]) -> Row:
 def pooled(result: EmbedResult, request: RowRequest, windowed: Windowed | None, chunks: bool) -> EmbedResult:
     """Return a result with one row for each text of a request, from a result with a row for each window.
 
-    windowed: None if there are no windows. chunks: keep the windows' rows, too.
+    windowed: None if there are no windows. chunks: keep the windows' rows, too. What is not dense has no mean: the row of
+    the first window stands for all.
     """
+    dense = result.outputs == DENSE
     windowed = windowed or Windowed(request, [None] * len(result.rows))
     groups, windows = list(windowed.grouped(result.rows)), windowed.windows
     found = result
     if windowed.request is not request:
         found = msgspec.structs.replace(
             result,
-            rows=[rows[0] if own is None else mean_row(rows) for rows, own in zip(groups, windows, strict=True)],
+            rows=[_whole_row(rows, dense=dense) for rows, own in zip(groups, windows, strict=True)],
             memory_label=None,
         )
     if chunks:
@@ -268,7 +317,7 @@ def _windowed(request: RowRequest, windows: list[list[Window] | None]) -> Window
         identity = request.identity if isinstance(request.identity, str) else request.identity[index]
         if (own := windows[index]) is not None:
             parts = [name[window.start : window.end] for window in own]
-            own_keys = keys_of(request.key_maker, identity, parts)
+            own_keys = keys_of(request.key_maker, identity, parts, request.kind)
         names += parts
         keys += own_keys
         texts += [text] if own is None else [_part(text, part) for part in parts]
@@ -304,12 +353,25 @@ def _emptied(text: Text) -> Text:
     return _part(text, "")
 
 
-def _parts(texts: Sequence[tuple[int, Text]]) -> Iterator[Sequence[tuple[int, Text]]]:
-    """Yield texts in parts that are tokenised one after another."""
+def _too_many(request: RowRequest, most: int) -> RequestTooLargeError:
+    return RequestTooLargeError(
+        f"{request.client.param} has more than {most:,} windows; send shorter texts, or fewer at a time",
+        param=request.client.param,
+    )
+
+
+def _cut_key(request: RowRequest, index: int, context: int) -> tuple[bytes, int, int | None]:
+    """Return what decides how a text is cut: the model, the prompt and the text itself, and the lengths."""
+    lengths = request.lengths
+    return request.keys[index], lengths.most(context), lengths.max_tokens if lengths.own else None
+
+
+def _parts(texts: Sequence[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:
+    """Yield texts in parts of at most `most` that are tokenised one after another."""
     first = characters = 0
     for index, (_, text) in enumerate(texts):
         characters += characters_to_read(text)
-        if index > first and (characters > PART_CHARACTERS or index - first >= PART_TEXTS):
+        if index > first and (characters > PART_CHARACTERS or index - first >= most):
             yield texts[first:index]
             first, characters = index, characters_to_read(text)
     if first < len(texts):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, get_args
 from urllib.parse import quote
 
 import msgspec
@@ -52,7 +52,7 @@ class Backend(Protocol):
         ...
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        """Return the relevance of each document, from 0 to 1; with an embedder, the cosine."""
+        """Return the relevance of each document: 0 to 1; of an embedder, the cosine or the mean cosine of MaxSim."""
         ...
 
 
@@ -63,18 +63,18 @@ class DaemonBackend:
         self,
         connection: Connection,
         model: str | None = None,
-        task: Task = "embed",
+        scorer: str | None = None,
         fields: dict[str, Any] | None = None,
         digest: str = "",
     ) -> None:
-        """model: None for the daemon's default model. task: the model's. fields: further ones of each body.
+        """model: None for the daemon's default model. scorer: its name where it scores. fields: further ones of each body.
 
         digest: of the model's file, if that is known.
         """
         self._connection = connection
         self._fields = fields or {}
         self._model = model
-        self._scorer = f"{model}{COSINE}" if model and task == "embed" else model
+        self._scorer = scorer
         self._same = _SameFile(digest)
         self.description = f"the daemon at {connection.url}"
 
@@ -150,8 +150,7 @@ class EngineBackend:
         """model: the default one. named: it alone is used; otherwise another one may rerank."""
         self._service = service
         self._model = model.name
-        scorer = f"{model.name}{COSINE}" if model.task == "embed" else model.name
-        self._scorer = scorer if named else None
+        self._scorer = _scorer(model.name, model.task, model.outputs) if named else None
         self._same = _SameFile("")
 
     async def embed(self, request: EmbedRequest) -> Matrix:
@@ -224,10 +223,16 @@ async def _find_daemon(connection: Connection, resolved: Resolved, model: str | 
     reply = await connection.ask(f"/v1/models/{quote(model, safe='/:')}")
     if reply is None or reply.status == 404:
         return None
-    task = checked(reply).body.get("task")
-    if task not in ("embed", "rerank"):  # a model of the server that the setting `forward` names
+    found = checked(reply).body
+    task: Any = found.get("task")
+    if task not in get_args(Task):  # a model of the server that the setting `forward` names
         return None
-    return DaemonBackend(connection, model, task, fields, digest)
+    return DaemonBackend(connection, model, _scorer(model, task, found.get("outputs") or ()), fields, digest)
+
+
+def _scorer(model: str, task: Task, outputs: Collection[str]) -> str:
+    """Return the name by which a model scores documents: an embedder by MaxSim, if it can, or else by the cosine."""
+    return f"{model}{COSINE}" if task == "embed" and "multi" not in outputs else model
 
 
 @asynccontextmanager

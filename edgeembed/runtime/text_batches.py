@@ -41,8 +41,8 @@ class Plan(Protocol):
         """Return what is computed of the texts of a batch. Raises EdgeEmbedError."""
         ...
 
-    def join(self, parts: Sequence[Any]) -> Any:
-        """Return what was computed of several batches, one or more, as one."""
+    def join(self, parts: list[Any]) -> Any:
+        """Return what was computed of several batches as one; the list may be emptied meanwhile."""
         ...
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from edgeembed.common.files import expanded
 from edgeembed.common.loop_thread import LoopThread, wait_for
 from edgeembed.config.resolution import Resolved
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.runtime.backends import Backend, daemon_backend, engine_backend
 
@@ -74,10 +74,10 @@ class ThreadedBackend:
         return self.result(self.submit(work))
 
     def result(self, future: Future[T]) -> T:
-        """Return the result of a future of `submit`."""
+        """Return the result of a future of `submit`. Raises RuntimeError if the backend was closed meanwhile."""
         try:
             return wait_for(future)
-        except CancelledError:
+        except (CancelledError, EdgeEmbedError):
             self._require_usable()
             raise
 
@@ -87,16 +87,15 @@ class ThreadedBackend:
         loop, self._loop, self._backend = self._loop, None, None
         if loop is None or self._process != os.getpid():  # after a fork, all of it belongs to the other process
             return
-        if loop.is_current:  # the garbage collector runs in any thread
-            threading.Thread(target=self._end, args=(loop,), name="edgeembed-close").start()
-        else:
-            self._end(loop)
-
-    def _end(self, loop: LoopThread) -> None:
         try:
             loop.run(self._stack.aclose())
         finally:
             loop.close()
+
+    def close_soon(self) -> None:
+        """Close it in a thread: for the garbage collector, which runs in any thread, whatever locks that holds."""
+        if self._loop is not None and self._process == os.getpid():
+            threading.Thread(target=self.close, name="edgeembed-close").start()
 
     def _require_usable(self) -> None:
         if self._closed:
@@ -140,11 +139,17 @@ class ThreadedBackend:
         return found
 
 
-def close_at_exit(owner: object, backend: ThreadedBackend) -> Callable[[], object]:
-    """Close a backend when its owner is gone, or else when the interpreter ends; return what closes it now."""
-    finalizer = weakref.finalize(owner, backend.close)
+def close_at_exit(owner: object, backend: ThreadedBackend) -> None:
+    """Close a backend when its owner is gone, or else when the interpreter ends."""
+    finalizer = weakref.finalize(owner, backend.close_soon)
     finalizer.atexit = False
+
+    alive = weakref.ref(backend)  # the hook is kept for as long as the interpreter runs
+
+    def close() -> None:
+        if (found := alive()) and finalizer.detach():
+            found.close()
+
     # atexit is too late: by then no thread can take the cache's last rows. This is the hook of concurrent.futures.
     register = getattr(threading, "_register_atexit", atexit.register)
-    register(finalizer)
-    return finalizer
+    register(close)

@@ -139,6 +139,14 @@ class PeekedFields(msgspec.Struct):
     model: msgspec.Raw | UnsetType = UNSET
 
 
+def name_in(model: msgspec.Raw | UnsetType) -> str | None:
+    """Return the name of a model in a body; None for what is no name, which the dialect's decoder refuses."""
+    try:
+        return None if model is UNSET else msgspec.json.decode(model, type=str)
+    except msgspec.DecodeError:
+        return None
+
+
 _peek_decoder = msgspec.json.Decoder(PeekedFields)
 
 

@@ -109,7 +109,7 @@ def _end_of_string(raw: bytes, begin: int) -> int:
             return at + 1
     if at < len(raw):
         raise RequestTooLargeError(
-            f"a string in the body is longer than {MOST_STRING_BYTES / 2**20:g} MiB; no model reads that much. "
+            f"a string in the body is longer than {MOST_STRING_BYTES / 2**20:g} MiB, the most that one may have. "
             "Split the text"
         )
     return -1

@@ -22,6 +22,7 @@ from edgeembed.cache.disk import DATABASE, DiskItem
 from edgeembed.cache.rows import CachedRow, encode_row
 from edgeembed.cache.transfer import export_rows
 from edgeembed.cli.cache import cache
+from edgeembed.client import ask
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Float32Row, Row
@@ -34,7 +35,7 @@ from edgeembed.runtime.service import make_service
 from edgeembed.server.app import make_app
 from edgeembed.server.ops import admin
 from tests.cli.helpers import install
-from tests.fakes import FakeEngine, fake_service
+from tests.fakes import FakeEngine, fake_packed_row, fake_service
 from tests.waiting import until_async
 
 KEYS = KeyMaker("5" * 64, "embed")
@@ -87,7 +88,7 @@ def daemon(engine: FakeEngine) -> Iterator[int]:
 
     async def start() -> web.AppRunner:
         prompts = Prompts(query="query: {text}", document="{text}")
-        app = make_app(fake_service(engine, daemons_cache(), prompts=prompts))
+        app = make_app(fake_service(engine, daemons_cache(), prompts=prompts, outputs=("dense", "multi", "sparse")))
         admin.add_to(app, lambda: None)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
@@ -280,6 +281,20 @@ def test_rows_that_are_no_vectors_are_not_imported(
     assert entries() == before
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_packed_rows_of_several_outputs_are_imported(first: bool, run: CliRunner, tmp_path: Path) -> None:
+    """Their lengths depend on their texts; those of the dense rows beside them are checked as before."""
+    name, good = "other:F16@1234", [0.5] * 8
+    packed = [fake_packed_row(text, ("multi", "sparse")).tolist() for text in ("one", "two three four")]
+    rows = [*packed, good, good] if first else [good, *packed, good]
+    file = tmp_path / "x.cache"
+    write_export(file, [(name, numbers) for numbers in rows])
+    assert "imported 4 vectors" in run.invoke(cache, ["import", str(file)]).output
+    write_export(file, [(name, numbers) for numbers in [*rows, [0.5] * 9]])
+    with pytest.raises(CacheFileError, match=r"row 5 has 9 numbers, but those of .* have 8"):
+        run.invoke(cache, ["import", str(file)])
+
+
 def write_export(file: Path, rows: list[tuple[str, list[float]]]) -> None:
     """Write rows, by the labels of their models, as `cache export` would, without its checks."""
     items = []
@@ -315,6 +330,24 @@ def test_warm_fills_the_running_daemons_cache(run: CliRunner, tmp_path: Path) ->
     with contextlib.closing(sqlite3.connect(Path(run.invoke(cache, ["path"]).output.strip()) / DATABASE)) as database:
         kept = database.execute("SELECT COUNT(*) FROM Cache WHERE access_count > 0").fetchone()
     assert kept == (153,), "they are kept before anything else"
+
+
+def test_warm_finds_the_outputs_that_clients_ask_for(run: CliRunner, tmp_path: Path) -> None:
+    """A dense vector in the cache does not answer a request that wants sparse weights beside it."""
+    queries = tmp_path / "queries.txt"
+    queries.write_text("one\ntwo\n")
+    engine = FakeEngine()
+    with daemon(engine) as port:
+        flags = ("--port", str(port))
+        for outputs in ((), ("--dense", "--sparse"), ("--multi-vector",)):
+            assert run.invoke(cache, ["warm", str(queries), *outputs, *flags]).exit_code == 0
+        assert engine.computed.count("one") == 3
+        settings = Settings(host="127.0.0.1", port=port)
+        for fields in ({}, {"sparse": True}, {"multi_vector": True, "return_dense": False}):
+            assert asyncio.run(ask(settings, "/v1/embeddings", 20.0, {"input": "one", **fields})) is not None
+        assert engine.computed.count("one") == 3, "all were in the cache"
+        asyncio.run(ask(settings, "/v1/embeddings", 20.0, {"input": "one", "multi_vector": True}))
+        assert engine.computed.count("one") == 4
 
 
 def test_warm_needs_a_daemon_or_a_model(run: CliRunner, tmp_path: Path) -> None:

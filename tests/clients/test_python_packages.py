@@ -15,12 +15,14 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.classifiers import make_classifier
 from tests.e2e.daemon import Daemon, cosines, post, running
 from tests.e2e.models import install
 
 MODEL = "all-minilm-l6-v2"
 TEXTS = ["The rain falls.", "A dry desert.", "Umbrellas are sold out."]
 LONG = "word " * 600
+LABELS = ("negative", "neutral", "positive")
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,9 @@ def daemon(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
     convert_checkpoint(folder / "ranker", folder / "ranker.gguf", quantization="F32", license="Apache-2.0")
     install(home, MODEL, "Q8_0", minilm("Q8_0"))
     install(home, "tiny-ranker", "F32", folder / "ranker.gguf")
+    make_classifier(folder / "judge", make_tiny_cross_encoder, "classifier", LABELS)
+    convert_checkpoint(folder / "judge", folder / "judge.gguf", quantization="F32", license="Apache-2.0")
+    install(home, "tiny-judge", "F32", folder / "judge.gguf")
     with running("--model", MODEL, "--aliases", f"nomic-embed-text={MODEL}", home=home) as made:
         yield made
 
@@ -121,6 +126,23 @@ def test_huggingface_hub(daemon: Daemon, expected: np.ndarray) -> None:
         InferenceClient(f"{daemon.url}/embed_sparse").feature_extraction(TEXTS[0])
     with pytest.raises(HfHubHTTPError, match="maximum context length is 256"):
         InferenceClient(daemon.url).feature_extraction(LONG, truncate=False)
+
+
+def test_text_classification_of_huggingface_hub(daemon: Daemon) -> None:
+    """At /predict, and at the server's address, where the default model decides: this one's is an embedder."""
+    logits = post(daemon, "/classify", input=TEXTS[:1], use_activation=False)[1]["data"][0]["probs"]
+    powers = np.exp(np.array(logits) - max(logits))
+    expected = {label: float(power / powers.sum()) for label, power in zip(LABELS, powers, strict=True)}
+    client = InferenceClient(f"{daemon.url}/predict")
+    found = client.text_classification(TEXTS[0])
+    assert [one.label for one in found] == sorted(LABELS, key=lambda label: -expected[label])
+    assert {one.label: one.score for one in found} == pytest.approx(expected, abs=1e-6)
+    (best,) = client.text_classification(TEXTS[0], top_k=1)
+    assert (best.label, best.score) == (found[0].label, found[0].score)
+    plain = client.text_classification(TEXTS[0], function_to_apply="none")
+    assert sorted(one.score for one in plain) == pytest.approx(sorted(logits), abs=1e-6)
+    with pytest.raises(HfHubHTTPError, match="empty"):
+        client.text_classification("")
 
 
 def test_the_clients_of_text_embeddings_inference(daemon: Daemon, expected: np.ndarray) -> None:

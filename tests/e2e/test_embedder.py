@@ -97,6 +97,10 @@ def test_daemon_and_engine_give_the_same(daemon: Daemon) -> None:
         assert np.allclose(rows, daemon.embed(TEXTS), atol=1e-6)
         assert np.allclose(rows, other.embed(TEXTS), atol=1e-6)
         assert np.allclose(one.embed(TEXTS[0]), other.embed(TEXTS[0]), atol=1e-6)
+        cosines = rows @ one.embed("Is it raining?")
+        for each in (one, other):
+            for ranked in each.rerank("Is it raining?", TEXTS):
+                assert ranked.score == pytest.approx(cosines[ranked.index], abs=1e-4)
         ranks, own = (each.rerank("Is it raining?", TEXTS) for each in (ranker, own_ranker))
         assert [ranked.index for ranked in ranks] == [ranked.index for ranked in own]
         assert np.allclose([ranked.score for ranked in ranks], [ranked.score for ranked in own], atol=1e-5)
@@ -115,6 +119,11 @@ def test_all_outputs_are_the_same_through_daemon_and_engine(daemon: Daemon) -> N
             assert ours.sparse is not None and theirs.sparse is not None
             assert np.array_equal(ours.sparse.indices, theirs.sparse.indices)
             assert np.allclose(ours.sparse.values, theirs.sparse.values, atol=1e-5)
+        query, documents = other.multi("Is it raining?", input_type="query"), other.multi(TEXTS, input_type="document")
+        expected = [float((query @ document.T).max(axis=1).mean()) for document in documents]
+        for each in (one, other):
+            ranked = sorted(each.rerank("Is it raining?", TEXTS), key=lambda found: found.index)
+            assert np.allclose([found.score for found in ranked], expected, atol=1e-4)
         together = other.outputs(TEXTS[0], wanted)
         assert together.dense is not None and together.multi is not None and together.sparse is not None
         assert np.allclose(other.embed(TEXTS[0]), together.dense, atol=1e-5)

@@ -93,3 +93,53 @@ def post_status(daemon: Daemon) -> int:
     """Return the number of texts computed so far."""
     computed: int = daemon.get("/v1/status")[1]["engine"]["texts_computed"]
     return computed
+
+
+# --- windows ----------------------------------------------------------------------------------------------------------
+
+SENTENCES = [f"On day {day} {WORDS[day % 9]} was seen near the cold sea." for day in range(540)]
+DOCUMENT = "\n\n".join(" ".join([f"Chapter {at}.", *SENTENCES[9 * at : 9 * at + 9]]) for at in range(60))
+
+
+def texts_computed(daemon: Daemon) -> int:
+    return int(daemon.get("/v1/status")[1]["engine"]["texts_computed"])
+
+
+def test_a_long_text_is_divided_and_an_edit_costs_a_few_windows(daemon: Daemon) -> None:
+    status, answer = post(daemon, "/v1/embeddings", input=DOCUMENT, long_text="chunks")
+    assert status == 200
+    (item,) = answer["data"]
+    chunks = item["chunks"]
+    assert len(chunks) > 20
+    assert all(CONTEXT // 4 < chunk["tokens"] <= CONTEXT for chunk in chunks)
+    by_hand = daemon.embed([DOCUMENT[chunk["start"] : chunk["end"]] for chunk in chunks], cache=False)
+    assert cosines(np.array([chunk["embedding"] for chunk in chunks]), by_hand).min() >= 0.9999
+    mean = np.average(by_hand, axis=0, weights=[chunk["tokens"] for chunk in chunks])
+    assert cosines(np.array([item["embedding"]]), mean[None] / np.linalg.norm(mean)).min() >= 0.999
+    before = texts_computed(daemon)
+    _, edited = post(daemon, "/v1/embeddings", input="A preface was added later. " + DOCUMENT, long_text="mean")
+    assert 1 <= texts_computed(daemon) - before <= 4
+    assert cosines(np.array([edited["data"][0]["embedding"]]), np.array([item["embedding"]])).min() >= 0.99
+    before = texts_computed(daemon)
+    assert post(daemon, "/api/embed", input=DOCUMENT, long_text="mean")[0] == 200
+    assert texts_computed(daemon) == before, "all of it is in the cache"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "東京は日本の首都であり世界最大級の都市です。" * 200,
+        "กรุงเทพมหานครเป็นเมืองหลวง " * 200,
+        "x" * 30_000,
+        "1,2;3." * 4000,
+        "😀👍🏽" * 2000,
+    ],
+    ids=["Chinese", "Thai", "a word", "numbers", "emoji"],
+)
+def test_no_window_is_too_long_in_any_script(daemon: Daemon, text: str) -> None:
+    status, answer = post(daemon, "/v1/embeddings", input=text, long_text="chunks")
+    assert status == 200, answer
+    chunks = answer["data"][0]["chunks"]
+    assert all(chunk["tokens"] <= CONTEXT for chunk in chunks)
+    covered = {at for chunk in chunks for at in range(chunk["start"], chunk["end"])}
+    assert {at for at, character in enumerate(text) if not character.isspace()} <= covered

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.engine.interface import Float32Row
-from edgeembed.engine.outputs import ordered, pack, parse_outputs, unpack
+from edgeembed.engine.interface import Float32Matrix, Float32Row, Output
+from edgeembed.engine.outputs import is_packed, ordered, pack, parse_outputs, unpack
 from edgeembed.engine.token_heads import PooledHead
 
 
@@ -36,6 +36,14 @@ def test_what_is_no_packed_row_is_refused(row: list[float]) -> None:
     """A worker that was taken over, or a program that writes to the cache, may have made it."""
     with pytest.raises(ValueError, match="a packed row"):
         unpack(np.array(row, dtype=np.float32), ("multi",))
+
+
+def test_packed_rows_are_told_from_dense_ones() -> None:
+    parts: dict[Output, Float32Matrix] = {"multi": np.ones((3, 4), np.float32), "sparse": np.empty((0, 2), np.float32)}
+    assert is_packed(pack(parts))
+    assert not is_packed(pack(parts)[:-1])
+    for row in ([], [1.0], [0.5] * 8, [1.0] * 384, [-1.0, -2.0, 3.0], [np.inf, 1.0], [np.nan, 1.0], [1e30, 1e30]):
+        assert not is_packed(np.array(row, dtype=np.float32)), row
 
 
 def test_outputs_are_read_from_metadata_in_one_order() -> None:

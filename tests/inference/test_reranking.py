@@ -11,7 +11,7 @@ import pytest
 from edgeembed.engine.interface import Output, Row
 from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ModelNotFoundError, ModelReplacedError, RequestError
-from edgeembed.inference.requests import EmbedResult, RerankRequest
+from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest
 from edgeembed.inference.reranking import result_of_vectors
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import FakeEngine, fake_model, fake_packed_row, fake_row, fake_service
@@ -69,6 +69,24 @@ async def test_pairs_are_scored_by_max_sim_each_with_its_own_query() -> None:
     result = await service.rerank(request)
     expected = [sum(_best("one two", "two")), sum(_best("three", "four five"))]
     assert result.raw_scores == pytest.approx(expected, abs=1e-6)
+
+
+async def test_a_long_document_counts_with_its_best_window_by_max_sim() -> None:
+    engine = FakeEngine()
+    service = fake_service(engine, outputs=("multi",))
+    long = " ".join(f"The sea was calm on day {day}." for day in range(10))
+    result = await service.rerank(RerankRequest("calm day 9.", [long, "a hill"], windows=True))
+    windows = [text for text in engine.computed if text not in ("calm day 9.", "a hill")]
+    assert len(windows) > 2
+    best = max(sum(_best("calm day 9.", window)) for window in windows)
+    assert result.raw_scores == pytest.approx([best, sum(_best("calm day 9.", "a hill"))], abs=1e-6)
+    dense = fake_service(engine, outputs=("dense", "multi"))
+    await dense.embed(EmbedRequest([long], long_text="mean"))
+    pairs = await dense.rerank(RerankRequest(["sea", "hill"], [long, "a hill"], plain=True, windows=True))
+    rows = [fake_row(text).astype(np.float64) for text in windows]
+    sea = fake_row("sea").astype(np.float64)
+    cosines = [float(row @ sea / np.linalg.norm(row) / np.linalg.norm(sea)) for row in rows]
+    assert pairs.scores[0] == pytest.approx(max(cosines), abs=1e-6)
 
 
 async def test_an_embedder_with_vectors_of_tokens_still_gives_cosines_where_they_are_asked_for() -> None:

@@ -217,6 +217,20 @@ async def test_an_error_names_the_text_and_not_the_window() -> None:
     assert caught.value.param == "input[1]"
 
 
+async def test_a_text_that_was_cut_before_is_not_tokenised_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    service, engine = make()
+    first = await embed(service, prose(40))
+    read = len(engine.read)
+    again = await embed(service, prose(40), "wave")
+    assert (len(engine.read), again.hits) == (read, again.texts - 1)
+    assert np.array_equal(first.vectors[0], again.vectors[0])
+    await embed(service, prose(40), lengths=Lengths("none", 19))
+    assert len(engine.read) > read, "another length has other windows"
+    monkeypatch.setattr(windows, "MOST_WINDOWS", 4)
+    with pytest.raises(RequestTooLargeError, match="more than 4 windows"):
+        await embed(service, prose(40))
+
+
 async def test_limits_of_a_request_hold_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     service, engine = make(max_request_tokens=100)
     with pytest.raises(TooManyTokensError):

@@ -11,6 +11,8 @@ MODEL = "all-minilm-l6-v2"
 """The embedder of the daemon that cases run against: 384 dimensions, 512 tokens."""
 RERANKER = "tiny-ranker"
 """Its reranker: a cross-encoder with random weights, so that its order of documents means nothing."""
+CLASSIFIER = "tiny-judge"
+"""Its classifier of two labels, with random weights."""
 KEY = "the-key-of-the-cases"
 """The API key of the daemon whose cases ask for one."""
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.classifiers import make_classifier
 from tests.e2e.daemon import running
 from tests.e2e.models import install
 from tests.published.answers import NAMES, Answer
-from tests.published.cases import KEY, MODEL, RERANKER, Ask, Case, Peer
+from tests.published.cases import CLASSIFIER, KEY, MODEL, RERANKER, Ask, Case, Peer
 
 HOLDS, FAILS, DIFFERS = "holds", "fails", "differs on purpose"
 
@@ -44,12 +45,15 @@ def daemons(
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         make_tiny_cross_encoder(Path(folder) / "ranker")
         convert_checkpoint(Path(folder) / "ranker", Path(folder) / "ranker.gguf", quantization="F32", license="Apache-2.0")
+        make_classifier(Path(folder) / "judge", make_tiny_cross_encoder, "classifier", ("Default", "Spoiled"))
+        convert_checkpoint(Path(folder) / "judge", Path(folder) / "judge.gguf", quantization="F32", license="Apache-2.0")
         urls = {}
         for keyed in kinds:
             place = home / ("keyed" if keyed else "open")
             place.mkdir(parents=True)
             install(place, MODEL, "Q8_0", minilm)
             install(place, RERANKER, "F32", Path(folder) / "ranker.gguf")
+            install(place, CLASSIFIER, "F32", Path(folder) / "judge.gguf")
             # Some peers' tests have texts of 500 tokens; MiniLM's makers use it for 256.
             length = ("--context-tokens", "512")
             flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *length, *(("--api-key", KEY) if keyed else ()))
@@ -72,7 +76,13 @@ def ask(url: str, request: Ask) -> Answer:
 
 def first_failure(expressions: Sequence[str], answers: Sequence[Answer]) -> str:
     """Return the first expression that is not true of the answers, and why; empty if all are."""
-    names = {**NAMES, "MODEL": MODEL, "RERANKER": RERANKER, **dict(zip("abcdefghij", answers, strict=False))}
+    names = {
+        **NAMES,
+        "MODEL": MODEL,
+        "RERANKER": RERANKER,
+        "CLASSIFIER": CLASSIFIER,
+        **dict(zip("abcdefghij", answers, strict=False)),
+    }
     for expression in expressions:
         try:
             if not eval(expression, dict(names)):  # expressions of our own modules

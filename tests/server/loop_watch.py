@@ -31,6 +31,7 @@ from edgeembed.engine.interface import (
     Float32Row,
     Output,
     Priority,
+    Prompted,
     Row,
     Text,
     Tokenized,
@@ -130,7 +131,8 @@ class InstantEngine(FakeEngine):
     def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list[asyncio.Future[Tokenized]]:
         futures = []
         for text in texts:
-            count = min(len(text) // 5, 140) if isinstance(text, str) else 3  # together within the limit of a request
+            inner = text if isinstance(text, str) else text.text if isinstance(text, Prompted) else text.document
+            count = max(3, min(len(inner) // 5, 140))  # together within the limit of a request
             ids = np.arange(count, dtype=np.int32)
             future = asyncio.get_running_loop().create_future()
             spans = np.stack([ids, ids + 1], axis=1)
@@ -285,6 +287,10 @@ _CHANGED: dict[str, dict[str, Callable[[int], bytes]]] = {
         "": lambda _size: _texts(b"a", 1, 2048),
     },
     "cut texts": {"truncate": lambda _size: b'"end"', "": lambda size: _texts("\u6f22\u5b57".encode(), size)},
+    "windows of a text": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text(_WORDS, 2_000_000)},
+    "windows, Chinese": {"long_text": lambda _size: b'"mean"', "": lambda _size: _text("\u6f22\u5b57".encode(), 1_000_000)},
+    "windows of texts": {"long_text": lambda _size: b'"mean"', "": lambda _size: _texts(_WORDS, 2_000_000)},
+    "best windows": {"long_text": lambda _size: b'"max"', "": lambda _size: _texts(_WORDS, 2_000_000)},
     "ids of the model": {
         "token_ids": lambda _size: b'"model"',
         "": lambda _size: _list(_list(b"12345", 800), 2_000_000),

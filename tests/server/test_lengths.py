@@ -151,7 +151,7 @@ async def test_the_error_says_the_limit_in_openais_words_and_what_helps(client: 
     assert "context_tokens" not in message, "no setting makes room for that"
     engine.attainable_tokens = 0
     message = (await embed(client, input=["a", LONG]))[1]["error"]["message"]
-    assert message == f"{words}. Split the text, or have it cut (see truncate)"
+    assert message == f"{words}. Split the text, or have it cut or divided (see truncate and long_text)"
 
 
 @pytest.mark.parametrize(("setting", "left"), [("end", " ".join(WORDS[:18])), ("start", " ".join(WORDS[-18:]))])

@@ -87,12 +87,17 @@ class MaskedLm:
         set_threads = find(registry, ggml.SET_THREADS_FUNCTION)
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(set_threads)(self._backend, threads)
         self._memory = self._keep("ggml_gallocr_free", function("ggml_gallocr_new")(self._buffer_type))
-        self._embeddings = embeddings
+        self._embeddings = self._original = embeddings
         if packed:
             extra_types = find(registry, ggml.EXTRA_BUFFERS_FUNCTION)
             extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(extra_types)(device)
             any(self._pack(device, buffer_type) for buffer_type in _up_to_null(extra))
         self._parts = self._place(weights)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether it multiplies a copy of the token embeddings."""
+        return self._embeddings != self._original
 
     def logits(self, states: Float32Matrix) -> Iterator[Float32Matrix]:
         """Yield the logits without the bias of the vocabulary, shape (some tokens, vocabulary), for all states in order.

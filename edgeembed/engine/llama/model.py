@@ -9,17 +9,15 @@ from __future__ import annotations
 import contextlib
 import ctypes
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
 from edgeembed.common.files import FileIdentity
-from edgeembed.engine.classes import LABELS_KEY
-from edgeembed.engine.classifier import CLASSIFIER_KEY, ClassifierHead, decode_classifier
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
-from edgeembed.engine.dense import DenseError, DenseHead, read_head
 from edgeembed.engine.interface import (
     TYPE_KEY,
     Float32Matrix,
@@ -29,16 +27,15 @@ from edgeembed.engine.interface import (
     Pair,
     Prompted,
     Role,
-    Task,
     Text,
 )
-from edgeembed.engine.late_interaction import read_late_interaction
 from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
 from edgeembed.engine.llama.backends import device_handles, load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.expansion_mask import ExpansionMask
+from edgeembed.engine.llama.file_heads import FileHeads
 from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.gated_gelu import GatedGelu
 from edgeembed.engine.llama.graph_change import GraphChange, Watch
@@ -53,19 +50,18 @@ from edgeembed.engine.llama.library import (
 )
 from edgeembed.engine.llama.masked_lm import MaskedLm, find_embeddings
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
-from edgeembed.engine.llama.rows import LastTokenReader, PooledReader, RowReader
+from edgeembed.engine.llama.rows import Head, LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.score_bias import ScoreBias
 from edgeembed.engine.llama.token_spans import Spans
 from edgeembed.engine.llama.token_states import StatesContext, StatesReader, states_shape
 from edgeembed.engine.llama.tokenizer import Tokenizer
 from edgeembed.engine.llama.vocabulary import Vocabulary
-from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 from edgeembed.engine.sparse import MaskedLmWeights, VocabularyHead
-from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, SCORE_BIAS_KEY, STAND_INS, architecture_of, computed_as, decode_bias
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, architecture_of, computed_as
 from edgeembed.engine.text_template import TextTemplate
-from edgeembed.engine.token_heads import PooledHead, StatesHead, TokenHead, packed_row, read_token_heads
+from edgeembed.engine.token_heads import TokenHead, packed_row
 from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
 
 PREFIXES_READ = 64
@@ -74,13 +70,6 @@ OWN_KEYS = "edgeembed."
 """Keys that llama.cpp does not read begin with it."""
 LONGEST_PREFIX_CHARACTERS = 16_384
 """A longer prefix is treated as part of the text and not shared."""
-
-_DOES: Mapping[Task, str] = {
-    "embed": "is an embedding model",
-    "rerank": "is a reranker, which scores pairs",
-    "classify": "is a classifier",
-}
-_POOLING = {lib.LLAMA_POOLING_TYPE_MEAN: "mean", lib.LLAMA_POOLING_TYPE_CLS: "cls", lib.LLAMA_POOLING_TYPE_LAST: "last"}
 
 
 def load_libraries(options: WorkerOptions) -> Kernels:
@@ -130,20 +119,27 @@ class LlamaModel:
             raise ModelLoadError(
                 f"models of the architecture {self._architecture} are computed on the processor", fatal=False
             )
-        self._score_bias = self._read_score_bias()
-        self._outputs = self._outputs_of_file()
-        self._pooling = self._pooling_of_file()
+        heads = FileHeads(options, self.metadata, self._keys)
+        self._score_bias = heads.score_bias(self._architecture, int(lib.llama_model_n_head(model)))
+        self._outputs, self._pooling = heads.outputs, heads.pooling
         width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
         self._dimensions = int(width(model))
-        self._head = (self._own_classifier() if self._pooling == "rank" else None) or self._own_dense()
-        if isinstance(self._head, DenseHead):
-            self._dimensions = self._head.outputs
+        ranks, states = self._pooling == "rank", int(lib.llama_model_n_embd_out(model))
+        classifier = heads.classifier(self._dimensions, int(lib.llama_model_n_embd(model))) if ranks else None
+        dense = heads.dense(states) if classifier is None else None
+        self._head: Head | None = classifier or dense
+        if dense is not None:
+            self._dimensions = dense.outputs
         self._masked_lm: MaskedLm | None = None
-        self._token_heads = self._read_token_heads()
+        self._token_heads: dict[Output, TokenHead] = {}
+        if not ranks:
+            self._token_heads = heads.token_heads(states, self.vocabulary.size, dense, self._make_masked_lm)
         self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
+        self._roles = heads.late_interaction(self.vocabulary.size)
         try:
-            self._roles = read_late_interaction(self.metadata, self.vocabulary.size)
             self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata), self._roles)
+            if self._roles is not None and self._roles.has_markers and not len(self._tokenizer.frame[0]):
+                raise ValueError("its tokenizer puts no token before a text, behind which a marker of its role could be")
         except ValueError as error:
             raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
         self._pairs = PairTemplate.of(self.metadata)
@@ -180,13 +176,14 @@ class LlamaModel:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
         return self._new_context(self.plan.bulk)
 
-    def new_context(self, reader: RowReader, watch: Watch) -> Context:
-        """Return another wide context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
+    def new_context(self, reader: RowReader, watch: Watch, shape: ContextShape | None = None) -> Context:
+        """Return another context, whose rows this reader reads; the caller closes it. Raises ModelLoadError.
 
-        watch: the reader's evaluation callback.
+        watch: the reader's evaluation callback. shape: the wide one by default.
         """
-        change = self._make_change(self.plan.wide, watch)
-        return Context(self._model, self.plan.wide, reader, dimensions=self._dimensions, change=change)
+        shape = shape or self.plan.wide
+        change = self._make_change(shape, watch)
+        return Context(self._model, shape, reader, dimensions=self._dimensions, change=change)
 
     @property
     def batch_capacity(self) -> int:
@@ -318,15 +315,6 @@ class LlamaModel:
             return ScoreBias(self._score_bias, shape.batch, layers, watch)
         return GatedGelu(layers, watch) if self._architecture == "gte" else None
 
-    def _read_score_bias(self) -> Float32Matrix | None:
-        """Return the bias of the attention scores; None if the architecture has none. Raises ModelLoadError."""
-        if self._architecture != "mpnet":
-            return None
-        try:
-            return decode_bias(self.metadata(SCORE_BIAS_KEY) or "", int(lib.llama_model_n_head(self._model)))
-        except ValueError as error:
-            raise ModelLoadError(f"{self._options.path}: key {SCORE_BIAS_KEY}: {error}", fatal=True) from error
-
     def _autotune(self, facts: ModelFacts) -> None:
         """Measure the length from which padding makes a text faster, and use the result."""
         found = autotune(self.wide.time_pass)
@@ -348,44 +336,9 @@ class LlamaModel:
             on_card=bool(self._options.gpu_layers),
         )
 
-    def _own_classifier(self) -> ClassifierHead | None:
-        """Return the classifier in the metadata; None if llama.cpp's graph has it, or if there is none."""
-        text = self.metadata(CLASSIFIER_KEY)
-        if text is None:
-            return None
-        width = int(lib.llama_model_n_embd(self._model))
-        try:
-            return ClassifierHead(decode_classifier(text, self._dimensions, width))
-        except ValueError as error:
-            raise ModelLoadError(f"{self._options.path}: {CLASSIFIER_KEY}: {error}", fatal=True) from error
-
-    def _own_dense(self) -> DenseHead | None:
-        """Return the dense layers behind the pooling in the metadata; None if there are none."""
-        try:
-            return read_head(self.metadata, int(lib.llama_model_n_embd_out(self._model)))
-        except DenseError as error:
-            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
-
-    def _outputs_of_file(self) -> tuple[Output, ...]:
-        try:
-            return parse_outputs(self.metadata(OUTPUTS_KEY))
-        except ValueError as error:
-            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
-
-    def _read_token_heads(self) -> dict[Output, TokenHead]:
-        """Return what computes the outputs of a text from the hidden states of its tokens; empty for a reranker."""
-        if self._pooling == "rank":
-            return {}
-        try:
-            width, vocabulary = int(lib.llama_model_n_embd_out(self._model)), self.vocabulary.size
-            heads = read_token_heads(self.metadata, width, vocabulary, self._outputs, self._make_masked_lm)
-        except ValueError as error:
-            raise ModelLoadError(f"{self._options.path}: {error}", fatal=True) from error
-        dense = PooledHead(self._pooling, self._head if isinstance(self._head, DenseHead) else None)
-        return heads | {"dense": dense, "tokens": StatesHead()}
-
     def _make_masked_lm(self, weights: MaskedLmWeights) -> MaskedLm:
-        embeddings = find_embeddings(self.new_context)
+        small = replace(self.plan.wide, cells=TILE, batch=TILE, longest_text=TILE, pieces=False, prefix_cells=0)
+        embeddings = find_embeddings(partial(self.new_context, shape=small))
         packed, threads = self._options.extra_buffers, self._options.threads
         self._masked_lm = MaskedLm(weights, embeddings, threads=threads, packed=packed)
         return self._masked_lm
@@ -430,32 +383,6 @@ class LlamaModel:
         description = ctypes.create_string_buffer(256)
         lib.llama_model_desc(self._model, description, len(description))
         return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
-
-    def _pooling_of_file(self) -> str:
-        value = self.metadata(f"{self._keys}.pooling_type")
-        if value is None:
-            raise ModelLoadError(
-                f"{self._options.path} has no {self._keys}.pooling_type, so it is unknown how token vectors become "
-                "one vector: it is a generation model, or was converted without its pooling. If it is to embed all the "
-                "same, install it with a pooling: edgeembed pull FILE --pooling last",
-                fatal=True,
-            )
-        ranks = int(value) == lib.LLAMA_POOLING_TYPE_RANK
-        task: Task = "embed" if not ranks else "rerank" if self.metadata(LABELS_KEY) is None else "classify"
-        if task != self._options.task:
-            raise ModelLoadError(
-                f"{self._options.path} {_DOES[task]}; it is not for the task {self._options.task}", fatal=True
-            )
-        if ranks:
-            return "rank"
-        if int(value) == lib.LLAMA_POOLING_TYPE_NONE and "dense" not in self._outputs:
-            return "none"
-        try:
-            return _POOLING[int(value)]
-        except KeyError:
-            raise ModelLoadError(
-                f"{self._options.path} has no vector per text: its pooling type is {value}", fatal=True
-            ) from None
 
 
 def _for_llama(metadata: Mapping[str, MetadataValue], architecture: str | None) -> dict[str, bool | int | bytes]:

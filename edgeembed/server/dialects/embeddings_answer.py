@@ -17,7 +17,7 @@ from edgeembed.engine.interface import Row
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import EmbedResult
+from edgeembed.inference.requests import ClassifyResult, EmbedResult
 from edgeembed.server.dialects.embeddings_body import NumberFormat
 from edgeembed.server.fields import truncated_items
 from edgeembed.server.responses import raw_response
@@ -65,21 +65,25 @@ def with_cuts(written: bytes, result: EmbedResult) -> bytes:
 
 
 def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:
-    """Return the bytes of all rows; see `bytes_of_items`."""
+    """Return the bytes of all rows; see `bytes_of_items`. Raises RequestError."""
+    if result.windows is not None:
+        raise RequestError("chunks are sent as JSON only; leave encoding_format out", param="encoding_format")
     matrix = matrix_of(result, numbers)
     return bytes_of_items(result, (matrix[index : index + 1] for index in range(len(matrix))), False, numbers, headers)
 
 
 def bytes_of_items(
-    result: EmbedResult, items: Iterable[Matrix], of_tokens: bool, numbers: NumberFormat, headers: dict[str, str]
+    result: EmbedResult | ClassifyResult,
+    items: Iterable[Matrix],
+    of_tokens: bool,
+    numbers: NumberFormat,
+    headers: dict[str, str],
 ) -> web.Response:
     """Return the bytes of the rows of each text, one after the other. The header `metadata` says where each begins and ends.
 
     of_tokens: a text may have several rows, and so its numbers two dimensions. Raises RequestError if there are too many
     texts for a header.
     """
-    if result.windows is not None:
-        raise RequestError("chunks are sent as JSON only; leave encoding_format out", param="encoding_format")
     written, shapes = list[bytes](), list[tuple[int, ...]]()
     for item in items:
         written.append(b"".join(row_bytes(item, numbers.dtype, numbers.endianness)))
@@ -97,8 +101,10 @@ def bytes_of_items(
     return raw_response(b"".join(written), headers)
 
 
-def _metadata(result: EmbedResult, sizes: Sequence[int], shapes: Sequence[tuple[int, ...]], numbers: NumberFormat) -> str:
-    ends, tokens = list(accumulate(sizes)), sum(row.tokens for row in result.rows)
+def _metadata(
+    result: EmbedResult | ClassifyResult, sizes: Sequence[int], shapes: Sequence[tuple[int, ...]], numbers: NumberFormat
+) -> str:
+    ends, tokens = list(accumulate(sizes)), sum(result.tokens)
     data = [
         {
             "index": index,

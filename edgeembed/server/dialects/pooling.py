@@ -10,9 +10,10 @@ import base64
 import time
 import uuid
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
+import numpy as np
 import orjson
 from aiohttp import web
 from msgspec import UNSET, Meta
@@ -21,7 +22,8 @@ from edgeembed.engine.interface import DENSE, Output
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.number_formats import row_bytes
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_of_items
@@ -44,15 +46,20 @@ from edgeembed.server.dialects.token_rows import (
     token_rows,
 )
 from edgeembed.server.fields import TruncatedItem, answer_headers, is_token_ids, only_one, truncated_items
+from edgeembed.server.responses import json_bytes
 
 routes = web.RouteTableDef()
 
-TaskField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": ["embed", "token_embed"]})]
+Task: TypeAlias = Literal["embed", "token_embed", "classify"]
+TaskField: TypeAlias = Annotated[str, Meta(extra_json_schema={"enum": [*get_args(Task)]})]
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 PoolingData: TypeAlias = Annotated[
     Any, Meta(extra_json_schema={"anyOf": [_NUMBERS, {"type": "array", "items": _NUMBERS}, {"type": "string"}]})
 ]
-_SUPPORTED = "Supported tasks: embed (a row for each text), token_embed (a row for each token)"
+_SUPPORTED = (
+    "Supported tasks: embed (a row for each text), token_embed (a row for each token), classify (a score for each class)"
+)
+_FOR_VECTORS = ("dimensions", "output_dimension", "input_type", "prompt_name", "prompt", "instruction", "long_text")
 
 
 class PoolingBody(EmbeddingFields):
@@ -60,7 +67,10 @@ class PoolingBody(EmbeddingFields):
 
     task: Annotated[
         TaskField | None,
-        Meta(description="embed: a vector for each text. token_embed, the default: one for each token."),
+        Meta(
+            description="embed: a vector for each text. token_embed: one for each token. classify: a score for each class. "
+            "The default is token_embed, or classify for a classifier."
+        ),
     ] = None
 
 
@@ -97,21 +107,25 @@ _BODY = BodyType(PoolingBody)
 
 @routes.post("/pooling")
 async def pooling(request: web.Request) -> web.Response:
-    """Return a vector for each token of each text, or one for each text."""
+    """Return a vector for each token of each text, one for each text, or a score for each class."""
     body = await read_body(request, _BODY)
-    tokens = _is_of_tokens(body.task)
-    if body.long_text == "chunks":
-        raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
-    numbers = number_format(body)
+    task = await _task(body, request.app[SERVICE])
+    body.task = None
     if body.token_ids is None and _has_ids(body.input):
         body.token_ids = "model"
+    numbers = number_format(body)
+    return await (_classify(request, body, numbers) if task == "classify" else _embed(request, body, task, numbers))
+
+
+async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: NumberFormat) -> web.Response:
+    service, tokens = request.app[SERVICE], task == "token_embed"
     texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], "")
-    service = request.app[SERVICE]
     output: Output = "dense"
     if tokens:
         refuse_long_text(body)
         output = token_output((await service.registry.resolve(body.model, "embed")).model)
-    body.task = None
+    elif body.long_text == "chunks":
+        raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
     result = await service.embed(
         EmbedRequest(
             texts=texts,
@@ -137,18 +151,46 @@ async def pooling(request: web.Request) -> web.Response:
     return await json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
 
 
-def _is_of_tokens(task: str | None) -> bool:
-    """Return whether a task returns a row for each token. Raises RequestError for a task that is none of ours."""
-    match task:
-        case None | "token_embed":
-            return True
-        case "embed":
-            return False
-        case "classify" | "token_classify":
-            advice = "POST /score has the scores of rerankers, and POST /embed_sparse the weights of tokens"
-            raise RequestError(f"Unsupported task: {task!r}. {_SUPPORTED}. {advice}", param="task")
-        case _:
-            raise RequestError(f"Unsupported task: {quoted(task)}. {_SUPPORTED}", param="task")
+async def _classify(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    for name in _FOR_VECTORS:
+        if getattr(body, name) is not None:
+            raise RequestError(f"{name} is for vectors, and the task is to classify; leave it out", param=name)
+    if numbers.dtype not in ("float32", "float16", "bfloat16"):
+        raise RequestError(f"{numbers.dtype} is for vectors, and the task is to classify", param="embed_dtype")
+    service = request.app[SERVICE]
+    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], "")
+    asked = ClassifyRequest(
+        texts=texts,
+        model=body.model,
+        single=single,
+        cache=cache_use(body.cache, request),
+        lengths=lengths(body, service.truncate),
+        ids=ids,
+    )
+    result = await service.classify(asked)
+    headers = answer_headers(result, len(result.tokens))
+    scores = (result.logits if numbers.norm != 2 else result.probabilities).astype(np.float32)
+    rows = (scores[index : index + 1] for index in range(len(scores)))
+    if numbers.encoding in ("bytes", "bytes_only"):
+        return await service.aside.run(scores.size, bytes_of_items, result, rows, False, numbers, headers)
+    written = await service.aside.run(scores.size, b"".join, _json(result, rows, False, numbers))
+    return json_bytes(written, headers)
+
+
+async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
+    """Return the task of a request; by default, that of the model. Raises RequestError for one that is none of ours."""
+    match body.task:
+        case None:
+            target = await service.registry.look_up(body.model) if body.model else None
+            model = target.model if target else service.registry.default
+            return "classify" if model is not None and model.task == "classify" else "token_embed"
+        case "embed" | "token_embed" | "classify" as task:
+            return task
+        case "token_classify":
+            advice = "POST /embed_sparse has the weights of the tokens of a text"
+            raise RequestError(f"Unsupported task: 'token_classify'. {_SUPPORTED}. {advice}", param="task")
+        case other:
+            raise RequestError(f"Unsupported task: {quoted(other)}. {_SUPPORTED}", param="task")
 
 
 def _has_ids(given: Any) -> bool:
@@ -158,7 +200,9 @@ def _has_ids(given: Any) -> bool:
     return is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given)
 
 
-def _json(result: EmbedResult, rows: Iterator[Matrix], tokens: bool, numbers: NumberFormat) -> Iterator[bytes]:
+def _json(
+    result: EmbedResult | ClassifyResult, rows: Iterator[Matrix], tokens: bool, numbers: NumberFormat
+) -> Iterator[bytes]:
     yield b'{"id":"pool-%b","object":"list","created":%d,"model":%b,"data":' % (
         uuid.uuid4().hex.encode(),
         time.time(),

@@ -14,11 +14,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 from aiohttp import web
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
-from edgeembed.server.body import BodyType, cache_use, peek_body, read_body
+from edgeembed.server.body import BodyType, cache_use, name_in, peek_body, read_body
 from edgeembed.server.dialects import tei_scores
 from edgeembed.server.dialects.tei_fields import (
     DirectionField,
@@ -87,17 +87,9 @@ async def root(request: web.Request) -> web.StreamResponse:
         return await tei_scores.rerank(request)
     if isinstance(fields.inputs, msgspec.Raw) and bytes(fields.inputs).lstrip().startswith(b"{"):
         return await similarity(request)
-    if await request.app[SERVICE].registry.task_of(_name_in(fields.model)) == "classify":
+    if await request.app[SERVICE].registry.task_of(name_in(fields.model)) == "classify":
         return await tei_scores.predict(request)
     return await embed_texts(request)
-
-
-def _name_in(model: msgspec.Raw | UnsetType) -> str | None:
-    """Return the name of a model in a body; None for what is no name, which the dialect's decoder refuses."""
-    try:
-        return None if model is UNSET else msgspec.json.decode(model, type=str)
-    except msgspec.DecodeError:
-        return None
 
 
 @routes.post("/embed")

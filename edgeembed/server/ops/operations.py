@@ -235,13 +235,22 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/invocations"): Operation(
         _TEI,
-        (RowsField, list[float], list[tei_scores.TeiRank], *_PREDICTIONS, EmbeddingsAnswer, rerank_answer.RerankAnswer),
+        (
+            RowsField,
+            list[float],
+            list[tei_scores.TeiRank],
+            *_PREDICTIONS,
+            EmbeddingsAnswer,
+            classify.ClassifyAnswer,
+            rerank_answer.RerankAnswer,
+        ),
         (
             tei.TeiEmbedBody,
             tei.SimilarityBody,
             tei_scores.TeiRerankBody,
             tei_scores.TeiPredictBody,
             embeddings_body.EmbeddingsBody,
+            classify.ClassifyBody,
             rerank.RerankBody,
         ),
         _TEI_COMPUTES,

@@ -17,6 +17,8 @@ from tests.convert.zoo.cross_encoders import (
     stored_weights,
 )
 from tests.convert.zoo.form import Form
+from tests.convert.zoo.prompted_rerankers import make_gemma, make_qwen2
+from tests.convert.zoo.qwen3 import make_reranker as make_qwen3
 
 SENTIMENTS = ("negative", "neutral", "positive")
 NLI = ("contradiction", "entailment", "neutral")
@@ -50,6 +52,26 @@ def make_classifier(
 
 _BERT = partial(make_classifier, make=make_tiny_cross_encoder, last="classifier")
 _ROBERTA = partial(make_classifier, make=make_roberta, last="classifier.out_proj")
+
+
+def make_decoder(folder: Path, make: Callable[[Path], Path], architecture: str) -> Path:
+    """Write the checkpoint of a text generator with a classifier of two labels instead of its LM head."""
+    make(folder)
+    weights = stored_weights(folder)
+    weights.pop("lm_head.weight", None)
+    weights["score.weight"] = random_dense(7, 2, weights["model.norm.weight"].shape[0], "score")["score.weight"]
+    write_safetensors(folder / "model.safetensors", weights)
+    for file in ("modules.json", "README.md"):
+        (folder / file).unlink(missing_ok=True)
+    edit_json(
+        folder / "config.json",
+        architectures=[architecture],
+        id2label={"0": "Default", "1": "Hate"},
+        label2id={"Default": 0, "Hate": 1},
+        pad_token_id=1,
+    )
+    return folder
+
 
 _F32 = {"cls.weight": "ours stays F32", "cls.output.weight": "ours stays F32"}
 
@@ -147,5 +169,38 @@ FORMS = (
         "rank",
         labels=3,
         context=1280,
+    ),
+    Form(
+        "qwen2_sequence_classifier",
+        ("jason9693/Qwen2.5-1.5B-apeach",),
+        "Qwen2ForSequenceClassification",
+        partial(make_decoder, make=make_qwen2, architecture="Qwen2ForSequenceClassification"),
+        "rank",
+        labels=2,
+        pairs=False,
+        most_at_q8_0=0.3,
+        context=1024,
+    ),
+    Form(
+        "qwen3_classifier",
+        ("fine-tunes of Qwen/Qwen3-0.6B",),
+        "Qwen3ForSequenceClassification",
+        partial(make_decoder, make=make_qwen3, architecture="Qwen3ForSequenceClassification"),
+        "rank",
+        labels=2,
+        pairs=False,
+        most_at_q8_0=0.3,
+        context=1280,
+    ),
+    Form(
+        "gemma_classifier",
+        ("fine-tunes of google/gemma-2b",),
+        "GemmaForSequenceClassification",
+        partial(make_decoder, make=make_gemma, architecture="GemmaForSequenceClassification"),
+        "rank",
+        labels=2,
+        pairs=False,
+        most_at_q8_0=0.3,
+        context=1024,
     ),
 )

@@ -136,6 +136,46 @@ def make_edge(folder: Path) -> Path:
     return write_pylate(folder, (HIDDEN, 2 * HIDDEN, 2 * HIDDEN, VECTOR), residual=True, do_query_expansion=False)
 
 
+def make_multi_vector(folder: Path) -> Path:
+    """Write a checkpoint of a MultiVectorEncoder of sentence-transformers 6, whose prompts are the markers."""
+    _make_modern_bert(folder)
+    (folder / "1_Pooling" / "config.json").unlink()
+    package = "sentence_transformers"
+    kinds = [
+        ("", f"{package}.base.modules.transformer.Transformer"),
+        ("1_Dense", f"{package}.base.modules.dense.Dense"),
+        ("2_MultiVectorMask", f"{package}.multi_vector_encoder.modules.multi_vector_mask.MultiVectorMask"),
+        ("3_Normalize", f"{package}.base.modules.normalize.Normalize"),
+    ]
+    write_json(
+        folder / "modules.json",
+        [{"idx": at, "name": str(at), "path": path, "type": kind} for at, (path, kind) in enumerate(kinds)],
+    )
+    names = {"module_input_name": "token_embeddings", "module_output_name": "token_embeddings"}
+    write_dense(folder / "1_Dense", HIDDEN, VECTOR, bias=False, activation=_IDENTITY)
+    edit_json(folder / "1_Dense" / "config.json", **names)
+    mask = {"skiplist_words": list(string.punctuation), "skiplist_tasks": ["document"], "keep_only_token_ids": None}
+    write_json(folder / "2_MultiVectorMask" / "config.json", mask)
+    write_json(folder / "3_Normalize" / "config.json", names)
+    config = {
+        "__version__": {"pytorch": "2.13.0", "sentence_transformers": "6.2.0", "transformers": "5.24.0"},
+        "default_prompt_name": None,
+        "model_type": "MultiVectorEncoder",
+        "prompts": {"document": MARKERS[1], "query": MARKERS[0]},
+        "similarity_fn_name": "maxsim",
+    }
+    write_json(folder / "config_sentence_transformers.json", config)
+    encoder = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        "module_output_name": "token_embeddings",
+        "document_length": 300,
+        "query_expansion": {"strategy": "min", "attend": False, "token": None, "length": 32},
+    }
+    write_json(folder / "sentence_bert_config.json", encoder)
+    return folder
+
+
 def make_attended(folder: Path) -> Path:
     """Write a checkpoint of PyLate on XLM-RoBERTa, whose queries attend to the tokens that expand them, without markers."""
     make_tiny_xlm_roberta(folder)
@@ -174,6 +214,15 @@ FORMS = (
         ("mixedbread-ai/mxbai-edge-colbert-v0-17m", "mixedbread-ai/mxbai-edge-colbert-v0-32m"),
         "ModernBertModel",
         make_edge,
+        context=1280,
+        pre="modern-bert",
+    ),
+    _form(
+        "colbert_multi_vector",
+        ("MultiVectorEncoder of sentence-transformers 6",),
+        "ModernBertModel",
+        make_multi_vector,
+        reference="multi_vector",
         context=1280,
         pre="modern-bert",
     ),

@@ -165,7 +165,6 @@ CASES: list[Case] = [
         RERANK + "test_reranker_cant_embed_or_classify[classify]",
         post("/classify", model=RERANKER, input=PLACES),
         "a.status == 400",
-        differs("other tasks", "a.status == 404"),
     ),
     case(
         CLIENT + "test_openai[text]",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.published.cases import MODEL, RERANKER, Case, LeftOut, Peer, case, differs, get, post, send
+from tests.published.cases import CLASSIFIER, MODEL, RERANKER, Case, LeftOut, Peer, case, differs, get, post, send
 
 EMBED = "router/tests/test_http_embed.rs::"
+PREDICT = "router/tests/test_http_predict.rs::"
 RERANK = "router/tests/test_http_rerank.rs::"
 API = "docs/openapi.json::"
 TYPES = "router/src/http/types.rs::"
@@ -193,21 +194,37 @@ CASES: list[Case] = [
     ),
     case(
         f"{API}/predict 424",
-        post("/predict", inputs="I like you."),
+        post("/predict", model=MODEL, inputs="I like you."),
         "a.status == 424",
-        differs("labels are those of pairs", "a.status == 422", "'pair' in a['error']"),
+        "a['error_type'].lower() == 'backend'",
     ),
     case(
         f"{TYPES}PredictInput[pair]",
-        post("/predict", inputs=["rain", "wet"]),
+        post("/predict", model=RERANKER, inputs=["rain", "wet"]),
         OK,
         "len(a) == 1 and 0 <= a[0]['score'] <= 1 and a[0]['label']",
     ),
     case(
         f"{TYPES}PredictInput[pairs]",
-        post("/predict", inputs=[["rain", "wet"], ["rain", "dry"]]),
+        post("/predict", model=RERANKER, inputs=[["rain", "wet"], ["rain", "dry"]]),
         OK,
         "[len(one) for one in a.json] == [1, 1]",
+    ),
+    case(
+        f"{PREDICT}test_predict",
+        post("/predict", model=CLASSIFIER, inputs="test"),
+        post("/predict", model=CLASSIFIER, inputs=[["test"]] * 5),
+        "a.status == b.status == 200",
+        "sorted(one['label'] for one in a.json) == ['Default', 'Spoiled']",
+        "a[0]['score'] >= a[1]['score'] and near([sum(one['score'] for one in a.json)], [1.0], 1e-3)",
+        "len(b) == 5 and all([one['label'] for one in item] == [one['label'] for one in a.json] for item in b.json)",
+        "all(near([one['score'] for one in item], [one['score'] for one in a.json], 1e-3) for item in b.json)",
+    ),
+    case(
+        f"{API}/predict[answer]",
+        post("/predict", model=CLASSIFIER, inputs="I like you."),
+        OK,
+        "all(set(one) == {'score', 'label'} for one in a.json)",
     ),
     case(f"{API}/predict 400", post("/predict", inputs=[]), "a.status in (400, 422) and 'error_type' in a"),
     # /similarity
@@ -394,8 +411,7 @@ PEER = Peer(
     "huggingface/text-embeddings-inference",
     CASES,
     [
-        LeftOut("router/tests/test_http_predict.rs::", 1, "a classifier of emotions; switched off in its suite, too"),
-        LeftOut(API, 2, "answers of /predict and /embed_sparse: models of other kinds"),
+        LeftOut(API, 1, "an answer of /embed_sparse: a model of another kind"),
     ],
     "gRPC, the models in its own formats, its queue",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.published.cases import LeftOut, Peer
-from tests.published.peers import vllm_cohere, vllm_embed, vllm_pooling, vllm_scoring
+from tests.published.peers import vllm_classify, vllm_cohere, vllm_embed, vllm_pooling, vllm_scoring
 
 POOLING = "tests/entrypoints/pooling/"
 EMBED = POOLING + "embed/test_online.py::"
@@ -20,13 +20,13 @@ TOKENS = "tests/entrypoints/openai/test_tokenization.py::"
 PEER = Peer(
     "vLLM",
     "vllm-project/vllm",
-    [*vllm_embed.CASES, *vllm_cohere.CASES, *vllm_pooling.CASES, *vllm_scoring.CASES],
+    [*vllm_embed.CASES, *vllm_cohere.CASES, *vllm_pooling.CASES, *vllm_scoring.CASES, *vllm_classify.CASES],
     [
         LeftOut(EMBED, 3, "counts of tokens under a chat template of its own"),
         LeftOut(LONG_TEXT, 3, "the mean over the parts of a text, which its server has to be told"),
         LeftOut(COHERE_PROTOCOL, 14, "how its server reads the prompts of a model"),
         LeftOut(PER_DOC, 4, "two more models"),
-        LeftOut(CLASSIFY, 14, "a classifier"),
+        LeftOut(CLASSIFY, 1, "the ids of its model's tokens"),
         LeftOut(PLAIN, 3, "the route that its server is told to have for /invocations, chat templates"),
         LeftOut(TOKEN_EMBED, 1, "a server that has one task only"),
         LeftOut(TOKENS, 7, "chat templates, tools, /tokenizer_info"),

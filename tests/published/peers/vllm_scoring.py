@@ -15,17 +15,15 @@ SCORING = POOLING + "scoring/test_protocol.py::"
 QWEN = POOLING + "scoring/test_qwen3_reranker_online.py::"
 SALT = POOLING + "test_cache_salt_validation.py::"
 LIMITS = POOLING + "test_pooling_prompt_limit.py::"
-CLASSIFY = POOLING + "classify/test_online.py::"
 OK = "a.status == 200"
 REFUSED = "a.status == 400 and 'error' in a"
 FRANCE = "What is the capital of France?"
 TEXTS_1 = [FRANCE, "What is the capital of Germany?"]
 TEXTS_2 = ["The capital of France is Paris.", "The capital of Germany is Berlin."]
-CAPITALS = ["The capital of Brazil is Brasilia.", "The capital of France is Paris."]
 PRODUCT = "This product was excellent and exceeded my expectations"
+CAPITALS = ["The capital of Brazil is Brasilia.", "The capital of France is Paris."]
 LIMITS_ABOVE = differs("limits above the model's", OK, "len(scores(a)) == 2")
 ON_REQUEST = differs("reranking with an embedder", "a.status == 400", "':cosine' in a.message")
-NO_CLASSIFY = differs("other tasks", "a.status == 404")
 
 
 def rerank(query: str, documents: list[str], **more: Any) -> Ask:
@@ -287,12 +285,4 @@ CASES: list[Case] = [
         "len(order(a)) == 1",
     ),
     case(LIMITS + "test_string_list_rejected", embed(["x"] * 10_000), "a.status == 400", "'input' in a.message"),
-    # classify/test_online.py
-    case(CLASSIFY + "test_completion_request", post("/classify", model=RERANKER, input=PRODUCT), OK, NO_CLASSIFY),
-    case(
-        CLASSIFY + "test_completion_request_batched",
-        post("/classify", model=RERANKER, input=[PRODUCT] * 10),
-        OK,
-        NO_CLASSIFY,
-    ),
 ]

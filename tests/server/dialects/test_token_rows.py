@@ -14,8 +14,8 @@ from aiohttp.test_utils import TestClient
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
 from edgeembed.server.dialects import token_rows
-from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_packed_row
-from tests.server.dialect_requests import Server, post, unit
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_packed_row, fake_row
+from tests.server.dialect_requests import Server, post, probabilities, unit
 
 AioClient = Callable[..., Awaitable[TestClient]]
 
@@ -142,7 +142,26 @@ async def test_pooling_sends_bytes(client: TestClient) -> None:
     assert np.allclose(np.frombuffer(await response.read(), "<f4"), np.concatenate(expected).ravel(), atol=1e-6)
 
 
-@pytest.mark.parametrize("task", ["classify", "token_classify", "plugin"])
+async def test_pooling_classifies_with_a_classifier(client: TestClient) -> None:
+    for fields in ({"task": "classify"}, {}):
+        status, answer = await post(client, "/pooling", input=["good", "bad"], model="judge", **fields)
+        assert status == 200, answer
+        assert np.allclose(
+            [item["data"] for item in answer["data"]], [probabilities("good"), probabilities("bad")], atol=1e-6
+        )
+    _, answer = await post(client, "/pooling", input="good", model="judge", use_activation=False)
+    assert np.allclose(answer["data"][0]["data"], fake_row("good", 3), atol=1e-5)
+    response = await client.post("/pooling", json={"input": "good", "model": "judge", "encoding_format": "bytes"})
+    assert json.loads(response.headers["metadata"])["data"][0]["shape"] == [3]
+    assert np.allclose(np.frombuffer(await response.read(), "<f4"), probabilities("good"), atol=1e-6)
+    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}):
+        status, answer = await post(client, "/pooling", input="good", model="judge", **fields)
+        assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
+    status, answer = await post(client, "/pooling", input="good", task="classify", model="embedder")
+    assert (status, answer["error"]["code"]) == (400, "wrong_task")
+
+
+@pytest.mark.parametrize("task", ["token_classify", "plugin"])
 async def test_other_tasks_of_pooling_are_refused(client: TestClient, task: str) -> None:
     status, answer = await post(client, "/pooling", input="a", task=task)
     assert (status, answer["error"]["param"]) == (400, "task")
