@@ -6,6 +6,7 @@ import asyncio
 import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ import pytest
 
 import edgeembed
 from edgeembed import AsyncEmbedder, EdgeEmbedError, Embedder, Ranked
+from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
@@ -27,6 +29,7 @@ from edgeembed.errors import (
     EngineUnavailableError,
     InputTooLongError,
     RequestError,
+    UnauthorizedError,
     WrongTaskError,
 )
 from edgeembed.inference.number_formats import quantised
@@ -34,10 +37,12 @@ from edgeembed.inference.postprocess import sparse_vector, unit_rows
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ServedModel
 from edgeembed.runtime import backends, threaded_backend
+from edgeembed.server.api_keys import Keys
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.auth import Access
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.imports import imported
-from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row
+from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_packed_row
 from tests.ports import free_port
 from tests.server.dialect_requests import Server, unit
 from tests.waiting import until
@@ -380,6 +385,43 @@ def test_a_daemon_that_goes_away_is_an_error_and_one_that_comes_back_answers(eng
         embedder.close()
 
 
+def test_a_daemon_that_restarts_is_waited_for(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "_RETRY_SECONDS", 60.0)
+    port = free_port()
+    with serving(engine, port):
+        embedder = Embedder("embedder", port=port)
+        before = embedder.embed("a")
+    with ThreadPoolExecutor(1) as other:
+        waiting = other.submit(embedder.embed, "a")
+        with serving(CountingEngine(), port):
+            assert np.array_equal(waiting.result(60), before)
+            embedder.close()
+
+
+def test_a_daemon_that_requires_a_key(engine: CountingEngine, engines: list[str]) -> None:
+    with serving(engine, access=Access(keys=Keys.read("sesame", None))) as port:
+        with Embedder("embedder", port=port, api_key="sesame") as embedder:
+            assert np.allclose(embedder.embed("a"), unit("a"), atol=1e-6)
+        with pytest.raises(UnauthorizedError, match="API key"):
+            Embedder("embedder", port=port).embed("a")
+        with pytest.raises(UnauthorizedError, match="API key"):
+            Embedder(port=port).embed("a")
+    assert engines == [], "who may not use the daemon does not load a second copy of the model"
+
+
+def test_a_model_that_was_downloaded_for_it_is_taken_by_the_daemon(
+    port: int, engines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def downloaded(spec: str, *, paths: Paths, **_more: Any) -> SimpleNamespace:
+        digest = fake_model("embedder").digest
+        return SimpleNamespace(path=paths.models / "embedder" / "F32.gguf", spec="embedder", digest=digest)
+
+    monkeypatch.setattr(threaded_backend, "ensure_installed", downloaded)
+    with Embedder("hf:somebody/embedder", port=port) as embedder:
+        assert np.allclose(embedder.embed("a"), unit("a"), atol=1e-6)
+    assert engines == []
+
+
 def test_vectors_of_another_file_are_refused(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     embedder = Embedder("embedder", port=port)
     embedder.embed("a")
@@ -428,7 +470,7 @@ def test_one_that_is_closed_says_so(make: Make) -> None:
         embedder.embed("a")
 
 
-def test_who_waits_when_it_is_closed_is_told(engines: list[str], engine: CountingEngine) -> None:
+def test_a_caller_that_waits_when_it_is_closed_gets_an_error(engines: list[str], engine: CountingEngine) -> None:
     embedder = Embedder("embedder", port=free_port())
     embedder.embed("a")
     engine.paused = True

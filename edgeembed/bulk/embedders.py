@@ -146,7 +146,7 @@ async def open_embedder(
 async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: ReportLine) -> Scored:
     """Score documents against a query, with the running daemon or a model loaded in this process. Raises EdgeEmbedError.
 
-    What is too long is cut, as POST /v1/rerank does.
+    What is too long is cut, or divided with the setting long_text, as POST /v1/rerank does.
     """
     async with connected(resolved.settings) as connection:
         if await connection.is_running():
@@ -158,7 +158,9 @@ async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model
                 answer["model"], [scores[index] for index in range(len(documents))], len(answer.get("truncated", ()))
             )
     async with in_process_service(resolved, report, cache=False) as (service, _):
-        result = await service.rerank(RerankRequest(query, documents, model=model, lengths=Lengths("end", query=True)))
+        windows = service.long_text != "none"
+        request = RerankRequest(query, documents, model=model, lengths=Lengths("end", query=True), windows=windows)
+        result = await service.rerank(request)
         return Scored(result.model.name, result.scores, len(result.cuts))
 
 

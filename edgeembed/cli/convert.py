@@ -187,9 +187,10 @@ def _convert(folder: Path, target: Path, options: ConversionOptions) -> None:
         result = convert_checkpoint(folder, target, options, progress.update)
     for note in (*result.fallbacks, *result.notes):
         to_stderr(f"note: {note}")
+    pooling = "no pooled vector" if result.pooling == "none" else f"{result.pooling} pooling"
     click.echo(
         f"{result.path}  {result.quantization}  {human_size(result.size_bytes)}  {result.architecture}, "
-        f"{result.dimensions} dimensions, {result.pooling} pooling, {result.tensors} tensors"
+        f"{result.dimensions} dimensions, {pooling}, {result.tensors} tensors"
     )
 
 

@@ -228,6 +228,8 @@ class Pipeline:
                         computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
                     admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
                     rows |= computed
+                    if request.outputs != DENSE:
+                        _refuse_large(request, {**cached, **rows})
                     size = self._next_size(size, time.monotonic() - began)
                     part, deadline = next(parts, None), self._deadline()
         return rows
@@ -330,6 +332,16 @@ def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:
         raise RequestTooLargeError(
             f"{request.client.param} has {len(request.keys):,} items; with the {max(dimensions):,} dimensions of model "
             f"{request.model.name!r}, one answer holds at most {most:,} vectors. Send fewer texts at a time",
+            param=request.client.param,
+        )
+
+
+def _refuse_large(request: RowRequest, rows: Mapping[bytes, Row | CachedRow]) -> None:
+    """Raise RequestTooLargeError when packed rows, whose length is known once they are there, take too much memory."""
+    if sum([len(row.vector) for row in rows.values()]) > MOST_NUMBERS:
+        raise RequestTooLargeError(
+            f"what the request wants of {request.client.param} has more than {MOST_NUMBERS:,} numbers, which is the most "
+            "that one answer holds. Send fewer texts at a time",
             param=request.client.param,
         )
 

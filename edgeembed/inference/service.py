@@ -160,9 +160,10 @@ class EmbeddingService:
             if hits < len(rows):
                 await self._observe(model, input_type, prepared.keys, rows)
         self._count(model.key, len(whole.names), request.outputs)
-        if not divides:
+        chunks = request.long_text == "chunks"
+        if windowed is None and not chunks:
             return result
-        return await self.aside.run(whole.size, pooled, result, whole, windowed, request.long_text == "chunks")
+        return await self.aside.run(whole.size, pooled, result, whole, windowed, chunks)
 
     async def _observe(
         self, model: ServedModel, input_type: InputType | None, keys: Sequence[bytes], rows: Sequence[Row | CachedRow]

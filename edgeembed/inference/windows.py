@@ -180,7 +180,8 @@ class Windows:
     def _doubtful(self, request: RowRequest) -> list[int]:
         """Return the indexes of the texts that may be too long."""
         info, lengths = self._info_of(request), request.lengths
-        most = lengths.most(info.context_tokens if info else _SHORT_TOKENS)
+        # Of a model behind another server the limit may be unknown.
+        most = lengths.most((info.context_tokens if info else 0) or _SHORT_TOKENS)
         found = [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
         if found and self._cache is not None and lengths.max_tokens is None:
             # A text whose whole row is in memory is not too long.

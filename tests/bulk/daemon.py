@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from aiohttp import web
 
 from edgeembed.engine.interface import DENSE, Output
+from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine
 from tests.server.dialect_requests import Server
 
@@ -30,14 +31,15 @@ class CountingEngine(FakeEngine):
 
 
 @contextmanager
-def serving(engine: FakeEngine, port: int = 0, outputs: tuple[Output, ...] = DENSE) -> Iterator[int]:
+def serving(
+    engine: FakeEngine, port: int = 0, outputs: tuple[Output, ...] = DENSE, access: Access | None = None
+) -> Iterator[int]:
     """Serve an embedder and a reranker, and yield the port. port: 0 for a free one. outputs: of the embedder."""
     loop = asyncio.new_event_loop()
 
     async def start() -> web.AppRunner:
-        runner = web.AppRunner(
-            Server(engine, max_request_texts=2048, outputs=outputs).app, access_log=None, shutdown_timeout=0.1
-        )
+        server = Server(engine, max_request_texts=2048, outputs=outputs, access=access)
+        runner = web.AppRunner(server.app, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", port).start()
         return runner

@@ -197,10 +197,13 @@ def _late_interaction(page: Page) -> None:
     rows, columns = page.texts("#tokens-result [role=rowheader]"), page.texts("#tokens-result [role=columnheader]")
     assert len(rows) == 32 and rows[:2] == ["[CLS]", "[Q]"] and rows[-1] == "[MASK]"
     assert columns[:2] == ["[CLS]", "[D]"] and columns[-1] == "[SEP]" and not {",", "."} & set(columns)
-    page.find("#compare [type=submit]").click()
-    page.wait_for("#compare-error", "has no dense vectors")
-    page.complaints()
+    assert "has no dense vectors" in page.text("#dense-missing")
+    assert not page.find("#compare").is_displayed() and not page.find("#windows").is_displayed()
+    page.find("#search [type=submit]").click()
+    shown = page.wait_for("#search-result", "MaxSim")
+    assert "cosine" not in shown and len(page.texts("#search-result li")) == 3
     Select(page.find("#embedder")).select_by_visible_text("all-minilm-l6-v2")
+    assert page.find("#compare").is_displayed() and not page.text("#dense-missing")
 
 
 def test_sparse_words_are_shown_by_weight(chromium: webdriver.Chrome) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import Text, TokenWant
-from edgeembed.errors import InputTooLongError, RequestTooLargeError, TooManyTokensError
+from edgeembed.engine.interface import ModelInfo, Text, TokenWant
+from edgeembed.errors import InputTooLongError, RequestError, RequestTooLargeError, TooManyTokensError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference import windows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText
@@ -108,15 +110,25 @@ async def test_a_short_text_is_not_even_tokenised() -> None:
     assert engine.read[:1] == [long]
 
 
-async def test_after_an_edit_only_a_few_windows_are_computed() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        prose(300),
+        " ".join(f"The sea{day}." for day in range(900)),
+        " ".join(f"word{number}" for number in range(2000)),
+        "\n\n".join(prose(5, seed) for seed in range(60)),
+    ],
+    ids=["prose", "sentences of one length", "no sentences", "paragraphs"],
+)
+async def test_after_an_edit_only_a_few_windows_are_computed(text: str) -> None:
+    """If ends were chosen by the distance from the beginning, all windows behind the edit would be others."""
     service, engine = make()
-    text = prose(300)
     first = await embed(service, text)
     computed = len(engine.computed)
     assert computed > 100
-    middle = text.index(". ", len(text) // 2) + 2
+    middle = text.index(" ", len(text) // 2) + 1
     for number, edited in enumerate(
-        ["A new sentence came first. " + text, text[:middle] + "It was inserted. " + text[middle:], text + " The end."]
+        ["New words came first. " + text, text[:middle] + "It was inserted. " + text[middle:], text + " The end."]
     ):
         before = len(engine.computed)
         result = await embed(service, edited)
@@ -241,6 +253,28 @@ async def test_limits_of_a_request_hold_for_windows(monkeypatch: pytest.MonkeyPa
     with pytest.raises(RequestTooLargeError, match="more than 3 windows"):
         await embed(service, prose(40))
     assert engine.computed == []
+
+
+async def test_short_texts_pass_where_neither_limit_nor_tokenizer_is_known() -> None:
+    class Behind(FakeEngine):
+        """As a model behind another server."""
+
+        @property
+        def info(self) -> ModelInfo:
+            return msgspec.structs.replace(super().info, context_tokens=0)
+
+        def tokenize(self, texts: Sequence[Text], want: TokenWant = "ids") -> list:
+            futures = [asyncio.get_running_loop().create_future() for _ in texts]
+            for future in futures:
+                future.set_exception(RequestError("the tokenizer is unknown here"))
+            return futures
+
+    service, engine = make(Behind())
+    await embed(service, "wave and sand")
+    assert engine.computed == ["wave and sand"]
+    with pytest.raises(RequestError, match=r"input\[1\]: the tokenizer is unknown") as caught:
+        await embed(service, "wave", prose(40))
+    assert caught.value.param == "input[1]"
 
 
 async def test_repeatable_requests_have_the_same_windows() -> None:

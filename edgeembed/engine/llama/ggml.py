@@ -20,7 +20,7 @@ GGML = "0.25.3"
 
 # --- numbers and names ------------------------------------------------------------------------------------------------
 
-TYPE_F32, TYPE_F16 = 0, 1
+TYPE_F32, TYPE_F16, TYPE_Q8_0 = 0, 1, 8
 OP_SOFT_MAX, OP_FLASH_ATTN_EXT, OP_GLU = 46, 74, 100
 GLU_OP_SWIGLU, GLU_OP_GEGLU_ERF = 2, 4
 """First of the parameters of OP_GLU."""

@@ -1,8 +1,8 @@
 """The masked-LM head of an encoder, computed by ggml: hidden states in, the logits of all tokens of the vocabulary out.
 
 llama.cpp's graphs of encoders end with the hidden states. The head's matrix is that of the token embeddings, the largest of
-a small model. It is multiplied as the file has it, quantised: with the kernels that ggml has for that type, which may want
-the weights in a layout of their own, and then in a copy; otherwise where llama.cpp has them.
+a small model. It is multiplied as the file has it, quantised: where llama.cpp has it, or as Q8_0 in a copy with the layout
+that our kernels or those for a processor want (tests/benchmarks/masked_lm.py).
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ class MaskedLm:
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(set_threads)(self._backend, threads)
         self._memory = self._keep("ggml_gallocr_free", function("ggml_gallocr_new")(self._buffer_type))
         self._embeddings = self._original = embeddings
-        if packed:
+        # Other types are multiplied faster where they are: measured for Q4_K and IQ4_NL with llama.cpp's repacked layouts.
+        if packed and Tensor.from_address(embeddings).type == ggml.TYPE_Q8_0:
             extra_types = find(registry, ggml.EXTRA_BUFFERS_FUNCTION)
             extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(extra_types)(device)
             any(self._pack(device, buffer_type) for buffer_type in _up_to_null(extra))

@@ -13,6 +13,8 @@ export function setModels(found) {
 
 const chosen = () => $("embedder").value || undefined;
 const computes = (output) => (models.outputs.get(chosen()) ?? []).includes(output);
+/** Whether the daemon says what the model computes, and that it is not this. */
+const lacks = (output) => models.outputs.get(chosen())?.length > 0 && !computes(output);
 
 // --- forms -----------------------------------------------------------------------------------------------------------
 
@@ -71,11 +73,13 @@ handle("search", async () => {
   const query = $("query").value;
   const passages = $("passages").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!passages.length) throw new Failure("Enter at least one passage.", 0);
-  const [asked, found] = [await embed([query], "query"), await embed(passages, "document")];
-  const rows = passages.map((passage, index) => ({ passage, cosine: cosine(asked.vectors[0], found.vectors[index]) }));
-  const reranked = !$("rerank-line").hidden && $("rerank").checked;
+  const late = lacks("dense");
+  const [asked, found] = late ? [] : [await embed([query], "query"), await embed(passages, "document")];
+  const rows = passages.map((passage, index) => ({ passage, cosine: found && cosine(asked.vectors[0], found.vectors[index]) }));
+  const reranked = late || (!$("rerank-line").hidden && $("rerank").checked);
   if (reranked) {
-    const { answer } = await ask("v1/rerank", { model: $("reranker").value, query, documents: passages, return_documents: false });
+    const model = late ? chosen() : $("reranker").value;
+    const { answer } = await ask("v1/rerank", { model, query, documents: passages, return_documents: false });
     for (const { index, relevance_score } of answer.results) rows[index].relevance = relevance_score;
   }
   rows.sort((one, other) => (reranked ? other.relevance - one.relevance : other.cosine - one.cosine));
@@ -85,12 +89,12 @@ handle("search", async () => {
         "li",
         {},
         make("p", {}, row.passage),
-        ...(reranked ? [measure("reranker", row.relevance)] : []),
-        measure("cosine", row.cosine, reranked ? "second" : ""),
+        ...(reranked ? [measure(late ? "MaxSim" : "reranker", row.relevance)] : []),
+        ...(found ? [measure("cosine", row.cosine, reranked ? "second" : "")] : []),
       ),
     ),
   );
-  return asked.cache === "hit" && found.cache === "hit" ? "hit" : "miss";
+  return asked?.cache === "hit" && found.cache === "hit" ? "hit" : "miss";
 });
 
 // --- tokens ----------------------------------------------------------------------------------------------------------
@@ -215,12 +219,19 @@ handle("windows", async () => {
 
 /** Show the forms that fit the chosen model, and say why one does not. */
 function showForms() {
-  const known = models.outputs.get(chosen())?.length > 0;
-  const missing = known && !computes("sparse");
+  const missing = lacks("sparse");
+  $("compare").hidden = $("windows").hidden = lacks("dense");
+  $("search").hidden = lacks("dense") && !computes("multi");
+  $("rerank").closest(".line").classList.toggle("unused", lacks("dense"));
+  $("dense-missing").textContent = lacks("dense") ? `${chosen()} has no dense vectors, and so no cosine of whole texts.` : "";
   $("sparse-fields").hidden = missing;
   $("sparse-missing").textContent = missing ? `${chosen()} has no sparse vectors. Models such as SPLADE and bge-m3 have them.` : "";
   $("tokens-kind").textContent = computes("multi")
     ? "The vectors that this model compares in late interaction: each of the query finds its best match."
     : "The last hidden states of the tokens, compared by their cosine.";
 }
-$("embedder").addEventListener("change", showForms);
+$("embedder").addEventListener("change", () => {
+  showForms();
+  // What is shown is of another model.
+  for (const element of document.querySelectorAll("#playground [id$=-result], #playground [id$=-words], #playground [id$=-error], #playground [id$=-note]")) element.replaceChildren();
+});

@@ -241,6 +241,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             list[tei_scores.TeiRank],
             *_PREDICTIONS,
             EmbeddingsAnswer,
+            OutputsAnswer,
             classify.ClassifyAnswer,
             rerank_answer.RerankAnswer,
         ),

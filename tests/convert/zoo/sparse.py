@@ -25,12 +25,13 @@ _QUERY, _DOCUMENT, _POOLING = "query_0_SparseStaticEmbedding", "document_0_MLMTr
 Weights = dict[str, Float32Array]
 
 
-def head_weights(dense: str, norm: str, bias: str, vocabulary: int, *, biased: bool = True, seed: int = 5) -> Weights:
+def head_weights(dense: str, norm: str, bias: str, vocabulary: int, *, biased: bool = True, width: int = HIDDEN) -> Weights:
     """Return random weights of a masked-LM head under these names. biased: whether dense layer and norm have a bias."""
+    seed = 5
     random = np.random.default_rng(seed)
-    found = random_dense(seed, HIDDEN, HIDDEN, dense)
-    found[f"{norm}.weight"] = (_SIZE * (1 + random.standard_normal(HIDDEN) * 0.1)).astype(np.float32)
-    found[f"{norm}.bias"] = (_SIZE * random.standard_normal(HIDDEN) * 0.1).astype(np.float32)
+    found = random_dense(seed, width, width, dense)
+    found[f"{norm}.weight"] = (_SIZE * (1 + random.standard_normal(width) * 0.1)).astype(np.float32)
+    found[f"{norm}.bias"] = (_SIZE * random.standard_normal(width) * 0.1).astype(np.float32)
     found[bias] = (_FEW + _SIZE * random.standard_normal(vocabulary)).astype(np.float32)
     return found if biased else {name: tensor for name, tensor in found.items() if name == bias or name.endswith("weight")}
 

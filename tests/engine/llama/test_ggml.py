@@ -20,6 +20,7 @@ HEADERS = ("llama.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-c
 NUMBERS = {
     "TYPE_F32": "GGML_TYPE_F32",
     "TYPE_F16": "GGML_TYPE_F16",
+    "TYPE_Q8_0": "GGML_TYPE_Q8_0",
     "OP_SOFT_MAX": "GGML_OP_SOFT_MAX",
     "OP_FLASH_ATTN_EXT": "GGML_OP_FLASH_ATTN_EXT",
     "OP_GLU": "GGML_OP_GLU",
