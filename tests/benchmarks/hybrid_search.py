@@ -121,7 +121,7 @@ class Search:
         self._data = data
         self._vectors = vectors
 
-    def ways(self) -> Iterator[tuple[str, Callable[[int], list[int]]]]:
+    def searches(self) -> Iterator[tuple[str, Callable[[int], list[int]]]]:
         """Yield each way to search: its name, and what returns the ids of the best paragraphs for a query by its number."""
         yield "dense", lambda number: self._one("dense", number, FOUND)
         yield "sparse", lambda number: self._one("sparse", number, FOUND)
@@ -230,8 +230,8 @@ def main() -> None:
         asked = embedder.embed([query.text for query in data.queries], "query")
         search = Search(client, embedder, data, asked)
         found: dict[str, Ranked] = {}
-        for name, way in search.ways():
-            found[name] = search.run(way)
+        for name, one in search.searches():
+            found[name] = search.run(one)
             print(f"{name}: {found[name].recall(data.queries):.3f}", flush=True)
     print("\n" + table(found, data.queries))
     if arguments.json:
