@@ -37,6 +37,11 @@ class Computed(NamedTuple):
         return {output: width for output, width in found.items() if width}
 
 
+def has_token_rows(outputs: Sequence[Output]) -> bool:
+    """Return whether texts have a row for each token, which take hundreds of times as much memory as a dense one."""
+    return "multi" in outputs or "tokens" in outputs
+
+
 def nothing(outputs: Sequence[Output], dimensions: int) -> Computed:
     """Return the outputs of no text."""
     return Computed(np.zeros((0, dimensions), np.float32), {output: [] for output in outputs if output != "dense"})

@@ -7,17 +7,16 @@ import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from edgeembed.bulk.computed import Computed, joined, nothing
+from edgeembed.bulk.computed import Computed, has_token_rows, joined, nothing
 from edgeembed.bulk.embedders import Embedder
 from edgeembed.bulk.shards import JobRow, Refused, Shard
 from edgeembed.common.retry import with_retries
-from edgeembed.engine.interface import DENSE
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 
 TEXTS_PER_REQUEST = 256
 CHARACTERS_PER_REQUEST = 2**16
 TOKEN_ROW_CHARACTERS = 2**14
-"""Limit for a request whose texts have many rows each: of 1,024 numbers, they take about 16 MiB."""
+"""Limit for a request where each token has a row: of 1,024 numbers, they take about 16 MiB."""
 FEW_TEXTS = 4
 """A request of so few texts would count as interactive (`edgeembed.inference.service.INTERACTIVE_TEXTS`)."""
 
@@ -47,7 +46,7 @@ async def embed_shard(
         done(len(rows))
         return found
 
-    most = CHARACTERS_PER_REQUEST if embedder.info.outputs == DENSE else TOKEN_ROW_CHARACTERS
+    most = TOKEN_ROW_CHARACTERS if has_token_rows(embedder.info.outputs) else CHARACTERS_PER_REQUEST
     tasks = [asyncio.create_task(one(rows)) for rows in requests(shard.rows, most)]
     try:
         parts = await asyncio.gather(*tasks)

@@ -37,7 +37,7 @@ def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
         human_size(size) if size else "?",
         human_size(memory) if memory else "?",
         ", ".join(entry.languages),
-        "-" if entry.task == "rerank" else str(entry.dimensions),
+        entry.vectors or "-",
         entry.license.removeprefix("LicenseRef-"),
         entry.purpose,
     )
@@ -69,7 +69,7 @@ def entry_row(entry: CatalogueEntry) -> dict[str, Any]:
         "languages": entry.languages,
         "size_bytes": size_of(entry, entry.default_type),
         "size_is_published": entry.default_type in published_sizes(entry),
-        "dimensions": entry.dimensions if entry.task == "embed" else None,
+        "dimensions": (entry.token_dimensions or entry.dimensions) if entry.task == "embed" else None,
         "license": entry.license,
         "sources": [source.describe() for source in entry.sources],
     }

@@ -52,8 +52,9 @@ class LoopThread:
 
     def close(self) -> None:
         """Cancel what still runs, then end the thread."""
-        with contextlib.suppress(RuntimeError):  # it is closed
+        with contextlib.suppress(RuntimeError, TimeoutError):  # it is closed, or a task does not end
             wait_for(self.submit(_cancel_all()), _STOP_SECONDS)
+        with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_SECONDS)
         if not self._thread.is_alive():
@@ -80,4 +81,3 @@ async def _cancel_all() -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await asyncio.get_running_loop().shutdown_asyncgens()
-    await asyncio.get_running_loop().shutdown_default_executor()

@@ -317,6 +317,7 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     input_type: Annotated[str | UnsetType, Meta(extra_json_schema={"enum": ["query", "document"]})] = UNSET
     dimensions: int | UnsetType = UNSET
     outputs: list[str] | UnsetType = UNSET
+    labels: list[str] | UnsetType = UNSET
     context_tokens: int | UnsetType = UNSET
 
 

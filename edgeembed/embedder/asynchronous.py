@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar, Unpack, overload
 
@@ -44,7 +44,7 @@ class AsyncEmbedder(BaseEmbedder):
     """
 
     @overload
-    def embed(self, texts: str | Collection[str], **options: Unpack[EmbedOptions]) -> Awaitable[Numbers]: ...
+    def embed(self, texts: str | Collection[str], **options: Unpack[EmbedOptions]) -> Coroutine[Any, Any, Numbers]: ...
 
     @overload
     def embed(self, texts: TextIterator, **options: Unpack[EmbedOptions]) -> AsyncIterator[Numbers]: ...
@@ -54,10 +54,12 @@ class AsyncEmbedder(BaseEmbedder):
         return self._computed(texts, dense_plan(**options))
 
     @overload
-    def sparse(self, texts: str, **options: Unpack[SparseOptions]) -> Awaitable[SparseVector]: ...  # type: ignore[overload-overlap]
+    def sparse(self, texts: str, **options: Unpack[SparseOptions]) -> Coroutine[Any, Any, SparseVector]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def sparse(self, texts: Collection[str], **options: Unpack[SparseOptions]) -> Awaitable[list[SparseVector]]: ...
+    def sparse(
+        self, texts: Collection[str], **options: Unpack[SparseOptions]
+    ) -> Coroutine[Any, Any, list[SparseVector]]: ...
 
     @overload
     def sparse(self, texts: TextIterator, **options: Unpack[SparseOptions]) -> AsyncIterator[SparseVector]: ...
@@ -67,10 +69,10 @@ class AsyncEmbedder(BaseEmbedder):
         return self._computed(texts, sparse_plan(**options))
 
     @overload
-    def multi(self, texts: str, **options: Unpack[PromptOptions]) -> Awaitable[Floats]: ...  # type: ignore[overload-overlap]
+    def multi(self, texts: str, **options: Unpack[PromptOptions]) -> Coroutine[Any, Any, Floats]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def multi(self, texts: Collection[str], **options: Unpack[PromptOptions]) -> Awaitable[list[Floats]]: ...
+    def multi(self, texts: Collection[str], **options: Unpack[PromptOptions]) -> Coroutine[Any, Any, list[Floats]]: ...
 
     @overload
     def multi(self, texts: TextIterator, **options: Unpack[PromptOptions]) -> AsyncIterator[Floats]: ...
@@ -80,10 +82,10 @@ class AsyncEmbedder(BaseEmbedder):
         return self._computed(texts, matrix_plan("multi", **options))
 
     @overload
-    def tokens(self, texts: str, **options: Unpack[PromptOptions]) -> Awaitable[Floats]: ...  # type: ignore[overload-overlap]
+    def tokens(self, texts: str, **options: Unpack[PromptOptions]) -> Coroutine[Any, Any, Floats]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def tokens(self, texts: Collection[str], **options: Unpack[PromptOptions]) -> Awaitable[list[Floats]]: ...
+    def tokens(self, texts: Collection[str], **options: Unpack[PromptOptions]) -> Coroutine[Any, Any, list[Floats]]: ...
 
     @overload
     def tokens(self, texts: TextIterator, **options: Unpack[PromptOptions]) -> AsyncIterator[Floats]: ...
@@ -95,12 +97,12 @@ class AsyncEmbedder(BaseEmbedder):
     @overload
     def outputs(  # type: ignore[overload-overlap]
         self, texts: str, outputs: Iterable[Output], **options: Unpack[PromptOptions]
-    ) -> Awaitable[Outputs]: ...
+    ) -> Coroutine[Any, Any, Outputs]: ...
 
     @overload
     def outputs(
         self, texts: Collection[str], outputs: Iterable[Output], **options: Unpack[PromptOptions]
-    ) -> Awaitable[list[Outputs]]: ...
+    ) -> Coroutine[Any, Any, list[Outputs]]: ...
 
     @overload
     def outputs(

@@ -235,13 +235,16 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     architecture: NonEmptyText
     """The GGUF key `general.architecture`."""
     dimensions: PositiveInt
-    """Length of a vector; for a reranker, the model's hidden size."""
+    """Length of a vector; for a reranker, or a model without dense vectors, the hidden size."""
+    token_dimensions: PositiveInt | None = None
+    """Length of the vectors of tokens, of a ColBERT model."""
     matryoshka: Matryoshka | None = None
     context_tokens: PositiveInt
     """Longest text that the model accepts, special tokens included."""
     max_seq_length: PositiveInt | None = None
     """The length for which its makers use it, if that is less: the limit unless the setting `context_tokens` raises it."""
-    pooling: Literal["mean", "cls", "last", "rank"]
+    pooling: Literal["mean", "cls", "last", "rank", "none"]
+    """none: it has no dense vectors."""
     default_type: TypeName
     shape: Shape | None = None
     prompts: Prompts = Prompts()
@@ -268,6 +271,13 @@ class CatalogueEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ValueError(f"sizes: no ready file has the type {kind}")
             if any(source.type == kind and source.size_bytes for source in ready):
                 raise ValueError(f"sizes: the source of {kind} already has its size")
+
+    @property
+    def vectors(self) -> str:
+        """The length of its vectors, for people; empty for a reranker."""
+        if self.task == "rerank":
+            return ""
+        return f"{self.token_dimensions} a token" if self.token_dimensions else str(self.dimensions)
 
     @property
     def other_names(self) -> tuple[str, ...]:

@@ -11,12 +11,14 @@ from edgeembed.engine.dense import outputs_key
 from edgeembed.engine.interface import DENSE, Output
 from edgeembed.engine.late_interaction import LAYERS_KEY, PREFIX, SCORE_KEY
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
+from edgeembed.engine.pair_template import TEMPLATE_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue, match_general_name
 from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import RANK_POOLING, GgufHeader
 
 _PROMPT = "edgeembed.prompt."
+_CLASSES = (LABELS_KEY, FUNCTION_KEY, TEMPLATE_KEY)
 NOTES_KEY = "edgeembed.converter.notes"
 """What a file does in another way than its checkpoint: one sentence a line."""
 PROMPT_KINDS = Prompts.__struct_fields__
@@ -36,7 +38,7 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     ranks: bool | None = None
     """Whether it computes scores: it is a reranker, or with `classes` a classifier."""
     classes: dict[str, str] = {}
-    """In a file of our converter: the metadata of a classifier; see `edgeembed.engine.classes`."""
+    """The metadata of a classifier, mended where it has to be: its classes, and its template for pairs."""
     prompts: dict[str, str] = {}
     """In a file of our converter: the checkpoint's templates, by kind."""
     notes: list[str] = []
@@ -62,7 +64,7 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
     def own_classes(self) -> Classes | None:
         """The classes, if it is a classifier. Raises ValueError if they are invalid."""
         classes = read_classes(self.classes.get)
-        return None if classes is None else msgspec.structs.replace(classes, pairs="rerank" in self.prompts)
+        return None if classes is None else msgspec.structs.replace(classes, pairs=TEMPLATE_KEY in self.classes)
 
     @property
     def own_matryoshka(self) -> Matryoshka | None:
@@ -73,6 +75,9 @@ class GgufFacts(msgspec.Struct, frozen=True, kw_only=True):
 def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
     """Return the facts in a header. path: of the file. Raises HubError for invalid values, or if the file is gone."""
     pooling = header.pooling
+    own: dict[str, str | None] = {key: header.text(key) for key in _CLASSES}
+    if pooling in (None, RANK_POOLING) and own[LABELS_KEY] is None and (mended := frame_of_foreign(path)) is not None:
+        own = {key: None if (value := mended.mends.get(key)) is None else str(value) for key in _CLASSES}
     if pooling is None and (frame := frame_of_foreign(path)) is not None and frame.pooling == "rank":
         pooling = RANK_POOLING  # a cross-encoder of llama.cpp's converter, which writes no pooling for those
     try:
@@ -86,7 +91,7 @@ def facts_of(header: GgufHeader, path: Path) -> GgufFacts:
         license=header.text("general.license") or None,
         dimensions=header.dimensions,
         ranks=None if pooling is None else pooling == RANK_POOLING,
-        classes={key: value for key in (LABELS_KEY, FUNCTION_KEY) if (value := header.text(key)) is not None},
+        classes={key: value for key, value in own.items() if value is not None} if own[LABELS_KEY] else {},
         prompts={
             key.removeprefix(_PROMPT): value
             for key, value in header.values.items()

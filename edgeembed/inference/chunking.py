@@ -37,6 +37,8 @@ _JOINERS = "\u200d\ufe0e\ufe0f"
 _NEAR_CHARACTERS = 32
 """Before an end, by which it is chosen among others."""
 _MAX_COUNTED_WORDS = 100_000
+_COUNTED_CHARACTERS = 48
+"""Of a piece, at its end: the rest is white space, of which there may be any amount."""
 
 
 class ChunkRules(msgspec.Struct, frozen=True):
@@ -87,7 +89,9 @@ class WordTokens:
 
     def unknown_in(self, text: str, start: int, end: int) -> list[str]:
         """Return the words between two characters of a text that were not counted yet."""
-        return self.unknown(_PIECE.findall(text, start, end))
+        # White space at the end is in no piece: it would be read again from each of its characters.
+        pieces = _PIECE.findall(text, start, start + len(text[start:end].rstrip()))
+        return self.unknown([piece[-_COUNTED_CHARACTERS:] for piece in pieces])
 
     def learn(self, words: Sequence[str], tokens: Sequence[int]) -> None:
         """Remember the tokens of words."""
@@ -115,7 +119,7 @@ class Chunker:
             pieces = list(itertools.islice(_PIECE.finditer(text, start, words_end), self._rules.tokens + 1))
             if not pieces:
                 return
-            tokens = self._words.of([piece.group() for piece in pieces])
+            tokens = self._words.of([piece.group()[-_COUNTED_CHARACTERS:] for piece in pieces])
             totals = list(itertools.accumulate(tokens))
             fitting = max(bisect_right(totals, self._rules.tokens), 1)
             begin = pieces[0].end() - len(pieces[0].group().lstrip())

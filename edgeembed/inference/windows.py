@@ -48,7 +48,7 @@ _WORDS_AT_ONCE = 256
 """Words that are counted before other requests get their turn."""
 _MOST_REMEMBERED = 2**17
 """Windows of texts that were cut before, which take a megabyte."""
-_MODELS = 8
+_MODELS = 4
 """Of so many models the tokens of words are remembered."""
 
 

@@ -331,6 +331,7 @@ class ModelRegistry:
         if self.default is not None and self.default.does(task):
             return self.default
         able = await self._able(task)
+        able = [model for model in able if model.task == task] or able
         if len({model.name for model in able}) == 1:
             return self._by_name[able[0].name.lower()]
         if able:

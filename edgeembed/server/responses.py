@@ -19,6 +19,7 @@ from edgeembed.errors import EdgeEmbedError
 from edgeembed.server.error_formats import ErrorFormat, Problem, openai
 
 JSON_TYPE = "application/json"
+BYTES_TYPE = "application/octet-stream"
 LARGE_BYTES = 512 * 1024
 PART_BYTES = 128 * 1024
 READ_SECONDS = 60.0

@@ -28,6 +28,7 @@ from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.number_formats import quantised
+from tests.bulk.daemon import serving
 from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row, fake_service
 from tests.server.dialect_requests import unit
 
@@ -153,14 +154,17 @@ async def test_multi_vectors_are_stored_in_fewer_bits_as_dense_ones_are(tmp_path
         assert dict(row["sparse"]) == {int(token): weight for token, weight in expected("sparse", text)}
 
 
-async def test_a_job_with_other_outputs_is_not_continued(tmp_path: Path) -> None:
-    begun = await unfinished(make_job(tmp_path, "v.parquet", ("dense", "sparse")))
-    with pytest.raises(ConfigError, match="began with outputs = dense, sparse, now it is dense; start again"):
-        await finished(make_job(tmp_path, "v.parquet", ("dense",), resume=True))
+@pytest.mark.parametrize("name", ["v.parquet", "v.jsonl", "v.arrow"])
+async def test_a_job_with_other_outputs_is_not_continued(tmp_path: Path, name: str) -> None:
+    """With the same ones it is, and writes the same bytes as an uninterrupted one."""
+    begun = await unfinished(make_job(tmp_path, name, ("dense", "multi", "sparse")))
+    with pytest.raises(ConfigError, match="began with outputs = dense, multi, sparse, now it is dense; start again"):
+        await finished(make_job(tmp_path, name, ("dense",), resume=True))
     again = FakeEngine()
     result = await finished(msgspec.structs.replace(begun, resume=True), again)
     assert 0 < result.before == len(TEXTS) - len(set(again.computed) & set(TEXTS)), "finished shards are kept"
-    assert pq.read_table(tmp_path / "v.parquet").num_rows == len(TEXTS)
+    await finished(make_job(tmp_path, f"whole-{name}", ("dense", "multi", "sparse")))
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"whole-{name}").read_bytes()
 
 
 async def test_a_job_of_an_earlier_version_is_one_of_dense_vectors(tmp_path: Path) -> None:
@@ -211,3 +215,17 @@ def test_flags_that_do_not_fit_are_refused_with_the_reason(
     assert isinstance(found.exception, ConfigError)
     with pytest.raises(ConfigError, match=words):
         raise found.exception
+
+
+def test_texts_are_printed_with_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with serving(FakeEngine(), outputs=("dense", "multi", "sparse")) as port:
+        monkeypatch.setenv("EDGEEMBED_PORT", str(port))
+        found = CliRunner().invoke(embed, ["two words", "one", "--sparse", "--multi-vector"])
+        assert found.exit_code == 0, found.output
+        first, second = map(json.loads, found.stdout.splitlines())
+        assert np.allclose(first.pop("multi_vector"), expected("multi", "two words"), atol=1e-6)
+        assert first == {"model": "embedder", "sparse": {"indices": [13, 15], "values": [2.0, 2.0]}}
+        assert list(second) == ["model", "multi_vector", "sparse"]
+        found = CliRunner().invoke(embed, ["one", "--dense", "--sparse"])
+        assert list(json.loads(found.stdout)) == ["model", "embedding", "sparse"]

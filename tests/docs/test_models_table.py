@@ -43,7 +43,7 @@ def _row(entry: CatalogueEntry) -> str:
 def _dimensions(entry: CatalogueEntry) -> str:
     cut = entry.matryoshka
     if cut is None:
-        return str(entry.dimensions)
+        return entry.vectors
     return cut.describe() if cut.lengths else f"{entry.dimensions}, any from {cut.min}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 
 from tests.convert.encoder_texts import TEXTS
@@ -81,6 +83,24 @@ def test_every_route_returns_the_same_numbers(daemon: Daemon) -> None:
     for item, as_jina, as_vllm in zip(whole, jina, vllm, strict=True):
         assert np.allclose(item["multi_embedding"], as_jina["embeddings"], atol=1e-5)
         assert np.allclose(item["multi_embedding"], as_vllm["data"], atol=1e-5)
+
+
+def test_the_openai_package_has_them_as_further_fields(daemon: Daemon) -> None:
+    client = openai.OpenAI(base_url=f"{daemon.url}/v1", api_key="unused", max_retries=0)
+    asked = {"sparse": True, "multi_vector": True}
+    (expected, *_) = items(daemon, input=DOCUMENTS, **asked)
+    answer = client.embeddings.create(model=WHOLE, input=DOCUMENTS, encoding_format="float", extra_body=asked)
+    item = answer.data[0]
+    assert np.allclose(item.embedding, expected["embedding"], atol=1e-5)
+    assert np.allclose(item.model_extra["multi_embedding"], expected["multi_embedding"], atol=1e-5)  # type: ignore[index]
+    assert item.model_extra["sparse_embedding"]["indices"] == expected["sparse_embedding"]["indices"]  # type: ignore[index]
+    alone = client.embeddings.create(
+        model=COLBERT, input=DOCUMENTS, encoding_format="float", extra_body={"multi_vector": True}
+    )
+    assert np.shape(alone.data[0].model_extra["multi_embedding"])[1] == 8  # type: ignore[index]
+    coded = client.embeddings.create(model=WHOLE, input=DOCUMENTS, extra_body=asked).data[0]
+    rows = [np.frombuffer(base64.b64decode(row), "<f4") for row in coded.model_extra["multi_embedding"]]  # type: ignore[index]
+    assert np.allclose(rows, expected["multi_embedding"], atol=1e-5), "the package asks for base64 by itself"
 
 
 def test_words_are_those_of_the_text(daemon: Daemon) -> None:

@@ -95,9 +95,8 @@ def convertible(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str
     found = {}
     for form in FORMS:
         if form.refused is None:
-            checkpoint = open_checkpoint(
-                form.make(folder / form.name), form.options.get("task"), form.options.get("adapter")
-            )
+            said = {key: form.options[key] for key in ("task", "adapter", "pooling") if key in form.options}
+            checkpoint = open_checkpoint(form.make(folder / form.name), **said)
             plan = find_family(checkpoint).plan(checkpoint)
             found |= dict.fromkeys(form.models, (plan.architecture, plan.pooling))
     return found

@@ -73,6 +73,14 @@ def test_white_space_alone_is_no_chunk() -> None:
 
 @pytest.mark.parametrize("text", ["a" + " " * 200_000, " " * 200_000, "\n" * 200_000 + "x", ("a" + " " * 30_000) * 10])
 def test_white_space_is_read_once(text: str) -> None:
-    """Time with the square of it: an hour for the first text."""
-    chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), WordTokens(letters)).chunks(text))
+    """Time with the square of it: an hour for the first text. And it is not kept with the words that are remembered."""
+    counted: list[str] = []
+
+    def count(words: Sequence[str]) -> list[int]:
+        counted.extend(words)
+        return letters(words)
+
+    chunks = list(Chunker(ChunkRules(tokens=8, overlap=0), WordTokens(count)).chunks(text))
+    assert all(len(word) < 100 for word in counted)
     assert " ".join(text[chunk.start : chunk.end] for chunk in chunks).split() == text.split()
+    assert {word.strip() for word in WordTokens().unknown_in(text, 0, 150_000)} <= {"a", "x"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from edgeembed.errors import (
     EngineUnavailableError,
     InputTooLongError,
     RequestError,
+    WrongTaskError,
 )
 from edgeembed.hub.catalogue import Matryoshka, Prompts
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
-from edgeembed.inference.service import EmbeddingService
+from edgeembed.inference.service import EmbeddingService, check_outputs
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry, ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
@@ -288,6 +290,9 @@ async def test_hidden_states_are_not_cached() -> None:
 
 async def test_an_output_that_the_model_has_no_head_for_is_refused() -> None:
     service, engine = make()
+    remote = dataclasses.replace(fake_model(), upstream="http://gpu-box:30000/v1")
+    with pytest.raises(WrongTaskError, match="computed by another server, which returns dense vectors only"):
+        check_outputs(remote, ("tokens",))
     with pytest.raises(RequestError, match="has no sparse vectors; it has dense vectors"):
         await service.embed(EmbedRequest(["a"], outputs=("sparse",)))
     assert not engine.computed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,9 @@ async def test_errors_say_what_to_do() -> None:
 
 async def test_without_a_name_the_only_model_for_the_task_is_used() -> None:
     assert (await ModelRegistry(SMALL, [RANKER]).resolve(None, "rerank")).model == RANKER
+    colbert = replace(model("colbert"), outputs=("multi",))
+    assert (await ModelRegistry(SMALL, [colbert]).resolve(None, "rerank")).model == colbert
+    assert (await ModelRegistry(SMALL, [colbert, RANKER]).resolve(None, "rerank")).model == RANKER, "it is for nothing else"
     with pytest.raises(RequestError, match=r"several models can do this: .*ranker, second"):
         await ModelRegistry(SMALL, [RANKER, model("second", task="rerank")]).resolve(None, "rerank")
     with pytest.raises(ModelNotFoundError, match="no reranker is installed"):

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo import FORMS
 from tests.convert.zoo.classifiers import make_classifier
 from tests.e2e.daemon import running
 from tests.e2e.models import install
 from tests.published.answers import NAMES, Answer
-from tests.published.cases import CLASSIFIER, KEY, MODEL, RERANKER, Ask, Case, Peer
+from tests.published.cases import CLASSIFIER, COLBERT, KEY, MODEL, RERANKER, WHOLE, Ask, Case, Peer
 
 HOLDS, FAILS, DIFFERS = "holds", "fails", "differs on purpose"
 
@@ -47,6 +48,10 @@ def daemons(
         convert_checkpoint(Path(folder) / "ranker", Path(folder) / "ranker.gguf", quantization="F32", license="Apache-2.0")
         make_classifier(Path(folder) / "judge", make_tiny_cross_encoder, "classifier", ("Default", "Spoiled"))
         convert_checkpoint(Path(folder) / "judge", Path(folder) / "judge.gguf", quantization="F32", license="Apache-2.0")
+        forms = {form.name: form for form in FORMS}
+        for name, form in ((COLBERT, "colbert_bert"), (WHOLE, "bge_m3")):
+            checkpoint = forms[form].make(Path(folder) / name)
+            convert_checkpoint(checkpoint, Path(folder) / f"{name}.gguf", quantization="F32", license="MIT")
         urls = {}
         for keyed in kinds:
             place = home / ("keyed" if keyed else "open")
@@ -54,6 +59,8 @@ def daemons(
             install(place, MODEL, "Q8_0", minilm)
             install(place, RERANKER, "F32", Path(folder) / "ranker.gguf")
             install(place, CLASSIFIER, "F32", Path(folder) / "judge.gguf")
+            for name in (COLBERT, WHOLE):
+                install(place, name, "F32", Path(folder) / f"{name}.gguf")
             # Some peers' tests have texts of 500 tokens; MiniLM's makers use it for 256.
             length = ("--context-tokens", "512")
             flags = ("--model", MODEL, "--offline", "--preload", RERANKER, *length, *(("--api-key", KEY) if keyed else ()))
@@ -81,6 +88,7 @@ def first_failure(expressions: Sequence[str], answers: Sequence[Answer]) -> str:
         "MODEL": MODEL,
         "RERANKER": RERANKER,
         "CLASSIFIER": CLASSIFIER,
+        "COLBERT": COLBERT,
         **dict(zip("abcdefghij", answers, strict=False)),
     }
     for expression in expressions:

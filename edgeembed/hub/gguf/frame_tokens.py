@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.hub.gguf.families import MODELS, VOCABULARIES, WORD_START
 from edgeembed.hub.gguf.file import GgufHead, GgufReader
 from edgeembed.hub.gguf.vocabulary import TOKENS_KEY
@@ -27,12 +28,17 @@ class FrameTokens:
     """The names of the tokens that the file's keys mean, by id."""
     capitals: int
     """Tokens with a capital letter of ASCII, apart from special ones."""
+    labels: tuple[str, ...] = ()
+    """The names of what a reranker or classifier computes."""
 
     @classmethod
     def of(cls, reader: GgufReader, head: GgufHead) -> FrameTokens:
         array = head.arrays.get(TOKENS_KEY)
         if array is None:
             return cls(0, {}, {}, 0)
+        key = f"{computed_as(str(head.values.get(ARCHITECTURE_KEY)))}.classifier.output_labels"
+        outputs = head.arrays.get(key)
+        labels = [label.decode("utf-8", "replace") for label in reader.strings(key, outputs)] if outputs else []
         names = {name.encode(): mark for name, mark in _NAMES.items()}
         asked = {head.values.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos", "seperator")}
         ids: dict[str, int] = {}
@@ -45,4 +51,4 @@ class FrameTokens:
                 capitals += 1
             if number in asked:
                 named[number] = piece.decode("utf-8", "replace")
-        return cls(array.count, ids, named, capitals)
+        return cls(array.count, ids, named, capitals, tuple(labels))

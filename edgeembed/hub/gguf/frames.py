@@ -17,7 +17,7 @@ from pathlib import Path
 from edgeembed.common.files import FileIdentity, describe_os_error
 from edgeembed.engine import canary
 from edgeembed.engine.answer_prompts import AnswerPrompt
-from edgeembed.engine.classes import LABELS_KEY
+from edgeembed.engine.classes import LABELS_KEY, Classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY
 from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.float_strings import encode_floats
@@ -42,6 +42,8 @@ _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
 _RERANK_PROMPT_KEY = "tokenizer.chat_template.rerank"
 _CONVERTER_KEY = "edgeembed.converter.version"
 _INSTRUCT = re.compile(r"<Instruct>: (.+?)\n")
+_ANSWERS = ("qwen3", "qwen3vl")
+"""Architectures whose rerankers have two labels, the answers yes and no."""
 _OFTEN_DENSE = ("gemma-embedding", "t5encoder")
 _DECODERS = frozenset({"gemma", "gemma3", "llama", "qwen2", "qwen3"})
 _NEVER_CAUSAL = frozenset({"gemma-embedding"})
@@ -288,6 +290,9 @@ class _Comparison:
         if self._pooling != "rank" or {TEMPLATE_KEY, LABELS_KEY} & self._values.keys():
             return
         theirs = self._values.get(_RERANK_PROMPT_KEY)
+        classifies = len(self._tokens.labels) > 1 and self._architecture not in _ANSWERS
+        if classifies:
+            self._add_classes()
         if model is not None and model.prompt is not None:
             self._add_classifier(model.prompt)
         elif self._architecture == "modern-bert" and not {"cls.weight", "cls.norm.weight"} <= self._shapes.keys():
@@ -300,17 +305,29 @@ class _Comparison:
                 "it is a cross-encoder without the pooler between the encoder and the classifier (cls.weight), which "
                 "llama.cpp's converter leaves out of BERT; convert the checkpoint with edgeembed convert"
             )
+        elif self._architecture == "bert" and "token_types.weight" not in self._shapes:
+            self._refuse(
+                "it is a DistilBERT with a classifier, which has ReLU between its layers, where llama.cpp's graph computes "
+                "tanh; convert the checkpoint with edgeembed convert"
+            )
         elif isinstance(theirs, str) and "{query}" in theirs and "{document}" in theirs:
             self._mends.update(_pair_template(theirs))
             self._mended.append(f"the template for pairs is that of {_RERANK_PROMPT_KEY}")
         elif family is not None and family.pair is not None:
             self._mends[TEMPLATE_KEY] = family.pair
             self._mended.append(f"the template for pairs is {family.pair}, that of {family.name} cross-encoders")
-        else:
+        elif not classifies:
             self._refuse(
                 "it is a reranker without a template for pairs of query and document, and its family is not known; convert "
                 "the checkpoint with edgeembed convert"
             )
+
+    def _add_classes(self) -> None:
+        """Take a file of several labels for a classifier, which a reranker's scores could not be read from."""
+        labels = self._tokens.labels
+        self._mends.update(Classes(labels).metadata())
+        self._mended.append(f"it is a classifier, as it has {len(labels)} labels")
+        self._unchecked.append("whether a text may belong to several of its classes; probabilities are made by a softmax")
 
     def _add_classifier(self, prompt: AnswerPrompt) -> None:
         """Make the classifier of a text generator that answers a prompt from its LM head."""

@@ -169,8 +169,10 @@ function histogram(bounds, counts) {
 
 const STATES = { ready: "good", loading: "wait", starting: "wait", restarting: "warn", unloading: "wait", failed: "bad", stopped: "bad" };
 
+const KINDS = { rerank: ["reranker"], classify: ["classifier"] };
+
 function modelCard(model) {
-  const tags = [model.type, ...(model.task === "rerank" ? ["reranker"] : []), ...(model.default ? ["default"] : []), ...(model.pinned ? ["pinned"] : [])];
+  const tags = [model.type, ...(KINDS[model.task] ?? []), ...(model.default ? ["default"] : []), ...(model.pinned ? ["pinned"] : [])];
   const left = model.keep_alive_seconds == null ? "never" : duration(model.keep_alive_seconds - (model.idle_seconds ?? 0));
   const card = make(
     "article",
@@ -190,7 +192,7 @@ function modelCard(model) {
         ["memory", bytes(model.memory_bytes)],
         model.task === "embed"
           ? ["dimensions", model.dimensions ? whole.format(model.dimensions) : "–"]
-          : ["longest pair", model.context_tokens ? `${whole.format(model.context_tokens)} tokens` : "–"],
+          : [model.task === "rerank" ? "longest pair" : "longest text", model.context_tokens ? `${whole.format(model.context_tokens)} tokens` : "–"],
         ["requests", whole.format(model.requests)],
         ["idle", model.idle_seconds == null ? "busy" : duration(model.idle_seconds)],
         ["unloads in", model.state === "ready" ? left : "–"],

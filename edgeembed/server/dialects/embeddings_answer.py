@@ -20,9 +20,8 @@ from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import ClassifyResult, EmbedResult
 from edgeembed.server.dialects.embeddings_body import NumberFormat
 from edgeembed.server.fields import truncated_items
-from edgeembed.server.responses import raw_response
+from edgeembed.server.responses import BYTES_TYPE, raw_response
 
-_BYTES_TYPE = "application/octet-stream"
 _METADATA_HEADER = "metadata"
 _LONGEST_HEADER = 8000
 """Bytes; common clients refuse longer ones."""
@@ -88,7 +87,7 @@ def bytes_of_items(
     for item in items:
         written.append(b"".join(row_bytes(item, numbers.dtype, numbers.endianness)))
         shapes.append(item.shape if of_tokens else item.shape[1:])
-    headers = {hdrs.CONTENT_TYPE: _BYTES_TYPE, **headers}
+    headers = {hdrs.CONTENT_TYPE: BYTES_TYPE, **headers}
     if numbers.encoding == "bytes":
         metadata = _metadata(result, list(map(len, written)), shapes, numbers)
         if len(metadata) > _LONGEST_HEADER:

@@ -5,11 +5,12 @@ Reference: LM Studio's documentation, "REST API v0".
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 from aiohttp import web
 
+from edgeembed.engine.interface import Task
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.dialects.model_cards import CARDS
 from edgeembed.server.responses import struct_response
@@ -17,11 +18,15 @@ from edgeembed.server.responses import struct_response
 routes = web.RouteTableDef()
 
 
+ModelKind: TypeAlias = Literal["embeddings", "reranker", "classifier"]
+_KINDS: dict[Task, ModelKind] = {"embed": "embeddings", "rerank": "reranker", "classify": "classifier"}
+
+
 class LmStudioModel(msgspec.Struct):
     """A name that a request may use. `max_context_length`: the longest text in tokens, 0 if the file does not say it."""
 
     id: str
-    type: Literal["embeddings", "reranker"]
+    type: ModelKind
     arch: str
     quantization: str
     state: Literal["loaded", "not-loaded"]
@@ -51,7 +56,7 @@ async def models(request: web.Request) -> web.Response:
         listed.append(
             LmStudioModel(
                 id=listing.name,
-                type="embeddings" if model.task == "embed" else "reranker",
+                type=_KINDS[model.task],
                 arch=card.architecture or "",
                 quantization=model.type,
                 state="loaded" if slot is not None and slot.state == "ready" else "not-loaded",

@@ -138,5 +138,6 @@ def _listed(service: EmbeddingService, listing: ModelListing) -> ListedModel:
         input_type=listing.target.input_type or UNSET,
         dimensions=dimensions or UNSET,
         outputs=list(model.all_outputs) or UNSET,
+        labels=list(model.classes.labels) if model.classes else UNSET,
         context_tokens=info.context_tokens if info else UNSET,
     )

@@ -177,9 +177,14 @@ def _parameters(path: str, operation: Operation) -> list[dict[str, Any]]:
     return found
 
 
+_BYTES = {"type": "string", "contentMediaType": responses.BYTES_TYPE}
+"""The schema of bytes, as JSON Schema 2020-12 has it."""
+
+
 def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     schema = {"type": "string"} if operation.answer is None else _schema(operation.answer, schemas)
-    done: dict[str, Any] = {"description": "Success.", "content": {media: {"schema": schema} for media in operation.media}}
+    content = {media: {"schema": _BYTES if media == responses.BYTES_TYPE else schema} for media in operation.media}
+    done: dict[str, Any] = {"description": "Success.", "content": content}
     if operation.cached:
         done["headers"] = {
             str(CACHE_HEADER): {

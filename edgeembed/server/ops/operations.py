@@ -60,6 +60,7 @@ class Operation:
     body_required: bool = True
 
 
+_JSON_OR_BYTES = (responses.JSON_TYPE, responses.BYTES_TYPE)
 _OPENAI = "OpenAI"
 _JINA = "Jina"
 _RERANK = "Rerank (Jina, Cohere, vLLM, SGLang, infinity, Voyage)"
@@ -83,6 +84,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         embeddings_body.EmbeddingsBody,
         _COMPUTES,
         {"input": "The rain falls."},
+        media=_JSON_OR_BYTES,
         cached=True,
     ),
     ("POST", "/v1/multi-vector"): Operation(
@@ -119,6 +121,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         pooling.PoolingBody,
         _COMPUTES,
         {"input": "The rain falls.", "task": "token_embed"},
+        media=_JSON_OR_BYTES,
         cached=True,
     ),
     **{
@@ -241,6 +244,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             list[tei_scores.TeiRank],
             *_PREDICTIONS,
             EmbeddingsAnswer,
+            OutputsAnswer,
             classify.ClassifyAnswer,
             rerank_answer.RerankAnswer,
         ),

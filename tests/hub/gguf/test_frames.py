@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from gguf import GGUFReader
 
+from edgeembed.engine.classes import Classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
 from edgeembed.engine.interface import Float32Row, Pair
 from edgeembed.engine.llama.model import LlamaModel
@@ -26,6 +27,7 @@ from tests.convert.tiny_bert_variants import make_tiny_roberta
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker
 from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.classifiers import make_classifier
 from tests.convert.zoo.cross_encoders import make_modern_bert as make_modern_bert_reranker
 from tests.convert.zoo.cross_encoders import make_roberta as make_roberta_reranker
 from tests.convert.zoo.eurobert import make_merged_nano
@@ -41,6 +43,7 @@ from tests.hub.gguf.parts import ARRAY, BOOL, STRING, Array, Gguf, read, write
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("quiet")]
 
 UINT32 = 4
+LABELS = ("no", "maybe", "yes")
 Change = Callable[[Gguf], object]
 
 
@@ -412,6 +415,47 @@ def test_a_reranker_without_a_template_is_refused(tmp_path: Path, rerankers: dic
     theirs = _as_of_others(read(rerankers["qwen3"].read_bytes()))
     with pytest.raises(WrongFrameError, match="a reranker without a template for pairs"):
         check_gguf(_changed(theirs, tmp_path, drop("tokenizer.chat_template.rerank")))
+
+
+@pytest.fixture(scope="module")
+def classifiers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Classifiers of our converter."""
+    folder = tmp_path_factory.mktemp("classifiers")
+    makers = {"roberta": (make_roberta_reranker, "classifier.out_proj"), "bert": (make_tiny_cross_encoder, "classifier")}
+    for name, (make, last) in makers.items():
+        make_classifier(folder / name, make, last, LABELS)
+        convert_checkpoint(folder / name, folder / f"{name}.gguf", quantization="F32")
+    return {name: folder / f"{name}.gguf" for name in makers}
+
+
+def _logits(file: Path, frame: Frame | None = None) -> list[Float32Row]:
+    options = WorkerOptions(
+        path=str(file), threads=2, context_tokens=1280, batch_tokens=128, mode="cpu", extra_buffers=True, task="classify",
+        metadata=dict(frame.mends) if frame else {},
+    )  # fmt: skip
+    model = LlamaModel(options)
+    try:
+        pairs = [model.tokenize_pair(Pair(*pair)) for pair in PAIRS.values()]
+        return [model.embed([ids])[0] for ids in (*map(model.tokenize, TEXTS.values()), *pairs)]
+    finally:
+        model.close()
+
+
+def test_classifiers_of_llama_cpp_s_converter_are_served(tmp_path: Path, classifiers: dict[str, Path]) -> None:
+    """It writes one as a cross-encoder with several labels, whose numbers would be taken for those of yes and no."""
+    theirs = _changed(_as_of_others(read(classifiers["roberta"].read_bytes())), tmp_path, drop("bert.pooling_type"))
+    facts, frame = facts_of(check_gguf(theirs), theirs), read_frame(theirs)
+    assert facts.ranks is True and facts.own_classes == Classes(LABELS, "softmax", pairs=True)
+    assert any("several of its classes" in line for line in frame.unchecked)
+    for found, expected in zip(_logits(theirs, frame), _logits(classifiers["roberta"]), strict=True):
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_distil_bert_with_a_classifier_is_refused(tmp_path: Path, classifiers: dict[str, Path]) -> None:
+    theirs = _as_of_others(read(classifiers["bert"].read_bytes()))
+    theirs.tensors = [tensor for tensor in theirs.tensors if tensor.name != b"token_types.weight"]
+    with pytest.raises(WrongFrameError, match="has ReLU between its layers"):
+        check_gguf(_changed(theirs, tmp_path, drop("bert.pooling_type")))
 
 
 def test_a_joint_gate_of_jinas_model_for_code_is_refused(tmp_path: Path) -> None:

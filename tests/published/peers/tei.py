@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.published.cases import CLASSIFIER, MODEL, RERANKER, Case, LeftOut, Peer, case, differs, get, post, send
+from tests.published.cases import CLASSIFIER, MODEL, RERANKER, WHOLE, Case, Peer, case, differs, get, post, send
 
 EMBED = "router/tests/test_http_embed.rs::"
 PREDICT = "router/tests/test_http_predict.rs::"
@@ -187,8 +187,24 @@ CASES: list[Case] = [
     case(f"{API}/embed_all 400", post("/embed_all", inputs=[]), EMPTY),
     # /embed_sparse and /predict: for models that can; the error says that this one cannot.
     case(
+        f"{API}/embed_sparse[text]",
+        post("/embed_sparse", model=WHOLE, inputs="I like you, what is rain?"),
+        OK,
+        "len(a) == 1 and len(a[0]) > 0",
+        "all(type(one['index']) is int and one['value'] > 0 and set(one) == {'index', 'value'} for one in a[0])",
+    ),
+    case(
+        f"{API}/embed_sparse[batch]",
+        post("/embed_sparse", model=WHOLE, inputs=["what is rain?", "I like you."], truncate=True, prompt_name=None),
+        post("/embed_sparse", model=WHOLE, inputs="what is rain?"),
+        OK,
+        "len(a) == 2 and [one['index'] for one in a[0]] == [one['index'] for one in b[0]]",
+        "near([one['value'] for one in a[0]], [one['value'] for one in b[0]])",
+    ),
+    case(f"{API}/embed_sparse 400", post("/embed_sparse", model=WHOLE, inputs=[]), EMPTY),
+    case(
         f"{API}/embed_sparse 424",
-        post("/embed_sparse", inputs="I like you."),
+        post("/embed_sparse", model=MODEL, inputs="I like you."),
         "a.status == 424",
         "a['error_type'].lower() == 'backend'",
     ),
@@ -410,8 +426,6 @@ PEER = Peer(
     "TEI",
     "huggingface/text-embeddings-inference",
     CASES,
-    [
-        LeftOut(API, 1, "an answer of /embed_sparse: a model of another kind"),
-    ],
+    [],
     "gRPC, the models in its own formats, its queue",
 )

@@ -12,6 +12,7 @@ COHERE_PROTOCOL = POOLING + "embed/test_cohere_protocol.py::"
 PER_DOC = POOLING + "scoring/test_max_tokens_per_doc.py::"
 CLASSIFY = POOLING + "classify/test_online.py::"
 PLAIN = POOLING + "pooling/test_online.py::"
+LATE = POOLING + "scoring/late_interaction/test_late_interaction_online.py::"
 TOKEN_EMBED = POOLING + "token_embed/test_online.py::"
 SALT = POOLING + "test_cache_salt_validation.py::"
 LIMITS = POOLING + "test_pooling_prompt_limit.py::"
@@ -28,10 +29,11 @@ PEER = Peer(
         LeftOut(PER_DOC, 4, "two more models"),
         LeftOut(CLASSIFY, 1, "the ids of its model's tokens"),
         LeftOut(PLAIN, 3, "the route that its server is told to have for /invocations, chat templates"),
+        LeftOut(LATE, 1, "images"),
         LeftOut(TOKEN_EMBED, 1, "a server that has one task only"),
         LeftOut(TOKENS, 7, "chat templates, tools, /tokenizer_info"),
         LeftOut(SALT, 1, "completions"),
         LeftOut(LIMITS, 8, "/classify and plug-ins, and lists of texts that are longer than its server allows"),
     ],
-    "engines without HTTP, images, ColBERT, rewards, generative scores, classes of its server",
+    "engines without HTTP, images, rewards, generative scores, classes of its server",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.published.cases import MODEL, RERANKER, Ask, Case, case, differs, post
+from tests.published.cases import COLBERT, MODEL, RERANKER, Ask, Case, case, differs, post
 from tests.published.peers.vllm_embed import CHAT, DTYPES, ENDS, FP8, IDS, OK, REFUSED, TEXT
 
 POOLING = "tests/entrypoints/pooling/"
@@ -13,6 +13,9 @@ CROSS = POOLING + "scoring/test_cross_encoder_online.py::"
 BI = POOLING + "scoring/test_bi_encoder_online.py::"
 PLAIN = POOLING + "pooling/test_online.py::"
 TOKEN_EMBED = POOLING + "token_embed/test_online.py::"
+LATE = POOLING + "scoring/late_interaction/test_late_interaction_online.py::"
+CAPITALS = ["What is the capital of France?", "What is the capital of Germany?"]
+PLACES = ["The capital of France is Paris.", "The capital of Germany is Berlin."]
 TYPES = differs("types of errors", REFUSED, "a['error']['type'] == 'invalid_request_error'")
 OTHER_TASK = differs("other tasks", REFUSED)
 SHAPED = (
@@ -113,6 +116,49 @@ CASES: list[Case] = [
     *not_supported(CROSS, ("embed", "token_embed", "plugin"), RERANKER),
     case(BI + "test_pooling_embed", pooling(TEXT, task="embed"), OK, "len(a['data'][0]['data']) == 384"),
     *not_supported(BI, ("classify", "token_classify", "plugin")),
+    # scoring/late_interaction/test_late_interaction_online.py: of a model with vectors of tokens alone.
+    *(
+        case(
+            LATE + f"test_score_api_{name}",
+            post("/score", model=COLBERT, queries=one, documents=other),
+            OK,
+            "a['id'] and all(item['object'] == 'score' for item in a['data'])",
+            f"len(scores(a)) == {count}",
+        )
+        for name, one, other, count in (
+            ("queries_str_1_documents_str_1", CAPITALS[0], PLACES[0], 1),
+            ("queries_str_1_documents_str_n", CAPITALS[0], PLACES, 2),
+            ("queries_str_n_documents_str_n", CAPITALS, PLACES, 2),
+        )
+    ),
+    case(
+        LATE + "test_rerank_api_texts",
+        post("/rerank", model=COLBERT, query=CAPITALS[0], documents=PLACES),
+        post("/score", model=COLBERT, queries=CAPITALS[0], documents=PLACES),
+        OK,
+        "a['id'] and len(a['results']) == 2",
+        "order(a) == sorted(range(2), key=lambda index: -scores(b)[index])",
+    ),
+    case(
+        LATE + "test_rerank_api_top_n",
+        post(
+            "/rerank", model=COLBERT, query=CAPITALS[0], documents=[*PLACES, "Machine learning is a field of AI."], top_n=2
+        ),
+        OK,
+        "len(a['results']) == 2",
+    ),
+    case(
+        LATE + "test_token_embed",
+        pooling(CAPITALS[0], model=COLBERT, task="token_embed"),
+        OK,
+        "len(a['data']) == 1 and len(a['data'][0]['data']) > 0 and len(a['data'][0]['data'][0]) == 8",
+    ),
+    case(
+        LATE + "test_embed_not_supported",
+        pooling(CAPITALS[0], model=COLBERT, task="embed"),
+        "a['error']['type'] == 'BadRequestError'",
+        TYPES,
+    ),
     # pooling/test_online.py: of a reward model, which has one number for each token, where ours have 384.
     case(
         PLAIN + "test_completion_request[text]",

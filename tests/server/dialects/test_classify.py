@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from tests.fakes import fake_row
-from tests.server.dialect_requests import CLASSES, Server, post, probabilities
+from tests.server.dialect_requests import CLASSES, Server, get, post, probabilities
 
 TEXTS = ["I like it", "It broke on the first day"]
 
@@ -119,3 +119,11 @@ async def test_a_classifier_is_refused_where_vectors_or_scores_are_asked_for(
     status, answer = await post(client, path, model="judge", **body)
     assert (status, answer["error"]["param"]) == (400, "model")
     assert "POST /classify" in answer["error"]["message"]
+
+
+async def test_lists_of_models_name_the_labels(client: TestClient) -> None:
+    listed = {item["id"]: item for item in (await get(client, "/v1/models"))[1]["data"]}
+    assert (listed["judge"]["task"], listed["judge"]["labels"]) == ("classify", [*CLASSES.labels])
+    assert "labels" not in listed["embedder"]
+    kinds = {item["id"]: item["type"] for item in (await get(client, "/api/v0/models"))[1]["data"]}
+    assert (kinds["judge"], kinds["ranker"]) == ("classifier", "reranker")

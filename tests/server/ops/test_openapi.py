@@ -152,6 +152,19 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("/predict", {"inputs": [["a"], ["b", "c"]]}),
     ("/predict", {"inputs": "a", "parameters": {"top_k": 1}}),
     ("/", {"inputs": "a", "model": "judge"}),
+    ("/v1/embeddings", {"input": ["a", "w " * 30], "truncate": "end", "sparse": True, "multi_vector": True}),
+    ("/v1/embeddings", {"input": "a", "sparse": True, "sparse_words": True, "return_dense": False}),
+    ("/v1/embeddings", {"input": "a", "multi_vector": True, "encoding_format": "base64"}),
+    ("/v1/multi-vector", {"input": ["a"], "embedding_type": "base64"}),
+    ("/invocations", {"input": ["a"], "sparse": True}),
+    ("/pooling", {"input": ["a", "w " * 30], "truncate_prompt_tokens": -1}),
+    ("/pooling", {"input": "a", "encoding_format": "base64"}),
+    ("/pooling", {"input": "a", "encoding_format": "bytes"}),
+    ("/v1/embeddings", {"input": "a", "encoding_format": "bytes_only"}),
+    ("/pooling", {"input": [5, 6], "task": "embed"}),
+    ("/pooling", {"input": "a", "model": "judge"}),
+    ("/embed_all", {"inputs": [[5, 6], [7]]}),
+    ("/embed_sparse", {"inputs": ["a", "w " * 30]}),
 ]
 
 
