@@ -54,9 +54,9 @@ sys.exit(worker.main(sys.argv))
 SOON_IDLE = script("""
 serving.IDLE_SECONDS = 0.01
 make, close = LlamaModel.new_states_context, StatesContext.close
-def new_states_context(self):
+def new_states_context(self, **more):
     print("a context is made", file=sys.stderr, flush=True)
-    return make(self)
+    return make(self, **more)
 def freed(self):
     close(self)
     print("a context is freed", file=sys.stderr, flush=True)
@@ -120,7 +120,7 @@ def test_a_text_that_cannot_be_computed_fails_alone(model_file: Path) -> None:
 
 
 WITHOUT_MEMORY = script("""
-def refuse(self):
+def refuse(self, **more):
     raise ModelLoadError("no memory", fatal=False, cause="out_of_memory")
 LlamaModel.new_states_context = refuse
 """)
