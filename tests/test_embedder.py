@@ -298,8 +298,19 @@ def test_what_is_no_text_is_a_type_error(make: Make) -> None:
         embedder.rerank("query", "document")
     with pytest.raises(ValueError, match="dtype is 'float64'; expected one of float32"):
         embedder.embed("a", dtype="float64")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        embedder.embed(["a"], batch_size=0)
+    for texts in ("a", ["a"], iter(["a"])):
+        with pytest.raises(ValueError, match="batch_size is 0"):
+            embedder.embed(texts, batch_size=0)
+    for method in (embedder.embed, embedder.sparse, embedder.multi, embedder.tokens):
+        with pytest.raises(ValueError, match="input_type is 'passage'; expected one of query, document"):
+            method("a", input_type="passage")
+    with pytest.raises(ValueError, match="top_k is -1; expected at least 0"):
+        embedder.sparse("a", top_k=-1)
+    with pytest.raises(ValueError, match="top_n is -1; expected at least 0"):
+        embedder.rerank("query", ["a", "b"], top_n=-1)
+    for texts in (None, 3):
+        with pytest.raises(TypeError, match="is not iterable"):
+            embedder.embed(texts)
     with pytest.raises(TypeError, match="no_such_option"):
         embedder.embed("a", no_such_option=1)
 
