@@ -81,6 +81,13 @@ class PoolingBody(EmbeddingFields):
             "The default is token_embed, or classify for a classifier."
         ),
     ] = None
+    multi_vector: Annotated[
+        bool | None,
+        Meta(
+            description="With token_embed. true: the vectors of a head for late interaction. false: the hidden states. The "
+            "default is the head's vectors if the model has one."
+        ),
+    ] = None
 
 
 class PoolingItem(msgspec.Struct):
@@ -89,6 +96,9 @@ class PoolingItem(msgspec.Struct):
     index: int
     object: Literal["pooling"]
     data: PoolingData
+    shape: Annotated[
+        list[int] | msgspec.UnsetType, Meta(description="With base64 and token_embed: rows, and numbers in each.")
+    ] = UNSET
 
 
 class PoolingUsage(msgspec.Struct):
@@ -119,6 +129,8 @@ async def pooling(request: web.Request) -> web.Response:
     """Return a vector for each token of each text, one for each text, or a score for each class."""
     body = await read_body(request, _BODY)
     task = await _task(body, request.app[SERVICE])
+    if body.multi_vector and task != "token_embed":
+        raise RequestError("multi_vector is about vectors of tokens, whose task is token_embed", param="multi_vector")
     body.task = None
     if body.token_ids is None and has_token_ids(body.input):  # which are the model's own in this dialect
         body.token_ids = "model"
@@ -132,7 +144,7 @@ async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: N
     output: Output = "dense"
     if tokens:
         refuse_long_text(body)
-        output = token_output((await service.registry.resolve(body.model, "embed")).model)
+        output = token_output((await service.registry.resolve(body.model, "embed")).model, body.multi_vector)
         asked = msgspec.structs.replace(asked, outputs=(output,))
     elif body.long_text == "chunks":
         raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
@@ -207,6 +219,8 @@ def _item(index: int, matrix: Matrix, tokens: bool, numbers: NumberFormat) -> It
     yield b'{"index":%d,"object":"pooling","data":' % index
     if numbers.encoding == "base64":
         yield b'"%b"' % base64.b64encode(b"".join(row_bytes(matrix, numbers.dtype, numbers.endianness)))
+        if tokens:
+            yield b',"shape":[%d,%d]' % matrix.shape
     elif tokens:
         yield from json_rows(matrix, numbers.dtype)
     else:
