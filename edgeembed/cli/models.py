@@ -82,10 +82,16 @@ def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
         model.type,
         _task(model),
         human_size(model.size_bytes),
-        str(model.dimensions or "?") if model.task == "embed" else "-",
+        _length_of_vectors(model),
         model.license or "?",
         ago(model.last_used, time.time()),
     )
+
+
+def _length_of_vectors(model: InstalledModel) -> str:
+    if model.task != "embed" or model.outputs == ("sparse",):
+        return "-"
+    return str(model.dimensions or "?") if "dense" in model.outputs else f"{model.token_dimensions or '?'} a token"
 
 
 def _task(model: InstalledModel) -> str:
@@ -219,7 +225,10 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                 ("good for", entry.purpose),
                 ("licence", entry.license),
                 ("languages", ", ".join(entry.languages)),
-                ("dimensions", _dimensions(entry.task, entry.dimensions, entry.matryoshka)),
+                (
+                    "dimensions",
+                    entry.vectors if entry.token_dimensions else _dimensions(entry.task, entry.dimensions, entry.matryoshka),
+                ),
                 *_outputs(installed),
                 ("context", _context(entry)),
                 ("pooling", entry.pooling),
@@ -242,7 +251,11 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
             [
                 ("task", model.task),
                 ("licence", model.license or "unknown"),
-                ("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka)),
+                *(
+                    []
+                    if "dense" not in model.outputs
+                    else [("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka))]
+                ),
                 ("classes", ", ".join(model.classes.labels) if model.classes else None),
                 *_outputs(installed),
             ],
@@ -258,7 +271,11 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
 def _outputs(installed: list[InstalledModel]) -> list[tuple[str, str]]:
     """Return a line that tells what the installed embedder computes, if that is more than dense vectors."""
     outputs = installed[0].outputs if installed and installed[0].task == "embed" else ("dense",)
-    return [("outputs", ", ".join(outputs))] if outputs != ("dense",) else []
+    if outputs == ("dense",):
+        return []
+    width = installed[0].token_dimensions
+    words = [f"{output} ({width} numbers a token)" if output == "multi" and width else output for output in outputs]
+    return [("outputs", ", ".join(words))]
 
 
 def _context(entry: CatalogueEntry) -> str:

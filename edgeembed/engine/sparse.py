@@ -128,6 +128,10 @@ class VocabularyHead:
         self._make = make
         self._logits: Logits | None = None
 
+    def forget(self) -> None:
+        """Have what computes the logits made again for the next text: it is closed."""
+        self._logits = None
+
     def needs_states(self, role: Role) -> bool:
         """Return whether the output depends on more than the ids of the tokens."""
         return role != "query" or self._query is None

@@ -82,11 +82,11 @@ def measure(file: Path, lengths: list[int], rounds: int) -> None:
     assert isinstance(head, VocabularyHead)
     weights = head._weights
     embeddings = find_embeddings(model.new_context)
-    ways = {packed: MaskedLm(weights, embeddings, threads=1, packed=packed) for packed in (True, False)}
+    heads = {packed: MaskedLm(weights, embeddings, threads=1, packed=packed) for packed in (True, False)}
     matrix = np.random.default_rng(0).standard_normal((len(weights.bias), len(weights.weight))).astype(np.float32)
     states_context, random = model.new_states_context(), np.random.default_rng(1)
     print(f"{file.name}: {model.info.file_type}, {model.kernels.words}, one thread; milliseconds of processor time")
-    copied = tensor_bytes(ways[True]._embeddings) if ways[True].is_packed else 0
+    copied = tensor_bytes(heads[True]._embeddings) if heads[True].is_packed else 0
     print(f"memory of the copy: ggml {copied / 2**20:.0f} MiB, NumPy {matrix.nbytes / 2**20:.0f} MiB\n")
     names = (
         "dense",
@@ -107,22 +107,22 @@ def measure(file: Path, lengths: list[int], rounds: int) -> None:
             for first in range(0, len(states), CHUNK_TOKENS):
                 (states[first : first + CHUNK_TOKENS] @ matrix.T).max(axis=0)
 
-        def by_ggml(way: MaskedLm, states: np.ndarray = states) -> None:
-            for logits in way.logits(states):
+        def by_ggml(masked_lm: MaskedLm, states: np.ndarray = states) -> None:
+            for logits in masked_lm.logits(states):
                 logits.max(axis=0)
 
         dense = seconds(lambda text=text: model.wide.compute([text], isolated=True), rounds)  # type: ignore[misc]
         passed = seconds(lambda text=text: states_context.compute_states([text]), rounds)  # type: ignore[misc]
         head.apply(states, text.tokens, "")
         whole = seconds(lambda s=states, t=text: head.apply(s, t.tokens, ""), rounds)  # type: ignore[misc]
-        products = [seconds(lambda way=way: by_ggml(way), rounds) for way in ways.values()]  # type: ignore[misc]
+        products = [seconds(lambda each=each: by_ggml(each), rounds) for each in heads.values()]  # type: ignore[misc]
         figures = [dense, passed, whole, *products, seconds(by_numpy, rounds)]
         speeds = [length / dense, length / (passed + whole)]
         cells = [f"{1000 * figure:.1f}" for figure in figures] + [f"{speed:,.0f}" for speed in speeds]
         print(f"{length:>6}  " + "  ".join(f"{cell:>12}" for cell in cells))
     states_context.close()
-    for way in ways.values():
-        way.close()
+    for each in heads.values():
+        each.close()
     model.close()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["sentence", "title", "name"]
-WANTED: dict[Kind, int] = {"sentence": 150, "title": 75, "name": 75}
+WANTED: dict[Kind, int] = {"sentence": 100, "title": 60, "name": 60}
 PARAGRAPHS = 1_000
 FOLDERS = ("faq", "howto", "library", "reference", "tutorial", "using", "extending", "c-api")
 SEED = 0

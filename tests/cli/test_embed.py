@@ -23,6 +23,9 @@ from edgeembed.config.paths import Paths
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults
 from tests.bulk.daemon import CountingEngine, serving
 from tests.cli.helpers import MAIN, edgeembed
+from tests.convert.without_proof import convert_checkpoint
+from tests.convert.zoo.sparse import FORMS
+from tests.e2e.daemon import running
 from tests.server.dialect_requests import unit
 from tests.signals import listening_to_sigint
 from tests.waiting import until
@@ -401,3 +404,26 @@ def test_without_a_daemon_the_real_model_is_killed_and_resumed(
     output = said(*command, "--resume", "--threads", "1")
     assert "last digits" not in output
     assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_dense_sparse_and_multi_vectors_of_one_model_are_the_same_with_and_without_a_daemon(
+    texts: Path, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, checkpoint = tmp_path / "m3.gguf", tmp_path / "m3"
+    checkpoint.mkdir()
+    (form,) = (each for each in FORMS if each.name == "bge_m3")
+    convert_checkpoint(form.make(checkpoint), model, quantization="F32", license="MIT")
+    texts.write_text("\n".join(texts.read_text().splitlines()[:40]))
+    outputs = ["--dense", "--sparse", "--multi-vector"]
+    monkeypatch.setenv("EDGEEMBED_PORT", "1")
+    said(*job(texts, tmp_path / "alone.parquet", *outputs, "--model", str(model)))
+    with running("--model", str(model), home=home) as daemon:
+        monkeypatch.setenv("EDGEEMBED_PORT", daemon.url.rpartition(":")[2])
+        assert "computed by the daemon at" in said(*job(texts, tmp_path / "daemon.parquet", *outputs))
+    assert (tmp_path / "alone.parquet").read_bytes() == (tmp_path / "daemon.parquet").read_bytes()
+    table = pq.read_table(tmp_path / "daemon.parquet")
+    assert table.column_names == ["id", "vector", "multi_vector", "sparse"]
+    tokens = [len(vectors) for vectors in table["multi_vector"].to_pylist()]
+    assert all(0 < len(weights) <= count for weights, count in zip(table["sparse"].to_pylist(), tokens, strict=True))

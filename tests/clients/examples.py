@@ -1,4 +1,4 @@
-"""The examples of docs/clients.md and docs/python.md, and how they are run."""
+"""The examples of docs/clients.md, docs/python.md and docs/search.md, and how they are run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.clients.environments import Environment
 from tests.clients.matrix import M3, RERANKER
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / "clients.md", ROOT / "docs" / "python.md"]
+PAGES = [ROOT / "docs" / f"{name}.md" for name in ("clients", "python", "search")]
 WRITTEN = "http://127.0.0.1:8327"
 WRITTEN_MODELS = {"qwen3-reranker-0.6b": RERANKER, "bge-m3": M3}
 """Models of the pages, and the small ones that take their place."""

@@ -38,7 +38,7 @@ def test_what_is_no_packed_row_is_refused(row: list[float]) -> None:
         unpack(np.array(row, dtype=np.float32), ("multi",))
 
 
-def test_packed_rows_are_told_from_dense_ones() -> None:
+def test_packed_rows_are_distinguished_from_dense_ones() -> None:
     parts: dict[Output, Float32Matrix] = {"multi": np.ones((3, 4), np.float32), "sparse": np.empty((0, 2), np.float32)}
     assert is_packed(pack(parts))
     assert not is_packed(pack(parts)[:-1])

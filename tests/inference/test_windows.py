@@ -288,7 +288,7 @@ async def test_limits_of_a_request_hold_for_windows(monkeypatch: pytest.MonkeyPa
     assert engine.computed == []
 
 
-async def test_short_texts_pass_where_neither_limit_nor_tokenizer_is_known() -> None:
+async def test_short_texts_pass_without_a_limit_or_a_tokenizer() -> None:
     class Behind(FakeEngine):
         """As a model behind another server."""
 

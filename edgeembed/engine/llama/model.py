@@ -159,11 +159,14 @@ class LlamaModel:
         if options.autotune and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
             self._autotune(facts)
 
-    def new_states_context(self) -> StatesContext:
-        """Return a new context for hidden states; the caller closes it. Raises ModelLoadError when memory is short."""
+    def new_states_context(self, *, bulk: bool = False) -> StatesContext:
+        """Return a new context for hidden states; the caller closes it. Raises ModelLoadError when memory is short.
+
+        bulk: for a bulk lane.
+        """
         decoder = self._make_reader is not None
         reader = StatesReader(int(lib.llama_model_n_embd_out(self._model)), before_lm_head=decoder)
-        shape = states_shape(self.plan.wide, decoder=decoder)
+        shape = states_shape(self.plan.bulk if bulk else self.plan.wide, decoder=decoder)
         change = self._make_change(shape)
         if self._roles is not None and (expansion := self._roles.expansion) is not None and not expansion.attended:
             if change is not None:
@@ -208,6 +211,18 @@ class LlamaModel:
             return packed_row(self._token_heads, outputs, states, text.tokens, role)
         except KeyError as missing:
             raise ComputeError(f"the model file has no output {missing}") from None
+
+    def needs_all_threads(self, outputs: tuple[Output, ...]) -> bool:
+        """Return whether a head for these outputs computes with all threads, and so in one lane only."""
+        return "sparse" in outputs and isinstance(self._token_heads.get("sparse"), VocabularyHead)
+
+    def free_head(self) -> None:
+        """Free what the head of a masked language model takes until it is needed again."""
+        head = self._token_heads.get("sparse")
+        if self._masked_lm is not None and isinstance(head, VocabularyHead):
+            head.forget()
+            self._masked_lm.close()
+            self._masked_lm = None
 
     def needs_states(self, outputs: tuple[Output, ...], role: Role) -> bool:
         """Return whether these outputs of a text depend on its hidden states, and not on the ids of its tokens alone."""

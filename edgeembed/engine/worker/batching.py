@@ -8,8 +8,8 @@ processors, a few threads each, for the highest throughput; they yield to the wi
 - A single query, or a few that bulk lanes could not share evenly, go to the wide lane, whatever the bulk lanes compute.
 - Many queries are a load like any other: the bulk lanes share them.
 - Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane.
-- Texts with other outputs than a dense row need another context, which only the wide lane has. They share no batch with
-  dense ones.
+- Texts with other outputs than a dense row need another context of their lane. They share no batch with dense ones. Those
+  whose head is computed by all threads go to the wide lane.
 
 `BatchQueue._choose` alone decides what a lane computes next. A lane for which there is nothing sleeps. Each change of the
 queue ends with `_wake`, which asks `_choose` on behalf of the sleeping lanes: none sleeps while there is something for it.
@@ -67,6 +67,8 @@ class QueuedText(Generic[TokensT]):
     outputs: tuple[Output, ...] = DENSE
     role: Role = ""
     """What it is for, where the model tells queries from documents."""
+    only_wide: bool = False
+    """Only the wide lane can compute it, however short it is."""
 
     @property
     def cost(self) -> int:
@@ -75,7 +77,7 @@ class QueuedText(Generic[TokensT]):
 
     @property
     def is_dense(self) -> bool:
-        """Whether its only output is a dense row, which any lane can compute."""
+        """Whether its only output is a dense row."""
         return self.outputs == DENSE
 
 
@@ -277,7 +279,7 @@ class BatchQueue(Generic[TokensT]):
         if self._queries_are_few():
             return self._pack([self._queries], self._budget)
         if text := self._find_only_wide():
-            return [text] if text.is_dense else self._pack(self._order(), self._budget, dense=False)
+            return self._pack(self._order(), self._budget, dense=False) if text.only_wide else [text]
         return self._pack(self._order(), self._budget) if self._all_is_little() else []
 
     def _choose_bulk(self) -> list[QueuedText[TokensT]]:
@@ -289,7 +291,7 @@ class BatchQueue(Generic[TokensT]):
         )
         queues = self._order() if share_queries else [self._bulk]
         waiting = sum(self._size(queue).tokens for queue in queues)
-        return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens, dense=True)
+        return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens)
 
     def _queries_are_few(self) -> bool:
         """Whether there are queries for the wide lane: few, and not the rest of many."""
@@ -304,7 +306,7 @@ class BatchQueue(Generic[TokensT]):
         return None
 
     def _is_only_wide(self, text: QueuedText[TokensT]) -> bool:
-        return text.count > self._bulk_tokens or not text.is_dense
+        return text.count > self._bulk_tokens or text.only_wide
 
     def _all_is_little(self) -> bool:
         """Whether nothing is being computed, and the wide lane alone would be the fastest with all waiting texts."""
@@ -357,14 +359,17 @@ class BatchQueue(Generic[TokensT]):
     def _pack(
         self, queues: Iterable[_Queue[TokensT]], budget: int, most: int | None = None, *, dense: bool | None = None
     ) -> list[QueuedText[TokensT]]:
-        """Return texts up to the budget; the first one may exceed it, but no text may exceed `most` tokens.
+        """Return texts up to the budget; the first one may exceed it.
 
-        dense: whether only dense texts are taken, or only others; by default whatever the first one is.
+        most: the most tokens of each text, for a lane other than the wide one. dense: whether only dense texts are taken, or
+        only others; by default whatever the first one is.
         """
         batch: list[QueuedText[TokensT]] = []
         room = budget
         for text in chain.from_iterable(islice(queue.values(), SEARCH_DEPTH) for queue in queues):
-            if text.alone or (text.batch and batch) or (most is not None and text.count > most):
+            if text.alone or (text.batch and batch):
+                continue
+            if most is not None and (text.count > most or text.only_wide):
                 continue
             if dense is None:
                 dense = text.is_dense

@@ -20,7 +20,6 @@ from edgeembed.common.heap import IdleTrim
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import (
-    DENSE,
     INTERACTIVE,
     Float32Matrix,
     Float32Row,
@@ -205,10 +204,10 @@ class Worker:
                 if not self._model.needs_states(item.outputs, role):
                     self._send_row_of_ids(item, reading, role)
                     return None
-                own = reading.own if item.outputs == DENSE else 0
-                return QueuedText(
-                    item.id, reading, count, item.priority, item.alone, own=own, outputs=item.outputs, role=role
-                )
+                queued = QueuedText(item.id, reading, count, item.priority, item.alone, outputs=item.outputs, role=role)
+                queued.own = reading.own if queued.is_dense else 0
+                queued.only_wide = self._model.needs_all_threads(item.outputs)
+                return queued
             self._pipe.send(Failed(item.id, "empty", "the text has no tokens"))
         finally:
             self._activity_table.end(entry)
@@ -240,32 +239,41 @@ class Worker:
         outputs = TokenOutputs(model)
         while (batch := queue.take(WIDE, IDLE_SECONDS if outputs.in_use else None)) or not queue.closed:
             if batch and not batch[0].is_dense:
-                self._compute_outputs(outputs, queue, batch)
+                self._compute_outputs(WIDE, outputs, queue, batch)
             elif batch:
                 self._compute(WIDE, model.wide, queue, batch)
-            elif outputs.in_use:  # nobody has asked for them for a while
-                outputs.close()
-                self._trim.note_work()
+            self._free_unused(outputs, idle=not batch)
 
     def _run_bulk_lane(self, number: int, queue: BatchQueue[Reading]) -> None:
         assert self._model is not None
         lower_priority(self._options.bulk_niceness)
         self._model.kernels.be_bulk()
+        entry = FIRST_BULK + number - 1
+        outputs = TokenOutputs(self._model, bulk=True)
         context: Context | None = None
-        while (batch := queue.take(number, IDLE_SECONDS if context else None)) or not queue.closed:
-            if not batch:
-                assert context is not None  # without one, it waits until there is a batch
+        while (batch := queue.take(number, IDLE_SECONDS if context or outputs.in_use else None)) or not queue.closed:
+            if batch and not batch[0].is_dense:
+                self._compute_outputs(entry, outputs, queue, batch)
+            elif batch:
+                if context is None:  # created with the first bulk text: without bulk loads, lanes use no memory
+                    try:
+                        context = self._model.new_bulk_context()
+                    except ModelLoadError:  # out of memory: the other lanes go on
+                        outputs.close()
+                        queue.retire(number, batch)
+                        return
+                self._compute(entry, context, queue, batch)
+            elif context is not None:
                 context.close()
                 context = None
                 self._trim.note_work()
-                continue
-            if context is None:  # created with the first bulk text: without bulk loads, lanes use no memory
-                try:
-                    context = self._model.new_bulk_context()
-                except ModelLoadError:  # out of memory: the other lanes go on
-                    queue.retire(number, batch)
-                    return
-            self._compute(FIRST_BULK + number - 1, context, queue, batch)
+            self._free_unused(outputs, idle=not batch)
+
+    def _free_unused(self, outputs: TokenOutputs, *, idle: bool) -> None:
+        """Free what a lane needs for other outputs if nobody has asked for them for a while; it may have other work."""
+        if outputs.in_use and (idle or outputs.unused_seconds > IDLE_SECONDS):
+            outputs.close()
+            self._trim.note_work()
 
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch and send its rows. entry: its place in the activity table."""
@@ -286,18 +294,18 @@ class Worker:
             self._activity_table.end(entry)
             self._send_rows(queue, batch, rows)
 
-    def _compute_outputs(self, outputs: TokenOutputs, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
-        """Compute a batch of texts with other outputs than a dense row, and send their packed rows."""
+    def _compute_outputs(self, entry: int, outputs: TokenOutputs, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
+        """Compute a batch of texts with other outputs than a dense row, and send their packed rows; see `_compute`."""
         assert self._model is not None
-        self._activity_table.begin(WIDE, [text.id for text in batch])
+        self._activity_table.begin(entry, [text.id for text in batch])
         try:
-            with self._model.kernels.query() if _is_query(WIDE, batch) else contextlib.nullcontext():
+            with self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext():
                 rows = outputs.compute(batch)
         except (ComputeError, ModelLoadError, canary.CanaryError) as error:
-            self._activity_table.end(WIDE)
+            self._activity_table.end(entry)
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
-            self._activity_table.end(WIDE)
+            self._activity_table.end(entry)
             self._send_rows(queue, batch, rows)
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:

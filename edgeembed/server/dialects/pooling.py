@@ -72,6 +72,13 @@ class PoolingBody(EmbeddingFields):
             "The default is token_embed, or classify for a classifier."
         ),
     ] = None
+    multi_vector: Annotated[
+        bool | None,
+        Meta(
+            description="With token_embed. true: the vectors of a head for late interaction. false: the hidden states. The "
+            "default is the head's vectors if the model has one."
+        ),
+    ] = None
 
 
 class PoolingItem(msgspec.Struct):
@@ -80,6 +87,9 @@ class PoolingItem(msgspec.Struct):
     index: int
     object: Literal["pooling"]
     data: PoolingData
+    shape: Annotated[
+        list[int] | msgspec.UnsetType, Meta(description="With base64 and token_embed: rows, and numbers in each.")
+    ] = UNSET
 
 
 class PoolingUsage(msgspec.Struct):
@@ -123,7 +133,9 @@ async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: N
     output: Output = "dense"
     if tokens:
         refuse_long_text(body)
-        output = token_output((await service.registry.resolve(body.model, "embed")).model)
+        output = token_output((await service.registry.resolve(body.model, "embed")).model, body.multi_vector)
+    elif body.multi_vector:
+        raise _not_of_tokens()
     elif body.long_text == "chunks":
         raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
     result = await service.embed(
@@ -152,6 +164,8 @@ async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: N
 
 
 async def _classify(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    if body.multi_vector:
+        raise _not_of_tokens()
     for name in _FOR_VECTORS:
         if getattr(body, name) is not None:
             raise RequestError(f"{name} is for vectors, and the task is to classify; leave it out", param=name)
@@ -175,6 +189,10 @@ async def _classify(request: web.Request, body: PoolingBody, numbers: NumberForm
         return await service.aside.run(scores.size, bytes_of_items, result, rows, False, numbers, headers)
     written = await service.aside.run(scores.size, b"".join, _json(result, rows, False, numbers))
     return json_bytes(written, headers)
+
+
+def _not_of_tokens() -> RequestError:
+    return RequestError("multi_vector is about vectors of tokens, whose task is token_embed", param="multi_vector")
 
 
 async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
@@ -220,6 +238,8 @@ def _item(index: int, matrix: Matrix, tokens: bool, numbers: NumberFormat) -> It
     yield b'{"index":%d,"object":"pooling","data":' % index
     if numbers.encoding == "base64":
         yield b'"%b"' % base64.b64encode(b"".join(row_bytes(matrix, numbers.dtype, numbers.endianness)))
+        if tokens:
+            yield b',"shape":[%d,%d]' % matrix.shape
     elif tokens:
         yield from json_rows(matrix, numbers.dtype)
     else:

@@ -13,6 +13,7 @@ from edgeembed.inference.aside import LARGE, Aside
 from edgeembed.inference.number_formats import Dtype, quantised
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.requests import EmbedResult
+from edgeembed.inference.service import check_outputs
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, PART_BYTES, PartedResponse, json_bytes
 
@@ -20,9 +21,14 @@ _JSON_BYTES = 12
 """Of a number, about."""
 
 
-def token_output(model: ServedModel) -> Output:
-    """Return the output that has a row for each token: the vectors of a late-interaction head, or else the hidden states."""
-    return "multi" if model.computes("multi") else "tokens"
+def token_output(model: ServedModel, multi: bool | None) -> Output:
+    """Return the output that has a row for each token: the vectors of a late-interaction head, or the hidden states.
+
+    multi: whether the former is wanted; None: if the model has such a head. Raises WrongTaskError if it has none.
+    """
+    if multi:
+        check_outputs(model, ["multi"], "multi_vector")
+    return "multi" if multi or (multi is None and model.computes("multi")) else "tokens"
 
 
 def check_width(result: EmbedResult, output: Output) -> None:

@@ -19,9 +19,15 @@ class Clock:
 
 
 def text(
-    id_: int, count: int, priority: Priority = INTERACTIVE, *, alone: bool = False, outputs: tuple[Output, ...] = DENSE
+    id_: int,
+    count: int,
+    priority: Priority = INTERACTIVE,
+    *,
+    alone: bool = False,
+    outputs: tuple[Output, ...] = DENSE,
+    only_wide: bool = False,
 ) -> QueuedText[None]:
-    return QueuedText(id_, None, count, priority, alone, outputs=outputs)
+    return QueuedText(id_, None, count, priority, alone, outputs=outputs, only_wide=only_wide)
 
 
 def ids(batch: Iterable[QueuedText[None]]) -> list[int]:

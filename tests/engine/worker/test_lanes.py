@@ -68,13 +68,25 @@ def test_bulk_lanes_share_texts_evenly() -> None:
     assert lanes.take(2) == [5]
 
 
-def test_texts_with_other_outputs_go_to_the_wide_lane_together() -> None:
+def test_texts_with_other_outputs_share_no_batch_with_dense_ones() -> None:
     lanes = Lanes()
-    lanes.add(*bulk(range(6), 50), *(text(number, 20, BULK, outputs=("sparse",)) for number in range(10, 14)))
+    lanes.add(*bulk(range(4), 50), *(text(number, 20, BULK, outputs=("sparse",)) for number in range(10, 16)))
+    assert lanes.take(1) == [0, 1]
+    assert lanes.take(2) == [2, 3]
+    assert lanes.take(1) == [10, 11, 12]
+    assert lanes.take(2) == [13]
+    lanes.add(text(20, 12, outputs=("tokens",)))
+    assert lanes.take_query(64) == [], "between two pieces, the context at hand computes dense rows only"
+    assert lanes.take(WIDE) == [20]
+
+
+def test_texts_whose_head_needs_all_threads_go_to_the_wide_lane_together() -> None:
+    lanes = Lanes()
+    lanes.add(*bulk(range(6), 50))
+    lanes.add(*(text(number, 20, BULK, outputs=("sparse",), only_wide=True) for number in range(10, 14)))
     assert lanes.take(1) == [0, 1]
     assert lanes.take(WIDE) == [10, 11, 12, 13]
-    lanes.add(text(20, 12), text(21, 12, outputs=("tokens",)))
-    assert lanes.take_query(64) == [20], "between two pieces, the context at hand computes dense rows only"
+    lanes.add(text(21, 12, outputs=("sparse",), only_wide=True))
     assert lanes.take(2) == [2, 3]
     assert lanes.take(WIDE) == [21]
     assert lanes.take(WIDE) is None

@@ -29,3 +29,10 @@ COMMIT = "0" * 40
 def test_pickled_weights_are_fetched_only_where_they_are_no_copies(files: list[str], weights: list[str]) -> None:
     listing = RepositoryListing("a/b", COMMIT, {path: RemoteFile("a/b", path, COMMIT) for path in files}, None)
     assert [file.path for file in listing.weights] == weights
+
+
+def test_heads_and_settings_of_other_outputs_are_part_of_a_checkpoint() -> None:
+    wanted = ["1_Dense/config.json", "artifact.metadata", "colbert_linear.pt", "sparse_linear.pt", "model.safetensors"]
+    files = [*wanted, "optimizer.pt", "vespa_colbert.onnx"]
+    listing = RepositoryListing("a/b", COMMIT, {path: RemoteFile("a/b", path, COMMIT) for path in files}, None)
+    assert [file.path for file in listing.checkpoint] == wanted
