@@ -211,8 +211,12 @@ def test_vectors_of_tokens(make: Make) -> None:
     assert np.allclose(embedder.tokens(TEXTS[0]), of_fake(TEXTS[0], "tokens"), atol=1e-6)
     for found, text in zip(embedder.tokens(iter(TEXTS), input_type="document"), TEXTS, strict=True):
         assert np.allclose(found, of_fake(f"D: {text}", "tokens"), atol=1e-6)
-    with pytest.raises(EmptyInputError):
+    assert np.allclose(embedder.tokens("a", prompt="my prompt: "), of_fake("my prompt: a", "tokens"), atol=1e-6)
+    with pytest.raises(EmptyInputError, match=r"texts\[1\] is empty"):
         embedder.tokens(["a", ""])
+    with pytest.raises(InputTooLongError, match=r"texts\[1\] has 32 tokens"):
+        embedder.tokens(["a", "word " * 30])
+    assert len(make(truncate="end").tokens("word " * 30)) == 20
     with pytest.raises(WrongTaskError):
         make("ranker").multi("a")
 
