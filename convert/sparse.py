@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,8 @@ def _read_splade(checkpoint: Checkpoint, plan: ModelPlan) -> VocabularyHead:
     stored = _Stored(checkpoint)
     names = _find_head(checkpoint, stored)
     embeddings = next(tensor for tensor in plan.tensors if tensor.name == "token_embd.weight")
-    vocabulary, width = embeddings.source.shape[0], plan.dimensions
+    # Some families leave out the rows by which a table of embeddings is padded.
+    rows, vocabulary, width = checkpoint.positive_int("vocab_size"), embeddings.source.shape[0], plan.dimensions
     if encoded_length(width * width) > LONGEST_WEIGHT:
         raise ConversionError(f"{checkpoint.config_file}: the dense layer of the masked-LM head is too large to be stored")
     if names.activation and checkpoint.config.get(names.activation, "gelu") != "gelu":
@@ -158,14 +159,14 @@ def _read_splade(checkpoint: Checkpoint, plan: ModelPlan) -> VocabularyHead:
     weight = stored.values((width, width), f"{names.dense}.weight")
     norm = stored.values((width,), f"{names.norm}.weight", f"{names.norm}.gamma")
     assert weight is not None and norm is not None  # _find_head
-    bias = stored.values((vocabulary,), *names.bias)
+    bias = stored.values((rows,), *names.bias)
     weights = MaskedLmWeights(
         weight=weight,
         weight_bias=stored.values((width,), f"{names.dense}.bias"),
         norm=norm,
         norm_bias=stored.values((width,), f"{names.norm}.bias", f"{names.norm}.beta"),
         epsilon=epsilon,
-        bias=np.zeros(vocabulary, dtype=np.float32) if bias is None else bias,
+        bias=np.zeros(vocabulary, dtype=np.float32) if bias is None else bias[:vocabulary],
     )
     pooling, logarithms = _read_pooling(checkpoint)
     return VocabularyHead(weights, pooling, logarithms, _read_query(checkpoint, plan, vocabulary))
@@ -186,9 +187,9 @@ def _require_tied(matrix: StoredTensor | None, embeddings: PlannedTensor) -> Non
     if matrix is None:
         return
     source = embeddings.source
-    if matrix.shape == source.shape and all(
-        one is not None and other is not None and np.array_equal(one, other)
-        for one, other in zip_longest(_rows_of(matrix.rows()), _rows_of(source.rows()))
+    if matrix.shape[1:] == source.shape[1:] and all(
+        one is not None and np.array_equal(one, other)
+        for one, other in zip_longest(islice(_rows_of(matrix.rows()), source.shape[0]), _rows_of(source.rows()))
     ):
         return
     raise ConversionError(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -28,7 +26,7 @@ from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.backends import parts_of
+from edgeembed.runtime.backends import STATES, items_of, parts_of, states_of
 from edgeembed.runtime.in_process import in_process_service
 
 PROBE = "edgeembed"
@@ -175,7 +173,6 @@ class DaemonEmbedder:
         self._outputs = options.outputs
         self._first: tuple[str, str] | None = None
         """The model that answered first, and the digest of its file."""
-        self._token_width = 0
         self._special_tokens: int | None = None
 
     async def start(self) -> None:
@@ -230,24 +227,13 @@ class DaemonEmbedder:
         parts: list[dict[Output, Matrix]] = [{} for _ in texts]
         if self._outputs != ("tokens",):
             reply = await self._ask("/v1/embeddings", asked | self._options)
-            parts = [parts_of(item) for item in _in_order(reply)]
+            parts = [parts_of(item) for item in items_of(reply)]
         if "tokens" in self._outputs:
             own = {name: value for name, value in self._options.items() if name in _POOLING_FIELDS}
-            reply = await self._ask("/pooling", asked | own | {"task": "token_embed", "normalize": False})
-            flat = [np.frombuffer(base64.b64decode(item["data"]), "<f4") for item in _in_order(reply)]
-            if not self._token_width:
-                await self._require_states(reply.body["model"])
-                # The answer has only the numbers; the first text is read alone, and so tells how many a token has.
-                self._token_width = len(flat[0]) // int(reply.body["usage"]["prompt_tokens"])
-            for part, numbers in zip(parts, flat, strict=True):
-                part["tokens"] = numbers.reshape(-1, self._token_width)
+            reply = await self._ask("/pooling", asked | own | STATES)
+            for part, item in zip(parts, items_of(reply), strict=True):
+                part["tokens"] = states_of(item)
         return reply, parts
-
-    async def _require_states(self, model: str) -> None:
-        """Raise ConfigError if the daemon returns other rows than hidden states for the tokens of a model."""
-        reply = await self._connection.ask(f"/v1/models/{quote(model, safe='/:')}", _HEALTH_SECONDS)
-        if reply is not None and "multi" in (reply.body.get("outputs") or ()):
-            raise ConfigError(f"the daemon returns multi-vectors of {model} in place of token vectors; add --no-daemon")
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Reply:
         """Return an answer of the model and file that answered first. Raises EdgeEmbedError."""
@@ -308,10 +294,6 @@ def computed_of(parts: Sequence[Mapping[Output, Matrix]], outputs: Sequence[Outp
     none = np.zeros((1, 0), np.float32)
     dense = np.concatenate([part.get("dense", none) for part in parts])
     return Computed(dense, {output: [part[output] for part in parts] for output in outputs if output != "dense"})
-
-
-def _in_order(reply: Reply) -> list[dict[str, Any]]:
-    return sorted(reply.body["data"], key=lambda item: item["index"])
 
 
 def _computed(result: EmbedResult) -> Computed:

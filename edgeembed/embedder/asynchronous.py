@@ -124,7 +124,7 @@ class AsyncEmbedder(BaseEmbedder):
             return self._each(batches_of_async(texts, plan.limits), plan)
         if isinstance(texts, Collection):
             return self._run(of_collection(texts, plan))
-        return self._each(_as_async(batches_of(texts, plan.limits)), plan)
+        return self._each(_as_async(batches_of(iter(texts), plan.limits)), plan)
 
     async def _each(self, batches: AsyncIterator[Batch], plan: Plan) -> AsyncIterator[Any]:
         await self._open()

@@ -182,7 +182,7 @@ class Embedder(BaseEmbedder):
     def _computed(self, texts: str | Iterable[str], plan: Plan) -> Any:
         if isinstance(texts, Collection):
             return self._backend.run(of_collection(texts, plan))
-        return self._each(batches_of(texts, plan.limits), plan)
+        return self._each(batches_of(iter(texts), plan.limits), plan)
 
     def _each(self, batches: Iterator[Batch], plan: Plan) -> Iterator[Any]:
         started: deque[Future[Any]] = deque()

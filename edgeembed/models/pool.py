@@ -309,7 +309,8 @@ class ModelPool:
         finally:  # nobody may wait for the model any more
             if not slot.outcome.done():
                 slot.outcome.set_exception(failure)
-            log.error("%s", message)
+            if not self._closed:  # otherwise it was interrupted, which is no fault
+                log.error("%s", message)
 
     def _fail(self, slot: Slot, error: EdgeEmbedError) -> None:
         slot.state, slot.error, slot.failed_at, slot.memory_bytes = "failed", error, time.monotonic(), 0

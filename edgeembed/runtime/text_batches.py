@@ -57,9 +57,7 @@ class Batcher:
     """Divides texts into batches."""
 
     def __init__(self, limits: BatchLimits, param: str = "texts") -> None:
-        """param: what the caller calls the texts, for error messages. Raises ValueError for a batch without texts."""
-        if limits.texts < 1:
-            raise ValueError(f"batch_size is {limits.texts}; expected at least 1")
+        """param: what the caller calls the texts, for error messages."""
         self._limits = limits
         self._param = param
         self._first = 0

@@ -15,7 +15,7 @@ from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, write_heads
 from tests.convert.without_proof import convert_checkpoint
-from tests.convert.zoo.sparse import config_of, head_weights, make_bert, make_bert_masked, make_inference_free
+from tests.convert.zoo.sparse import config_of, head_weights, make_bert, make_bert_masked, make_gte, make_inference_free
 
 pytestmark = pytest.mark.model
 _NAMES = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
@@ -135,6 +135,12 @@ def test_weights_of_tokens_beside_an_encoder(tmp_path: Path) -> None:
     write_pickled(checkpoint / "sparse_linear.pt", {"weight": np.ones((2, 64), np.float32), "bias": np.ones(2, np.float32)})
     with pytest.raises(ConversionError, match=r"weights of tokens have the shapes \[2, 64\] and \[2\]"):
         convert(checkpoint)
+
+
+def test_the_head_of_gte_is_read(tmp_path: Path) -> None:
+    file = convert(make_gte(tmp_path / "checkpoint"))
+    assert outputs(file) == "sparse"
+    assert file.fields["edgeembed.sparse.logarithms"].contents() == 2
 
 
 def test_a_cross_encoder_has_no_other_outputs(tmp_path: Path) -> None:

@@ -13,16 +13,22 @@ from edgeembed.inference.aside import LARGE, Aside
 from edgeembed.inference.number_formats import Dtype, quantised
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.requests import EmbedResult
+from edgeembed.inference.service import check_outputs
 from edgeembed.models.registry import ServedModel
 from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, PART_BYTES, PartedResponse, json_bytes
 
 _JSON_BYTES = 12
-"""Of a number, about."""
+"""Of a number as JSON, about."""
 
 
-def token_output(model: ServedModel) -> Output:
-    """Return the output that has a row for each token: the vectors of a late-interaction head, or else the hidden states."""
-    return "multi" if model.computes("multi") else "tokens"
+def token_output(model: ServedModel, multi: bool | None) -> Output:
+    """Return the output that has a row for each token: the vectors of a late-interaction head, or the hidden states.
+
+    multi: whether the former is wanted; None: if the model has such a head. Raises WrongTaskError if it has none.
+    """
+    if multi:
+        check_outputs(model, ["multi"], "multi_vector")
+    return "multi" if multi or (multi is None and model.computes("multi")) else "tokens"
 
 
 def check_width(result: EmbedResult, output: Output) -> None:
@@ -64,11 +70,11 @@ def json_list(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
-async def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
+def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
     """Return a response with JSON that is written in pieces. What is large is written while it is sent."""
     if is_large(result):
         return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
-    return json_bytes(await aside.run(result.numbers, b"".join, pieces), headers)
+    return json_bytes(b"".join(pieces), headers)
 
 
 def is_large(result: EmbedResult) -> bool:

@@ -107,8 +107,18 @@ async def test_pooling_returns_a_unit_vector_for_each_token(client: TestClient) 
 
 async def test_pooling_takes_the_vectors_of_a_late_interaction_head(aiohttp_client: AioClient, whole: Server) -> None:
     client = await aiohttp_client(whole.app)
-    _, answer = await post(client, "/pooling", input="two words")
-    assert np.allclose(answer["data"][0]["data"], part("two words", "multi"), atol=1e-6)
+    for fields in ({}, {"multi_vector": True}):
+        _, answer = await post(client, "/pooling", input="two words", **fields)
+        assert np.allclose(answer["data"][0]["data"], part("two words", "multi"), atol=1e-6)
+    _, answer = await post(client, "/pooling", input="two words", multi_vector=False, normalize=False)
+    assert np.allclose(answer["data"][0]["data"], part("two words", "tokens"), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"task": "embed"}, {"task": "classify", "model": "judge"}])
+async def test_pooling_refuses_multi_vectors_that_there_are_not(client: TestClient, fields: dict[str, str]) -> None:
+    status, answer = await post(client, "/pooling", input="a", multi_vector=True, **fields)
+    assert (status, answer["error"]["param"]) == (400, "multi_vector")
+    assert (await post(client, "/pooling", input="a", multi_vector=False, **fields))[0] == 200
 
 
 async def test_pooling_embed_returns_one_vector(client: TestClient) -> None:
@@ -128,7 +138,10 @@ async def test_pooling_sends_bytes(client: TestClient) -> None:
     expected = [units(part(text, "tokens")) for text in texts]
     _, answer = await post(client, "/pooling", input=texts, encoding_format="base64", endianness="big")
     for item, rows in zip(answer["data"], expected, strict=True):
+        assert item["shape"] == list(rows.shape)
         assert np.allclose(np.frombuffer(base64.b64decode(item["data"]), ">f4"), rows.ravel(), atol=1e-6)
+    _, answer = await post(client, "/pooling", input=texts, encoding_format="base64", task="embed")
+    assert "shape" not in answer["data"][0]
     response = await client.post("/pooling", json={"input": texts, "encoding_format": "bytes", "embed_dtype": "float16"})
     metadata: dict[str, Any] = json.loads(response.headers["metadata"])
     assert metadata["usage"]["prompt_tokens"] == 7
@@ -154,7 +167,7 @@ async def test_pooling_classifies_with_a_classifier(client: TestClient) -> None:
     response = await client.post("/pooling", json={"input": "good", "model": "judge", "encoding_format": "bytes"})
     assert json.loads(response.headers["metadata"])["data"][0]["shape"] == [3]
     assert np.allclose(np.frombuffer(await response.read(), "<f4"), probabilities("good"), atol=1e-6)
-    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}):
+    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}, {"embd_normalize": 0}, {"repeatable": True}):
         status, answer = await post(client, "/pooling", input="good", model="judge", **fields)
         assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
     status, answer = await post(client, "/pooling", input="good", task="classify", model="embedder")
