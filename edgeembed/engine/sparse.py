@@ -221,11 +221,14 @@ def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits
 
 
 def _pairs(ids: npt.NDArray[np.integer], weights: Float32Row) -> Float32Matrix:
-    """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once."""
-    kept = np.flatnonzero(weights > 0)
+    """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once.
+
+    Weights that are no numbers are kept: left out, they would make a wrong row look right.
+    """
+    kept = np.flatnonzero(~(weights <= 0))
     if len(kept) > MOST_WEIGHTS:  # of equal weights, those of smaller ids
         least = np.partition(weights, -MOST_WEIGHTS)[-MOST_WEIGHTS]
-        larger, equal = np.flatnonzero(weights > least), np.flatnonzero(weights == least)
+        larger, equal = np.flatnonzero(~(weights <= least)), np.flatnonzero(weights == least)
         kept = np.sort(np.concatenate([larger, equal[: MOST_WEIGHTS - len(larger)]]))
     return np.stack([ids[kept].astype(np.float32), weights[kept]], axis=1)
 

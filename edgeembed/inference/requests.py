@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -194,9 +195,10 @@ class EmbedResult(msgspec.Struct, dict=True):
 
     @property
     def numbers(self) -> int:
-        """Numbers in all vectors."""
+        """Numbers in all vectors, those of windows included."""
         if self.outputs != DENSE:
-            return sum(len(row.vector) for row in self.rows)
+            parts = (part.row for parts in self.windows or () for part in parts)
+            return sum([len(row.vector) for row in itertools.chain(self.rows, parts)])
         rows = len(self.rows) + sum(map(len, self.windows or ()))
         return rows * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
 

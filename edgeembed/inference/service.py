@@ -204,7 +204,7 @@ class EmbeddingService:
         windowed = await self._windows.cut(prepared) if request.windows else None
         rows, hits, _ = await self._run(windowed.request if windowed else prepared)
         self._count(model.key, len(prepared.names))
-        best = best_windows(windowed, rows) if windowed else rows
+        best = await self.aside.run(prepared.size, best_windows, windowed, rows) if windowed else rows
         return result_of_pairs(model, best, hits, len(rows))
 
     async def classify(self, request: ClassifyRequest) -> ClassifyResult:

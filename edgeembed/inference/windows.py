@@ -7,8 +7,8 @@ for the long text is made of its windows' rows: their mean, or the rows themselv
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
@@ -46,8 +46,10 @@ _INTERACTIVE_WINDOWS = 8
 """With more, a request is a bulk load; see `edgeembed.inference.service.INTERACTIVE_TEXTS`."""
 _WORDS_AT_ONCE = 256
 """Words that are counted before other requests get their turn."""
-_MOST_REMEMBERED = 2**17
-"""Windows of texts that were cut before, which take a megabyte."""
+_REMEMBERED_BYTES = 8 * 2**20
+"""Of the windows of texts that were cut before."""
+_TEXT_BYTES, _WINDOW_BYTES = 400, 8
+"""What remembering a text takes, and each of its windows."""
 _MODELS = 4
 """Of so many models the tokens of words are remembered."""
 
@@ -88,14 +90,18 @@ class _LongText(msgspec.Struct, frozen=True):
     frame: int
 
 
+_CutKey: TypeAlias = tuple[bytes, int, int | None, bool]
+"""What decides how a text is cut; see `_cut_key`."""
+
+
 class _Remembered:
     """The windows of texts that were cut before, by what decides about them; those that were used last are kept."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[bytes, int, int | None], npt.NDArray[np.int32]] = {}
-        self._count = 0
+        self._windows: dict[_CutKey, npt.NDArray[np.int32]] = {}
+        self._bytes = 0
 
-    def get(self, key: tuple[bytes, int, int | None]) -> list[Window] | None:
+    def get(self, key: _CutKey) -> list[Window] | None:
         """Return the windows of a text; None if they are not remembered."""
         found = self._windows.pop(key, None)
         if found is None:
@@ -103,12 +109,17 @@ class _Remembered:
         self._windows[key] = found
         return [Window(start, end) for start, end in found.tolist()]
 
-    def put(self, key: tuple[bytes, int, int | None], windows: list[Window]) -> None:
+    def put(self, key: _CutKey, windows: list[Window]) -> None:
         """Remember the windows of a text, and forget those that were used longest ago if there are too many."""
-        self._count += len(windows) - len(self._windows.pop(key, ()))
+        self._forget(key)
         self._windows[key] = np.array(windows, dtype=np.int32)
-        while self._count > _MOST_REMEMBERED:
-            self._count -= len(self._windows.pop(next(iter(self._windows))))
+        self._bytes += _TEXT_BYTES + _WINDOW_BYTES * len(windows)
+        while self._bytes > _REMEMBERED_BYTES:
+            self._forget(next(iter(self._windows)))
+
+    def _forget(self, key: _CutKey) -> None:
+        if (found := self._windows.pop(key, None)) is not None:
+            self._bytes -= _TEXT_BYTES + _WINDOW_BYTES * len(found)
 
 
 class Windows:
@@ -128,9 +139,13 @@ class Windows:
 
         Raises RequestTooLargeError for too many windows, EngineError, and what the tokenizer raises in the client's words.
         """
-        doubtful = await self._aside.run(request.size, self._doubtful, request)
-        windows: list[list[Window] | None] = [None] * len(request.names)
         info = self._info_of(request)
+        doubtful = await self._aside.run(request.size, _doubtful, request, info.context_tokens if info else 0)
+        if doubtful and self._cache is not None and request.lengths.max_tokens is None:
+            # A text whose whole row is in memory is not too long.
+            unknown = self._cache.not_in_memory([request.keys[index] for index in doubtful])
+            doubtful = [index for index in doubtful if request.keys[index] in unknown]
+        windows: list[list[Window] | None] = [None] * len(request.names)
         if info is not None:
             for index in doubtful:
                 windows[index] = self._remembered.get(_cut_key(request, index, info.context_tokens))
@@ -177,24 +192,12 @@ class Windows:
         slot = self._pool.slot_of(request.model)
         return slot.engine.info if slot and slot.engine else None
 
-    def _doubtful(self, request: RowRequest) -> list[int]:
-        """Return the indexes of the texts that may be too long."""
-        info, lengths = self._info_of(request), request.lengths
-        # Of a model behind another server the limit may be unknown.
-        most = lengths.most((info.context_tokens if info else 0) or _SHORT_TOKENS)
-        found = [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
-        if found and self._cache is not None and lengths.max_tokens is None:
-            # A text whose whole row is in memory is not too long.
-            unknown = self._cache.not_in_memory(request.keys[index] for index in found)
-            found = [index for index in found if request.keys[index] in unknown]
-        return found
-
     async def _cut_text(self, engine: Engine, text: _LongText, most: int) -> list[Window]:
         """Return the windows of a text. most: that it may have."""
         rules = ChunkRules(text.room, text.room // OVERLAP)
         windows, smaller = await self._chunks(engine, text, Window(0, len(text.name)), rules, most), text.room
         while smaller > 1:
-            parts = [(text.index, _part(text.text, text.name[window.start : window.end])) for window in windows]
+            parts = ((text.index, _part(text.text, text.name[window.start : window.end])) for window in windows)
             counts = await self._count(engine, text.request, parts)
             if max(counts, default=0) <= text.room + text.frame:
                 break
@@ -219,7 +222,7 @@ class Windows:
             except UnknownWordsError as unknown:
                 ahead = await self._aside.run(work, words.unknown_in, part, behind, behind + _BLOCK)
                 new = list(dict.fromkeys([*unknown.words, *ahead]))
-                counts = await self._count(engine, text.request, [(text.index, word) for word in new], special=False)
+                counts = await self._count(engine, text.request, ((text.index, word) for word in new), special=False)
                 words.learn(new, counts)
                 continue
             if len(found) > most:
@@ -228,7 +231,7 @@ class Windows:
                 return [Window(within.start + chunk.start, within.start + chunk.end) for chunk in found]
 
     async def _count(
-        self, engine: Engine, request: RowRequest, texts: Sequence[tuple[int, Text]], *, special: bool = True
+        self, engine: Engine, request: RowRequest, texts: Iterable[tuple[int, Text]], *, special: bool = True
     ) -> list[int]:
         """Return the tokens of texts, each with the index of the request's text that it belongs to, for failures.
 
@@ -297,6 +300,12 @@ def _window_rows(given: str, name: str, windows: list[Window] | None, rows: Sequ
     return [WindowRow(start, end, row) for (start, end), row in zip(spans.tolist(), rows, strict=True)]
 
 
+def _doubtful(request: RowRequest, context: int) -> list[int]:
+    """Return the indexes of the texts that may be too long. context: the model's longest text; 0 if that is unknown."""
+    most = request.lengths.most(context or _SHORT_TOKENS)
+    return [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
+
+
 def _take(chunker: Chunker, text: str, found: list[Chunk]) -> None:
     """Append the chunks of the next block of a text to those that were found. Raises UnknownWordsError."""
     begin = found[-1].next if found else 0
@@ -361,19 +370,20 @@ def _too_many(request: RowRequest, most: int) -> RequestTooLargeError:
     )
 
 
-def _cut_key(request: RowRequest, index: int, context: int) -> tuple[bytes, int, int | None]:
+def _cut_key(request: RowRequest, index: int, context: int) -> _CutKey:
     """Return what decides how a text is cut: the model, the prompt and the text itself, and the lengths."""
-    lengths = request.lengths
-    return request.keys[index], lengths.most(context), lengths.max_tokens if lengths.own else None
+    return request.keys[index], context, request.lengths.max_tokens, request.lengths.own
 
 
-def _parts(texts: Sequence[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:
+def _parts(texts: Iterable[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:
     """Yield texts in parts of at most `most` that are tokenised one after another."""
-    first = characters = 0
-    for index, (_, text) in enumerate(texts):
-        characters += characters_to_read(text)
-        if index > first and (characters > PART_CHARACTERS or index - first >= most):
-            yield texts[first:index]
-            first, characters = index, characters_to_read(text)
-    if first < len(texts):
-        yield texts[first:]
+    part, characters = list[tuple[int, Text]](), 0
+    for index, text in texts:
+        read = characters_to_read(text)
+        if part and (characters + read > PART_CHARACTERS or len(part) >= most):
+            yield part
+            part, characters = [], 0
+        part.append((index, text))
+        characters += read
+    if part:
+        yield part

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.engine.classes import Classes
-from edgeembed.engine.interface import DENSE, Output, Task
+from edgeembed.engine.interface import DENSE, OUTPUTS, Output, Task
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Matryoshka, Prompts
 from edgeembed.hub.other_names import LATEST, Meaning, meaning
@@ -32,9 +32,9 @@ DEFAULT_RERANKER = "qwen3-reranker-0.6b"
 _PROMPT_SUFFIXES: dict[str, InputType] = {":query": "query", ":document": "document"}
 _SUFFIXES: dict[str, InputType | None] = {**_PROMPT_SUFFIXES, LATEST: None}
 COSINE = ":cosine"
-_MOST_DIMENSIONS = 4096
-"""Numbers that a token is taken to have if its file does not say it."""
 """Behind the name of an embedder: it is to score documents."""
+_MOST_DIMENSIONS = 4096
+"""Numbers that a token's vector is taken to have if the model's file does not say."""
 _DOES = {
     "embed": "makes vectors; POST /v1/embeddings takes texts for it",
     "rerank": "scores documents against a query; POST /v1/rerank takes them",
@@ -92,15 +92,13 @@ class ServedModel:
         return f"{self.spec}@{self.digest[:12]}"
 
     def computes(self, output: Output) -> bool:
-        """Return whether it can compute an output of a text."""
-        return output in self.all_outputs
+        """Return whether it can compute an output of a text; no model but an embedder can."""
+        return self.task == "embed" and (output in self.outputs or (output == "tokens" and self.upstream is None))
 
     @property
     def all_outputs(self) -> tuple[Output, ...]:
-        """What it computes of texts; nothing if it is no embedder."""
-        if self.task != "embed":
-            return ()
-        return self.outputs if self.upstream is not None else (*self.outputs, "tokens")
+        """What it computes of texts."""
+        return tuple(output for output in OUTPUTS if self.computes(output))
 
     def does(self, task: Task) -> bool:
         """Return whether a task is what it was made for. A model with vectors of tokens alone scores documents by them."""
@@ -215,7 +213,7 @@ class ModelRegistry:
     ) -> Target:
         """Return the model of a name; None and "" mean the default, or the only model for the task.
 
-        also: a model for this task will do, too; without a name, if there is none for `task`, or if it is the default.
+        also: a model for this task will do, too; without a name, if there is none for `task`.
         input_type: of the request; an alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each
         task.
 
@@ -234,7 +232,7 @@ class ModelRegistry:
         scores = target.cosine or "multi" in target.model.outputs
         if found in (task, also) or (task == "rerank" and scores):
             return target
-        cosine = task == "rerank" and found == "embed"
+        cosine = task == "rerank" and target.model.computes("dense")
         instead = f". {quoted(name + COSINE)} ranks them by the cosine of its vectors" if cosine else ""
         raise WrongTaskError(f"{quoted(name)} {_DOES[found]}{instead}", param="model")
 
