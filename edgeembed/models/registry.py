@@ -232,7 +232,7 @@ class ModelRegistry:
         scores = target.cosine or "multi" in target.model.outputs
         if found in (task, also) or (task == "rerank" and scores):
             return target
-        cosine = task == "rerank" and found == "embed"
+        cosine = task == "rerank" and target.model.computes("dense")
         instead = f". {quoted(name + COSINE)} ranks them by the cosine of its vectors" if cosine else ""
         raise WrongTaskError(f"{quoted(name)} {_DOES[found]}{instead}", param="model")
 

@@ -54,7 +54,7 @@ class Backend(Protocol):
         ...
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        """Return the relevance of each document: 0 to 1; of an embedder, the cosine or the mean cosine of MaxSim."""
+        """Return the relevance of each document: a reranker's from 0 to 1, an embedder's cosine, or MaxSim's mean cosine."""
         ...
 
 

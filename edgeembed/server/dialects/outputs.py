@@ -19,7 +19,7 @@ from edgeembed.inference.postprocess import Matrix, sparse_vector
 from edgeembed.inference.requests import DetokenizeRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService, check_outputs
 from edgeembed.server.dialects.embeddings_answer import matrix_of, written_rows
-from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat, refuse_long_text
 from edgeembed.server.dialects.token_rows import check_width, json_list, token_rows
 from edgeembed.server.fields import check_positive, only_one, truncated_items
 
@@ -73,8 +73,13 @@ async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: 
     for output, names in _NAMES.items():
         if wanted[output]:
             check_outputs(model, [output], next((name for name in names if getattr(body, name)), "model"))
+    outputs = ordered(output for output, is_wanted in wanted.items() if is_wanted)
+    if outputs == ("sparse",):
+        for name in ("dimensions", "output_dimension"):
+            if getattr(body, name):
+                raise RequestError(f"{name} is for vectors of numbers, not for sparse ones; leave it out", param=name)
     return OutputForm(
-        ordered(output for output, is_wanted in wanted.items() if is_wanted),
+        outputs,
         "embeddings" if jina else "multi_embedding",
         body.sparse_top_k,
         body.sparse_threshold or 0.0,
@@ -93,8 +98,8 @@ def _check(body: EmbeddingsBody, sparse: bool, multi: bool) -> None:
         for name in ("sparse_top_k", "sparse_threshold", "sparse_words"):
             if getattr(body, name):
                 raise RequestError(f'{name} is about sparse vectors; set "sparse": true', param=name)
-    if (sparse or multi) and body.long_text not in (None, "none"):
-        raise RequestError("long_text is for dense vectors alone; split the text, or have it cut", param="long_text")
+    if sparse or multi:
+        refuse_long_text(body)
 
 
 def check_encoding(numbers: NumberFormat) -> None:
@@ -139,8 +144,7 @@ def outputs_json(
     result: EmbedResult, numbers: NumberFormat, form: OutputForm, words: Mapping[int, bytes] | None
 ) -> Iterator[bytes]:
     """Return an iterator of the pieces of an answer in JSON. Raises RequestError."""
-    has = form.outputs
-    check_width(result, "dense" if "dense" in has else "multi" if "multi" in has else "sparse")
+    check_width(result, form.outputs[0])  # the ones that `dimensions` is about
     return _pieces(result, numbers, form, words)
 
 

@@ -18,11 +18,11 @@ import orjson
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from edgeembed.engine.interface import DENSE, Output
+from edgeembed.engine.interface import Output
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.number_formats import row_bytes
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
@@ -30,9 +30,8 @@ from edgeembed.server.dialects.embeddings_answer import bytes_of_items
 from edgeembed.server.dialects.embeddings_body import (
     EmbeddingFields,
     NumberFormat,
-    input_type,
+    embed_request,
     lengths,
-    long_text,
     number_format,
     refuse_long_text,
     texts_and_ids,
@@ -45,7 +44,7 @@ from edgeembed.server.dialects.token_rows import (
     token_output,
     token_rows,
 )
-from edgeembed.server.fields import TruncatedItem, answer_headers, is_token_ids, only_one, truncated_items
+from edgeembed.server.fields import TruncatedItem, answer_headers, has_token_ids, truncated_items
 from edgeembed.server.responses import json_bytes
 
 routes = web.RouteTableDef()
@@ -59,7 +58,17 @@ PoolingData: TypeAlias = Annotated[
 _SUPPORTED = (
     "Supported tasks: embed (a row for each text), token_embed (a row for each token), classify (a score for each class)"
 )
-_FOR_VECTORS = ("dimensions", "output_dimension", "input_type", "prompt_name", "prompt", "instruction", "long_text")
+_FOR_VECTORS = (
+    "dimensions",
+    "output_dimension",
+    "embd_normalize",
+    "input_type",
+    "prompt_name",
+    "prompt",
+    "instruction",
+    "long_text",
+    "repeatable",
+)
 
 
 class PoolingBody(EmbeddingFields):
@@ -120,8 +129,10 @@ async def pooling(request: web.Request) -> web.Response:
     """Return a vector for each token of each text, one for each text, or a score for each class."""
     body = await read_body(request, _BODY)
     task = await _task(body, request.app[SERVICE])
+    if body.multi_vector and task != "token_embed":
+        raise RequestError("multi_vector is about vectors of tokens, whose task is token_embed", param="multi_vector")
     body.task = None
-    if body.token_ids is None and _has_ids(body.input):
+    if body.token_ids is None and has_token_ids(body.input):  # which are the model's own in this dialect
         body.token_ids = "model"
     numbers = number_format(body)
     return await (_classify(request, body, numbers) if task == "classify" else _embed(request, body, task, numbers))
@@ -129,43 +140,24 @@ async def pooling(request: web.Request) -> web.Response:
 
 async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: NumberFormat) -> web.Response:
     service, tokens = request.app[SERVICE], task == "token_embed"
-    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], "")
+    asked = embed_request(request, body)
     output: Output = "dense"
     if tokens:
         refuse_long_text(body)
         output = token_output((await service.registry.resolve(body.model, "embed")).model, body.multi_vector)
-    elif body.multi_vector:
-        raise _not_of_tokens()
+        asked = msgspec.structs.replace(asked, outputs=(output,))
     elif body.long_text == "chunks":
         raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
-    result = await service.embed(
-        EmbedRequest(
-            texts=texts,
-            model=body.model,
-            input_type=input_type(body),
-            instruction=body.instruction,
-            prefix=body.prompt,
-            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
-            single=single,
-            cache=cache_use(body.cache, request),
-            lengths=lengths(body, service.truncate),
-            ids=ids,
-            repeatable=bool(body.repeatable),
-            long_text="none" if tokens else long_text(body, service.long_text),
-            outputs=(output,) if tokens else DENSE,
-        )
-    )
+    result = await service.embed(asked)
     headers = answer_headers(result, result.texts)
     check_width(result, output)
     rows = token_rows(result, output, numbers.norm, result.dimensions)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)
-    return await json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
+    return json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
 
 
 async def _classify(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
-    if body.multi_vector:
-        raise _not_of_tokens()
     for name in _FOR_VECTORS:
         if getattr(body, name) is not None:
             raise RequestError(f"{name} is for vectors, and the task is to classify; leave it out", param=name)
@@ -191,10 +183,6 @@ async def _classify(request: web.Request, body: PoolingBody, numbers: NumberForm
     return json_bytes(written, headers)
 
 
-def _not_of_tokens() -> RequestError:
-    return RequestError("multi_vector is about vectors of tokens, whose task is token_embed", param="multi_vector")
-
-
 async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
     """Return the task of a request; by default, that of the model. Raises RequestError for one that is none of ours."""
     match body.task:
@@ -209,13 +197,6 @@ async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
             raise RequestError(f"Unsupported task: 'token_classify'. {_SUPPORTED}. {advice}", param="task")
         case other:
             raise RequestError(f"Unsupported task: {quoted(other)}. {_SUPPORTED}", param="task")
-
-
-def _has_ids(given: Any) -> bool:
-    """Return whether a field has token ids, which are the model's own in this dialect."""
-    if not isinstance(given, list) or not given:
-        return False
-    return is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given)
 
 
 def _json(

@@ -18,7 +18,7 @@ from edgeembed.models.registry import ServedModel
 from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, PART_BYTES, PartedResponse, json_bytes
 
 _JSON_BYTES = 12
-"""Of a number, about."""
+"""Of a number as JSON, about."""
 
 
 def token_output(model: ServedModel, multi: bool | None) -> Output:
@@ -70,11 +70,11 @@ def json_list(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
-async def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
+def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
     """Return a response with JSON that is written in pieces. What is large is written while it is sent."""
     if is_large(result):
         return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
-    return json_bytes(await aside.run(result.numbers, b"".join, pieces), headers)
+    return json_bytes(b"".join(pieces), headers)
 
 
 def is_large(result: EmbedResult) -> bool:

@@ -167,7 +167,7 @@ async def test_pooling_classifies_with_a_classifier(client: TestClient) -> None:
     response = await client.post("/pooling", json={"input": "good", "model": "judge", "encoding_format": "bytes"})
     assert json.loads(response.headers["metadata"])["data"][0]["shape"] == [3]
     assert np.allclose(np.frombuffer(await response.read(), "<f4"), probabilities("good"), atol=1e-6)
-    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}):
+    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}, {"embd_normalize": 0}, {"repeatable": True}):
         status, answer = await post(client, "/pooling", input="good", model="judge", **fields)
         assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
     status, answer = await post(client, "/pooling", input="good", task="classify", model="embedder")
