@@ -51,7 +51,8 @@ from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")

@@ -27,7 +27,7 @@ from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 T = TypeVar("T")
 
