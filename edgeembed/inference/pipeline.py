@@ -80,6 +80,12 @@ class Pipeline:
         self._row_dimensions: dict[tuple[str, str], tuple[int, ...]] = {}
         """Dimensions of the rows of each model that was loaded once."""
 
+    def context_of(self, model: ServedModel) -> int | None:
+        """Return the tokens of a model's longest text; None if it was never loaded."""
+        slot = self._pool.slot_of(model)
+        info = slot.engine.info if slot and slot.engine else None
+        return info.context_tokens if info else self._context_tokens.get(model.key)
+
     def waiting_tokens(self, model: ServedModel) -> float:
         """Estimate the tokens of a model's unfinished requests."""
         admission = self._admissions.get(model.key)

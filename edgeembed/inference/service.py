@@ -129,7 +129,7 @@ class EmbeddingService:
         self._pipeline = Pipeline(
             pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
         )
-        self._windows = Windows(pool, cache, self.aside, options.timeout)
+        self._windows = Windows(pool, cache, self.aside, options.timeout, self._pipeline.context_of)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
