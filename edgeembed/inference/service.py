@@ -80,7 +80,7 @@ class ServiceOptions:
 
     clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
-    embed. For both, 0 is no limit. truncate: what happens to texts that are too long, if a request does not say.
+    embed. For both, 0 is no limit. truncate, long_text: what happens to texts that are too long, if a request does not say.
     """
 
     timeout: float = 600.0
