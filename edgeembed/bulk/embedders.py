@@ -25,7 +25,7 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, Re
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.backends import OUTPUT_FIELDS, STATES, Parts, items_of, parts_of, require_outputs, states_of
 from edgeembed.runtime.in_process import in_process_service
 

@@ -34,6 +34,11 @@ def encoded_length(count: int) -> int:
     return -(-4 * count // 3) * 4
 
 
+def decoded_count(text: str) -> int:
+    """Return how many numbers a valid string has, without decoding it."""
+    return len(text.rstrip("=")) * 3 // 4 // 4
+
+
 def read_floats(value: Callable[[str], str | None], key: str, count: int) -> Float32Row:
     """Return the numbers of a metadata key, shape (count,). Raises ValueError if they are others, or not all finite.
 

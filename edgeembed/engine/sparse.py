@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.float_strings import encode_floats, read_floats, read_ids
+from edgeembed.engine.float_strings import decoded_count, encode_floats, read_floats, read_ids
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Role
 from edgeembed.engine.reading import Tokens
 
@@ -184,6 +184,14 @@ class VocabularyHead:
 
 
 SparseHead = TextTokensHead | VocabularyHead
+
+
+def masked_lm_vocabulary(value: Value) -> int:
+    """Return the number of tokens for which the masked-LM head of a file has logits; 0 if it has no such head.
+
+    value: as for `read_sparse_head`. The keys are not checked.
+    """
+    return decoded_count(value(_BIAS) or "") if value(KIND_KEY) == "vocabulary" else 0
 
 
 def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits) -> SparseHead:

@@ -26,7 +26,7 @@ from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
 from edgeembed.inference.tokenize import UnreadableError, read_tokens, refuse_too_many
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 PART_TEXTS = 1024
 PART_CHARACTERS = 64 * 1024

@@ -18,7 +18,7 @@ from edgeembed.errors import (
 from edgeembed.inference.aside import size_of
 from edgeembed.inference.requests import CacheUse, ClassifyRequest, EmbedRequest, RerankRequest, place_of
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 RETRY_SECONDS = 5.0
 """After which a client may ask again when the engine cannot answer now, and does not say itself how long that takes."""

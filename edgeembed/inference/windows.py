@@ -27,7 +27,7 @@ from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ class _LongText(msgspec.Struct, frozen=True):
     frame: int
 
 
-_CutKey: TypeAlias = tuple[bytes, int, int | None, bool]
+_CutKey: TypeAlias = tuple[bytes, int]
 """What decides how a text is cut; see `_cut_key`."""
 
 
@@ -173,8 +173,8 @@ class Windows:
     ) -> None:
         """Add the windows of those of these texts that are too long."""
         assert engine.info is not None  # it was ready once
-        lengths, context = request.lengths, engine.info.context_tokens
-        most = context if lengths.own else lengths.most(context)
+        context = engine.info.context_tokens
+        most = request.lengths.most(context)
         texts = {index: request.texts[index] for index in indexes}
         limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
         counts = await self._count(engine, request, [(index, limited.around(text)) for index, text in texts.items()])
@@ -189,8 +189,6 @@ class Windows:
         for (index, text), tokens in zip(texts.items(), counts, strict=True):
             frame = frame_of[_emptied(text)]
             room = most - frame
-            if lengths.own and lengths.max_tokens is not None:
-                room = min(room, lengths.max_tokens)
             if tokens - frame > room >= LEAST_ROOM:
                 long = _LongText(request, index, request.names[index], text, room, frame)
                 windows[index] = found = await self._cut_text(engine, long, left)
@@ -376,8 +374,8 @@ def _too_many(request: RowRequest, most: int) -> RequestTooLargeError:
 
 
 def _cut_key(request: RowRequest, index: int, context: int) -> _CutKey:
-    """Return what decides how a text is cut: the model, the prompt and the text itself, and the lengths."""
-    return request.keys[index], context, request.lengths.max_tokens, request.lengths.own
+    """Return what decides how a text is cut: the model, the prompt and the text itself, and the length of a window."""
+    return request.keys[index], request.lengths.most(context)
 
 
 def _parts(texts: Iterable[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:

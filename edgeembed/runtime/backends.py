@@ -21,7 +21,8 @@ from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.registry import COSINE, ServedModel
+from edgeembed.models.registry import COSINE
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.in_process import in_process_service
 
 _RETRY_SECONDS = 20.0

@@ -267,27 +267,6 @@ async def test_windows_are_forgotten_when_they_take_too_much_memory(monkeypatch:
     assert len(engine.read) > read, "of ten texts with a few windows each, a few are remembered"
 
 
-async def test_a_smaller_context_has_other_windows_whatever_the_length_of_the_texts_own_tokens() -> None:
-    """A worker that died for want of memory comes back with less."""
-
-    class Reduced(FakeEngine):
-        context = CONTEXT_TOKENS
-
-        @property
-        def info(self) -> ModelInfo:
-            return msgspec.structs.replace(super().info, context_tokens=self.context)
-
-    service, engine = make(Reduced())
-    text = " ".join(f"word{number}" for number in range(500))
-    own = Lengths("none", 17, own=True)
-    await embed(service, text, lengths=own)
-    assert max(len(part.split()) for part in engine.computed) == 17
-    engine.context = 18  # type: ignore[attr-defined]
-    engine.computed.clear()
-    await embed(service, text, lengths=own)
-    assert max(len(part.split()) for part in engine.computed) <= 18 - SPECIAL_TOKENS
-
-
 async def test_limits_of_a_request_hold_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     service, engine = make(max_request_tokens=100)
     with pytest.raises(TooManyTokensError):

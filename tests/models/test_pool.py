@@ -11,7 +11,7 @@ from edgeembed.engine.interface import INTERACTIVE, Engine
 from edgeembed.errors import EngineUnavailableError, ModelLoadingError
 from edgeembed.models import pool as pool_module
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import FakeEngine, fake_model
 from tests.waiting import settle, until_async
 

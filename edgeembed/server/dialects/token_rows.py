@@ -14,7 +14,7 @@ from edgeembed.inference.number_formats import Dtype, quantised
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.requests import EmbedResult
 from edgeembed.inference.service import check_outputs
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server.responses import (
     BYTES_TYPE,
     JSON_TYPE,
