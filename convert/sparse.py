@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from gguf import Keys
 
+from edgeembed.engine.dense import LONGEST_WEIGHT
 from edgeembed.engine.float_strings import encoded_length
-from edgeembed.engine.sparse import LONGEST_WEIGHT, MaskedLmWeights, Pooling, SparseHead, TextTokensHead, VocabularyHead
+from edgeembed.engine.sparse import MaskedLmWeights, Pooling, SparseHead, TextTokensHead, VocabularyHead
 from edgeembed.engine.stand_ins import computed_as
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import SPLADE, Checkpoint

@@ -35,7 +35,7 @@ from edgeembed.errors import (
 from edgeembed.inference.number_formats import quantised
 from edgeembed.inference.postprocess import sparse_vector, unit_rows
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime import backends, threaded_backend
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app_keys import SERVICE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
 
@@ -25,14 +25,13 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, Re
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.backends import STATES, items_of, parts_of, states_of
+from edgeembed.models.served_model import ServedModel
+from edgeembed.runtime.backends import OUTPUT_FIELDS, STATES, Parts, items_of, parts_of, require_outputs, states_of
 from edgeembed.runtime.in_process import in_process_service
 
 PROBE = "edgeembed"
 """A text embedded at the start to learn which model answers and how long its vectors are."""
 _HEALTH_SECONDS = 5.0
-_OUTPUT_FIELDS: dict[Output, str] = {"dense": "return_dense", "multi": "multi_vector", "sparse": "sparse"}
 _POOLING_FIELDS = ("model", "input_type", "instruction", "truncate")
 
 
@@ -55,7 +54,7 @@ class EmbedOptions(NamedTuple):
         """Return the options that are set as fields of a request's body; token vectors are computed on another route."""
         found = {name: value for name, value in self._asdict().items() if value is not None and name != "outputs"}
         if self.outputs != DENSE:
-            found |= {name: output in self.outputs for output, name in _OUTPUT_FIELDS.items()}
+            found |= {name: output in self.outputs for output, name in OUTPUT_FIELDS.items()}
         return found
 
     def as_request(self, texts: Sequence[str]) -> EmbedRequest:
@@ -287,10 +286,9 @@ class LocalEmbedder:
         return [len(text.ids) for text in result.tokens]
 
 
-def computed_of(parts: Sequence[Mapping[Output, Matrix]], outputs: Sequence[Output]) -> Computed:
+def computed_of(parts: Sequence[Parts], outputs: Sequence[Output]) -> Computed:
     """Return the outputs of texts, at least one. Raises EngineError if one is missing."""
-    if missing := [output for output in outputs if any(output not in part for part in parts)]:
-        raise EngineError(f"the daemon returned no {missing[0]} output; it is of an earlier version: restart it")
+    require_outputs(outputs, parts)
     none = np.zeros((1, 0), np.float32)
     dense = np.concatenate([part.get("dense", none) for part in parts])
     return Computed(dense, {output: [part[output] for part in parts] for output in outputs if output != "dense"})

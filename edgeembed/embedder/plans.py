@@ -165,10 +165,10 @@ def _request(
     return EmbedRequest((), input_type=input_type, instruction=instruction, prefix=prompt, param="texts")
 
 
-def _check_word(name: str, value: object, known: Sequence[str]) -> None:
-    """Raise ValueError for an option that is none of the known words; the program's own engine does not check them."""
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+    """Raise ValueError for an option that is none of these words; the program's own engine does not check them."""
+    if value not in words:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(words)}")
 
 
 def _check_count(name: str, value: int | None) -> None:

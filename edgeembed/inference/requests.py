@@ -19,7 +19,7 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 CacheUse = Literal["on", "off", "no-store", "keep"]
 """How a request uses the cache. off: not at all. no-store: reads, and stores nothing new. keep: stores its rows ahead of all

@@ -7,7 +7,7 @@ for the long text is made of its windows' rows: their mean, or the rows themselv
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import DENSE, Engine, ModelInfo, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import DENSE, Engine, Pair, Prompted, Row, Text
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -27,6 +27,7 @@ from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
+from edgeembed.models.served_model import ServedModel
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class _LongText(msgspec.Struct, frozen=True):
     frame: int
 
 
-_CutKey: TypeAlias = tuple[bytes, int, int | None, bool]
+_CutKey: TypeAlias = tuple[bytes, int]
 """What decides how a text is cut; see `_cut_key`."""
 
 
@@ -125,12 +126,20 @@ class _Remembered:
 class Windows:
     """Cuts the long texts of requests. Everything runs on one event loop."""
 
-    def __init__(self, pool: ModelPool, cache: VectorCache | None, aside: Aside, seconds: float) -> None:
-        """seconds: the time that a request may take."""
+    def __init__(
+        self,
+        pool: ModelPool,
+        cache: VectorCache | None,
+        aside: Aside,
+        seconds: float,
+        context_of: Callable[[ServedModel], int | None],
+    ) -> None:
+        """seconds: the time that a request may take. context_of: see `Pipeline.context_of`."""
         self._pool = pool
         self._cache = cache
         self._aside = aside
         self._seconds = seconds
+        self._context_of = context_of
         self._words: dict[tuple[str, str], WordTokens] = {}
         self._remembered = _Remembered()
 
@@ -139,16 +148,16 @@ class Windows:
 
         Raises RequestTooLargeError for too many windows, EngineError, and what the tokenizer raises in the client's words.
         """
-        info = self._info_of(request)
-        doubtful = await self._aside.run(request.size, _doubtful, request, info.context_tokens if info else 0)
+        context = self._context_of(request.model)
+        doubtful = await self._aside.run(request.size, _doubtful, request, context or 0)
         if doubtful and self._cache is not None and request.lengths.max_tokens is None:
             # A text whose whole row is in memory is not too long.
             unknown = self._cache.not_in_memory([request.keys[index] for index in doubtful])
             doubtful = [index for index in doubtful if request.keys[index] in unknown]
         windows: list[list[Window] | None] = [None] * len(request.names)
-        if info is not None:
+        if context is not None:
             for index in doubtful:
-                windows[index] = self._remembered.get(_cut_key(request, index, info.context_tokens))
+                windows[index] = self._remembered.get(_cut_key(request, index, context))
         if new := [index for index in doubtful if windows[index] is None]:
             async with leased(self._pool, request.model, self._seconds) as engine:
                 await self._cut_new(engine, request, new, windows)
@@ -164,8 +173,8 @@ class Windows:
     ) -> None:
         """Add the windows of those of these texts that are too long."""
         assert engine.info is not None  # it was ready once
-        lengths, context = request.lengths, engine.info.context_tokens
-        most = context if lengths.own else lengths.most(context)
+        context = engine.info.context_tokens
+        most = request.lengths.most(context)
         texts = {index: request.texts[index] for index in indexes}
         limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
         counts = await self._count(engine, request, [(index, limited.around(text)) for index, text in texts.items()])
@@ -180,17 +189,11 @@ class Windows:
         for (index, text), tokens in zip(texts.items(), counts, strict=True):
             frame = frame_of[_emptied(text)]
             room = most - frame
-            if lengths.own and lengths.max_tokens is not None:
-                room = min(room, lengths.max_tokens)
             if tokens - frame > room >= LEAST_ROOM:
                 long = _LongText(request, index, request.names[index], text, room, frame)
                 windows[index] = found = await self._cut_text(engine, long, left)
                 left -= len(found)
                 self._remembered.put(_cut_key(request, index, context), found)
-
-    def _info_of(self, request: RowRequest) -> ModelInfo | None:
-        slot = self._pool.slot_of(request.model)
-        return slot.engine.info if slot and slot.engine else None
 
     async def _cut_text(self, engine: Engine, text: _LongText, most: int) -> list[Window]:
         """Return the windows of a text. most: that it may have."""
@@ -371,8 +374,8 @@ def _too_many(request: RowRequest, most: int) -> RequestTooLargeError:
 
 
 def _cut_key(request: RowRequest, index: int, context: int) -> _CutKey:
-    """Return what decides how a text is cut: the model, the prompt and the text itself, and the lengths."""
-    return request.keys[index], context, request.lengths.max_tokens, request.lengths.own
+    """Return what decides how a text is cut: the model, the prompt and the text itself, and the length of a window."""
+    return request.keys[index], request.lengths.most(context)
 
 
 def _parts(texts: Iterable[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:

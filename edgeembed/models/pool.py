@@ -22,7 +22,7 @@ from typing import Literal
 from edgeembed.common.log_content import describe_error
 from edgeembed.engine.interface import DENSE, Engine, Output, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, get_args
 from urllib.parse import quote
@@ -21,12 +21,15 @@ from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.registry import COSINE, ServedModel
+from edgeembed.models.registry import COSINE
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.in_process import in_process_service
 
 _RETRY_SECONDS = 20.0
 """How long a request waits for a daemon that restarts, or whose queue is full."""
 _FIELDS = ("input_type", "instruction", "dimensions")
+OUTPUT_FIELDS: dict[Output, str] = {"dense": "return_dense", "multi": "multi_vector", "sparse": "sparse"}
+"""Fields of a request of POST /v1/embeddings that ask for outputs."""
 STATES = {"task": "token_embed", "multi_vector": False, "normalize": False}
 """Fields of a request of POST /pooling for hidden states."""
 
@@ -87,14 +90,13 @@ class DaemonBackend:
         wanted = set(request.outputs)
         found: list[dict[Output, Matrix]] = [{} for _ in request.texts]
         if wanted != {"tokens"}:
-            fields = {"sparse": "sparse" in wanted, "multi_vector": "multi" in wanted, "return_dense": "dense" in wanted}
+            fields = {name: output in wanted for output, name in OUTPUT_FIELDS.items()}
             for parts, item in zip(found, await self._items(request, fields), strict=True):
                 parts.update(parts_of(item))
         if "tokens" in wanted:
             for parts, item in zip(found, await self._items(request, STATES, "/pooling"), strict=True):
                 parts["tokens"] = states_of(item)
-        if missing := [output for output in request.outputs if any(output not in parts for parts in found)]:
-            raise EngineError(f"the daemon returned no {missing[0]} output: it is of an earlier version; restart it")
+        require_outputs(request.outputs, found)
         return [*found]
 
     async def _items(
@@ -248,6 +250,12 @@ def items_of(reply: Reply) -> list[dict[str, Any]]:
 def states_of(item: dict[str, Any]) -> Matrix:
     """Return the hidden states of an item of an answer of POST /pooling to a request with the fields `STATES`."""
     return _row(item["data"]).reshape(item["shape"])
+
+
+def require_outputs(outputs: Sequence[Output], found: Sequence[Parts]) -> None:
+    """Raise EngineError if what a daemon returned of texts lacks an output."""
+    if missing := [output for output in outputs if any(output not in parts for parts in found)]:
+        raise EngineError(f"the daemon returned no {missing[0]} output; it is of an earlier version: restart it")
 
 
 def parts_of(item: dict[str, Any]) -> dict[Output, Matrix]:

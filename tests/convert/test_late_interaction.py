@@ -41,7 +41,7 @@ def vocabulary(folder: Path) -> dict[str, int]:
 def reading(folder: Path) -> LateInteraction:
     header = read_header(convert_checkpoint(folder, folder.parent / "model.gguf", quantization="F32").path)
     values = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in header.values.items()}
-    found = read_late_interaction(values.get)
+    found = read_late_interaction(values.get, 2**24)
     assert found is not None
     return found
 

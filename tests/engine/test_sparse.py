@@ -131,7 +131,7 @@ def test_a_head_is_read_as_it_was_written(head: sparse.SparseHead) -> None:
         ("text", "edgeembed.sparse.kind", None, "expected text or vocabulary"),
         ("text", "edgeembed.sparse.weight", None, "does not have 4 numbers"),
         ("text", "edgeembed.sparse.bias", "AACAfw==", "not finite"),
-        ("text", "edgeembed.sparse.excluded", "0,6", "expected token ids"),
+        ("text", "edgeembed.sparse.excluded", "0,6", "ids of tokens below 6"),
         ("vocabulary", "edgeembed.sparse.pooling", "mean", "expected max or sum"),
         ("vocabulary", "edgeembed.sparse.logarithms", "9", "expected 1 or 2"),
         ("vocabulary", "edgeembed.sparse.norm.epsilon", "nan", "expected a number from 0 to 1"),

@@ -13,7 +13,8 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ModelNotFoundError, ModelReplacedError, RequestError
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest
 from edgeembed.inference.reranking import result_of_vectors
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import FakeEngine, fake_model, fake_packed_row, fake_row, fake_service
 
 

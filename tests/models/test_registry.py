@@ -11,7 +11,8 @@ import pytest
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.models import registry as registry_module
-from edgeembed.models.registry import ModelRegistry, ServedModel, Target
+from edgeembed.models.registry import ModelRegistry, Target
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import fake_model
 
 QUERY = Prompts(query="query: {text}", document="passage: {text}")

@@ -52,19 +52,19 @@ async def _embed(request: web.Request, *, jina: bool = False) -> web.Response:
     numbers = number_format(body)
     asked = embed_request(request, body, _TOKEN_HINT)
     service = request.app[SERVICE]
-    form = await output_form(body, service, jina=jina)
+    form = await output_form(body, service, asked.input_type, jina=jina)
     if form is not None:
         check_encoding(numbers)
         asked = msgspec.structs.replace(asked, outputs=form.outputs)
     result = await service.embed(asked)
     headers = answer_headers(result, result.texts)
     if form is not None:
-        pieces = outputs_json(result, numbers, form, await words_of(service, body.model, result, form))
-        if is_large(result):
+        pieces = outputs_json(result, numbers, form, await words_of(service, result, form))
+        if is_large(result.numbers):
             return json_in_parts(service.aside, result, pieces, headers)
         return _stored(request, b"".join(pieces), result, headers)
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(result.numbers, bytes_response, result, numbers, headers)
+        return await bytes_response(service.aside, result, numbers, headers)
     written = await service.aside.run(result.numbers, write_json, result, numbers)
     return _stored(request, with_cuts(written, result), result, headers)
 

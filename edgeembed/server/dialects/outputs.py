@@ -18,6 +18,7 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.postprocess import Matrix, sparse_vector
 from edgeembed.inference.requests import DetokenizeRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService, check_outputs
+from edgeembed.models.prompts import InputType
 from edgeembed.server.dialects.embeddings_answer import matrix_of, written_rows
 from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat, refuse_long_text
 from edgeembed.server.dialects.token_rows import check_width, json_list, token_rows
@@ -53,11 +54,13 @@ class OutputForm(msgspec.Struct, frozen=True):
         return sparse_vector(pairs, self.top_k, self.threshold)
 
 
-async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: bool = False) -> OutputForm | None:
+async def output_form(
+    body: EmbeddingsBody, service: EmbeddingService, input_type: InputType | None, *, jina: bool = False
+) -> OutputForm | None:
     """Return what a request wants of each text; None for the dense vector alone.
 
-    jina: the route is that for vectors of tokens. Raises RequestError for fields that contradict each other or that need
-    another one.
+    input_type: of the texts, on which the model may depend. jina: the route is that for vectors of tokens. Raises
+    RequestError for fields that contradict each other or that need another one.
     """
     sparse = only_one(sparse=body.sparse, return_sparse=body.return_sparse)
     jina = jina or bool(body.return_multivector)
@@ -65,7 +68,7 @@ async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: 
     _check(body, bool(sparse), multi)
     if not sparse and not multi:
         return None
-    model = (await service.registry.resolve(body.model, "embed")).model
+    model = (await service.registry.resolve(body.model, "embed", input_type=input_type)).model
     dense = body.return_dense
     if dense is None:
         dense = not jina and model.computes("dense")
@@ -112,9 +115,7 @@ def check_encoding(numbers: NumberFormat) -> None:
         )
 
 
-async def words_of(
-    service: EmbeddingService, model: str | None, result: EmbedResult, form: OutputForm
-) -> Mapping[int, bytes] | None:
+async def words_of(service: EmbeddingService, result: EmbedResult, form: OutputForm) -> Mapping[int, bytes] | None:
     """Return the texts of the tokens in sparse vectors as JSON, by id; None if the request does not want them.
 
     Raises RequestError if there are too many.
@@ -128,7 +129,7 @@ async def words_of(
             "Send fewer texts at a time, or set sparse_top_k",
             param="sparse_words",
         )
-    asked = DetokenizeRequest([[token] for token in ids], model, special=True, param="sparse_words")
+    asked = DetokenizeRequest([[token] for token in ids], result.model.spec, special=True, param="sparse_words")
     texts = await service.detokenize(asked) if ids else []
     return {token: orjson.dumps(text) for token, text in zip(ids, texts, strict=True)}
 

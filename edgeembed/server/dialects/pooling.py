@@ -18,7 +18,6 @@ import orjson
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from edgeembed.engine.interface import Output
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.number_formats import row_bytes
 from edgeembed.inference.postprocess import Matrix
@@ -26,7 +25,7 @@ from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedR
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
-from edgeembed.server.dialects.embeddings_answer import bytes_of_items
+from edgeembed.server.dialects.embeddings_answer import bytes_of_items, bytes_response, matrix_of
 from edgeembed.server.dialects.embeddings_body import (
     EmbeddingFields,
     NumberFormat,
@@ -58,6 +57,8 @@ PoolingData: TypeAlias = Annotated[
 _SUPPORTED = (
     "Supported tasks: embed (a row for each text), token_embed (a row for each token), classify (a score for each class)"
 )
+_BASE64_ROWS = 96
+"""Rows that are written at once; a multiple of three, so that no padding stands between them."""
 _FOR_VECTORS = (
     "dimensions",
     "output_dimension",
@@ -135,26 +136,35 @@ async def pooling(request: web.Request) -> web.Response:
     if body.token_ids is None and has_token_ids(body.input):  # which are the model's own in this dialect
         body.token_ids = "model"
     numbers = number_format(body)
-    return await (_classify(request, body, numbers) if task == "classify" else _embed(request, body, task, numbers))
+    answer = {"embed": _embed, "token_embed": _token_embed, "classify": _classify}[task]
+    return await answer(request, body, numbers)
 
 
-async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: NumberFormat) -> web.Response:
-    service, tokens = request.app[SERVICE], task == "token_embed"
-    asked = embed_request(request, body)
-    output: Output = "dense"
-    if tokens:
-        refuse_long_text(body)
-        output = token_output((await service.registry.resolve(body.model, "embed")).model, body.multi_vector)
-        asked = msgspec.structs.replace(asked, outputs=(output,))
-    elif body.long_text == "chunks":
+async def _embed(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    if body.long_text == "chunks":
         raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
-    result = await service.embed(asked)
+    service = request.app[SERVICE]
+    result = await service.embed(embed_request(request, body))
+    headers = answer_headers(result, result.texts)
+    if numbers.encoding in ("bytes", "bytes_only"):
+        return await bytes_response(service.aside, result, numbers, headers)
+    matrix = await service.aside.run(result.numbers, matrix_of, result, numbers)
+    return json_in_parts(service.aside, result, _json(result, iter(matrix[:, None]), False, numbers), headers)
+
+
+async def _token_embed(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    refuse_long_text(body)
+    service, asked = request.app[SERVICE], embed_request(request, body)
+    model = (await service.registry.resolve(body.model, "embed", input_type=asked.input_type)).model
+    output = token_output(model, body.multi_vector)
+    result = await service.embed(msgspec.structs.replace(asked, outputs=(output,)))
     headers = answer_headers(result, result.texts)
     check_width(result, output)
     rows = token_rows(result, output, numbers.norm, result.dimensions)
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)
-    return json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
+        shapes = [(len(each), result.dimensions or each.shape[1]) for each in result.each(output)]
+        return bytes_of_items(service.aside, result, rows, shapes, numbers, headers)
+    return json_in_parts(service.aside, result, _json(result, rows, True, numbers), headers)
 
 
 async def _classify(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
@@ -176,9 +186,9 @@ async def _classify(request: web.Request, body: PoolingBody, numbers: NumberForm
     result = await service.classify(asked)
     headers = answer_headers(result, len(result.tokens))
     scores = (result.logits if numbers.norm != 2 else result.probabilities).astype(np.float32)
-    rows = (scores[index : index + 1] for index in range(len(scores)))
+    rows = iter(scores[:, None])
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(scores.size, bytes_of_items, result, rows, False, numbers, headers)
+        return bytes_of_items(service.aside, result, rows, [scores.shape[1:]] * len(scores), numbers, headers)
     written = await service.aside.run(scores.size, b"".join, _json(result, rows, False, numbers))
     return json_bytes(written, headers)
 
@@ -218,7 +228,11 @@ def _json(
 def _item(index: int, matrix: Matrix, tokens: bool, numbers: NumberFormat) -> Iterator[bytes]:
     yield b'{"index":%d,"object":"pooling","data":' % index
     if numbers.encoding == "base64":
-        yield b'"%b"' % base64.b64encode(b"".join(row_bytes(matrix, numbers.dtype, numbers.endianness)))
+        yield b'"'
+        for begin in range(0, len(matrix), _BASE64_ROWS):
+            some = matrix[begin : begin + _BASE64_ROWS]
+            yield base64.b64encode(b"".join(row_bytes(some, numbers.dtype, numbers.endianness)))
+        yield b'"'
         if tokens:
             yield b',"shape":[%d,%d]' % matrix.shape
     elif tokens:

@@ -43,7 +43,10 @@ def test_files_with_heads_are_read(files: dict[str, Path]) -> None:
         ("splade", "edgeembed.sparse.logarithms", UINT32, 3, "expected 1 or 2"),
         ("splade", "edgeembed.sparse.bias", STRING, b"AAAA", "does not have"),
         ("splade", "edgeembed.sparse.transform.weight", STRING, b"?" * 21848, "is not base64"),
-        ("bge-m3", "edgeembed.sparse.excluded", STRING, b"0,999999", "expected token ids"),
+        ("bge-m3", "edgeembed.sparse.excluded", STRING, b"0,999999", "ids of tokens below"),
+        ("bge-m3", "edgeembed.sparse.excluded", STRING, b"0," * 5000 + b"0", "at most 4096 ids"),
+        ("bge-m3", "edgeembed.multi.0.outputs", UINT32, 2**14, "a number from 1 to 8192"),
+        ("bge-m3", "edgeembed.multi.document_marker", UINT32, 999_999, "a number below"),
         ("bge-m3", "edgeembed.sparse.weight", STRING, b"AAAA", "does not have 64 numbers"),
     ],
 )

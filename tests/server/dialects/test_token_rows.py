@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
-from edgeembed.server.dialects import token_rows
+from edgeembed.hub.catalogue import Matryoshka
+from edgeembed.server.dialects import pooling, token_rows
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_packed_row, fake_row
 from tests.server.dialect_requests import Server, post, probabilities, unit
 
@@ -126,6 +127,24 @@ async def test_pooling_embed_returns_one_vector(client: TestClient) -> None:
     assert np.allclose(answer["data"][0]["data"], unit("one"), atol=1e-6)
 
 
+async def test_pooling_embed_cuts_as_the_models_makers_do(aiohttp_client: AioClient) -> None:
+    whole = Matryoshka(min=2, max=DIMENSIONS, layer_norm=True)
+    client = await aiohttp_client(Server(matryoshka=whole).app)
+    body = {"input": "a b", "dimensions": 3}
+    _, expected = await post(client, "/v1/embeddings", **body)
+    _, answer = await post(client, "/pooling", **body, task="embed")
+    assert np.allclose(answer["data"][0]["data"], expected["data"][0]["embedding"], atol=1e-6)
+
+
+async def test_an_alias_may_mean_another_model_for_an_input_type(aiohttp_client: AioClient) -> None:
+    server = Server(outputs=("dense", "multi", "sparse"), aliases={"tasks": "ranker", "tasks:query": "embedder"})
+    client = await aiohttp_client(server.app)
+    body = {"model": "tasks", "input": "a b", "input_type": "query"}
+    assert (await post(client, "/pooling", **body))[0] == 200
+    status, answer = await post(client, "/v1/embeddings", **body, sparse=True, sparse_words=True)
+    assert (status, answer["model"]) == (200, "embedder")
+
+
 async def test_pooling_takes_token_ids_of_the_model(client: TestClient, server: Server) -> None:
     for ids in ([7, 8], [[7, 8]]):
         status, answer = await post(client, "/pooling", input=ids)
@@ -220,3 +239,26 @@ async def test_large_answers_are_written_in_parts(
     assert response.headers["Transfer-Encoding"] == "chunked"
     parted = await response.json()
     assert parted == whole if path == "/embed_all" else parted["data"] == whole["data"]
+
+
+@pytest.mark.parametrize("more", [{}, {"embed_dtype": "ubinary"}, {"dimensions": 3}, {"task": "embed"}])
+async def test_large_answers_in_bytes_are_written_in_parts(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    body = {"input": [f"text number {number}" for number in range(40)], "encoding_format": "bytes", **more}
+    whole = await client.post("/pooling", json=body)
+    monkeypatch.setattr(token_rows, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(token_rows, "PART_BYTES", 500)
+    parted = await client.post("/pooling", json=body)
+    assert await parted.read() == await whole.read()
+    assert parted.headers["Content-Length"] == whole.headers["Content-Length"]
+    ends = [json.loads(response.headers["metadata"])["data"][-1]["end"] for response in (whole, parted)]
+    assert ends == [int(whole.headers["Content-Length"])] * 2
+
+
+async def test_base64_in_parts_is_one_text(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"input": "a b c d e f g h", "encoding_format": "base64", "embed_dtype": "ubinary"}
+    _, whole = await post(client, "/pooling", **body)
+    monkeypatch.setattr(pooling, "_BASE64_ROWS", 3)
+    _, parted = await post(client, "/pooling", **body)
+    assert parted["data"] == whole["data"]
