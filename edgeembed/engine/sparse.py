@@ -73,6 +73,10 @@ class Logits(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Free all memory."""
+        ...
+
 
 MakeLogits = Callable[[MaskedLmWeights], Logits]
 
@@ -126,9 +130,11 @@ class VocabularyHead:
         self._make = make
         self._logits: Logits | None = None
 
-    def forget(self) -> None:
-        """Have what computes the logits made again for the next text: it is closed."""
-        self._logits = None
+    def free(self) -> None:
+        """Free what computes the logits; it is made again for the next text."""
+        if self._logits is not None:
+            self._logits.close()
+            self._logits = None
 
     def needs_states(self, role: Role) -> bool:
         """Return whether the output depends on more than the ids of the tokens."""

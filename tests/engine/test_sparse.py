@@ -26,6 +26,9 @@ class Identity:
         for first in range(0, len(states), self.most):
             yield states[first : first + self.most]
 
+    def close(self) -> None:
+        pass
+
 
 def weights(bias: object = 0.0) -> MaskedLmWeights:
     return MaskedLmWeights(
