@@ -24,13 +24,12 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import SPLADE, Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.jsonfile import read_json
-from edgeembed_convert.pickled import read_pickled
+from edgeembed_convert.pickled import read_linear
 from edgeembed_convert.tensors import Float32Array
 from edgeembed_convert.tokenizer_json import token_ids
 from edgeembed_convert.weights import StoredTensor, open_weights
 
 TEXT_WEIGHTS_FILE = "sparse_linear.pt"
-_TEXT_WEIGHTS_TENSORS = {"weight", "bias"}
 _TOKEN_CLASSIFIERS = {"NewForTokenClassification"}
 """Classes whose classifier weighs the tokens of a text, as in gte-multilingual-base."""
 _EXCLUDED = (
@@ -100,10 +99,7 @@ def _text_weights(checkpoint: Checkpoint) -> tuple[StoredTensor, StoredTensor] |
     """Return the matrix and the bias that weigh the tokens of a text; None without them."""
     file = checkpoint.folder / TEXT_WEIGHTS_FILE
     if file.is_file():
-        tensors: Mapping[str, StoredTensor] = read_pickled(file)
-        if set(tensors) != _TEXT_WEIGHTS_TENSORS:
-            raise ConversionError(f"{file}: the weights {sorted(tensors)}; expected {sorted(_TEXT_WEIGHTS_TENSORS)}")
-        return tensors["weight"], tensors["bias"]
+        return read_linear(file)
     if _TOKEN_CLASSIFIERS.isdisjoint(checkpoint.config.get("architectures") or []):
         return None
     stored = _Stored(checkpoint)

@@ -82,6 +82,13 @@ def test_settings_of_the_pooling(changes: dict[str, object], message: str, tmp_p
         convert(checkpoint)
 
 
+def test_a_note_says_that_all_weights_are_returned(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "checkpoint")
+    write_json(checkpoint / "config_sentence_transformers.json", {"model_type": "SparseEncoder", "max_active_dims": 64})
+    conversion = convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="F32")
+    assert any("keeps the 64 largest weights" in note for note in conversion.notes)
+
+
 def test_the_weights_of_queries_are_in_the_file_without_those_of_the_tokens_around_a_text(tmp_path: Path) -> None:
     checkpoint = make_inference_free(tmp_path / "checkpoint")
     file = convert(checkpoint)
