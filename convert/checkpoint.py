@@ -66,8 +66,8 @@ class Checkpoint:
 
     folder: Path
     modules: Modules | None
-    """Class and folder of each module, of those of sentence-transformers without packages; None without modules.json. If
-    queries are read by other modules, those for documents."""
+    """Class and folder of each module; None without modules.json. The classes of sentence-transformers are without their
+    package. If queries are read by other modules, these are those for documents."""
     model_folder: Path
     """Folder of the encoder's files: `folder`, or that of the Transformer module."""
     config: dict[str, Any]

@@ -17,6 +17,7 @@ from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint, torch_class
 from edgeembed_convert.jsonfile import read_json
 from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.prompts import CONFIG_FILE
 
 ACTIVATION_KEY = "edgeembed.rerank.activation"
 """The function that turns the output of a reranker into a score: "sigmoid" or "none"."""
@@ -78,14 +79,12 @@ def check_modules(checkpoint: Checkpoint) -> None:
     """Raise ConversionError if modules.json contains more than the encoder."""
     kinds = [kind for kind, _ in checkpoint.modules or []]
     if kinds not in ([], ["Transformer"]):
-        raise ConversionError(
-            f"{checkpoint.folder / 'modules.json'}: unexpected modules {', '.join(kinds)}; expected only Transformer"
-        )
+        raise ConversionError(f"{checkpoint.modules_file}: unexpected modules {', '.join(kinds)}; expected only Transformer")
 
 
 def _named_activation(checkpoint: Checkpoint) -> str | None:
     """Return the function in CrossEncoder's own file, or else in config.json under the newer or the older key."""
-    file = checkpoint.folder / "config_sentence_transformers.json"
+    file = checkpoint.folder / CONFIG_FILE
     newer = checkpoint.config.get("sentence_transformers")
     name = read_json(file).get("activation_fn") if file.is_file() else None
     if name is None and isinstance(newer, dict):

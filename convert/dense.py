@@ -24,6 +24,7 @@ from edgeembed_convert.weights import StoredTensor, open_weights
 # Classes of torch.nn; their modules in torch have changed.
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu"}
 _DEFAULT_ACTIVATION = "torch.nn.modules.activation.Tanh"
+"""sentence-transformers'; PyLate has another one, so modules of tokens must name theirs."""
 # Which values of a text's features the module reads and replaces.
 _VECTOR = "sentence_embedding"
 _KEYS = {"in_features", "out_features", "bias", "activation_function", "module_input_name", "module_output_name"}
@@ -55,11 +56,11 @@ def dense_modules(checkpoint: Checkpoint, width: int) -> list[DenseModule]:
     folders = [folder for kind, folder in checkpoint.modules or [] if kind == "Dense"]
     if not folders:
         return []
-    file = checkpoint.folder / "modules.json"
     wanted = ["Transformer", "Pooling", *["Dense"] * len(folders)]
     if kinds not in (wanted, [*wanted, "Normalize"]) or len(folders) > MOST_LAYERS:
         raise ConversionError(
-            f"{file}: modules {', '.join(kinds)}; Dense ones (at most {MOST_LAYERS}) must be between Pooling and Normalize"
+            f"{checkpoint.modules_file}: modules {', '.join(kinds)}; Dense ones (at most {MOST_LAYERS}) must be between "
+            "Pooling and Normalize"
         )
     return _fitting([_read_module(folder) for folder in folders], width)
 
@@ -111,7 +112,7 @@ def _head(modules: Sequence[DenseModule]) -> DenseHead:
 def _read_module(folder: Path, *, of_tokens: bool = False) -> DenseModule:
     file = folder / "config.json"
     config = read_json(file)
-    name = config.get("activation_function", _DEFAULT_ACTIVATION)
+    name = config.get("activation_function", None if of_tokens else _DEFAULT_ACTIVATION)
     activation = _ACTIVATIONS.get(torch_class(name) or "")
     if activation is None:
         raise ConversionError(f"{file}: activation_function = {name!r}; supported are torch.nn's {', '.join(_ACTIVATIONS)}")

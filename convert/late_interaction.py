@@ -9,7 +9,7 @@ weights of class HF_ColBERT.
 from __future__ import annotations
 
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _KEYS = {
 _NEWER_KEYS = {"__version__", "model_type", "prompts", "default_prompt_name", "similarity_fn_name"}
 _EXPANSION_KEYS = {"strategy", "attend", "token", "length"}
 _MASK_KEYS = {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"}
+_TOKENIZER_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def _read_newer(
     strategy = (expansion or {}).get("strategy", "fixed")
     if strategy not in ("fixed", "min"):
         raise ConversionError(f"{where}: query_expansion: strategy = {strategy!r}; supported are 'fixed' and 'min'")
+    _check_modules(file.with_name("modules.json"), {kind for kind, _ in modules}, expands=expansion is not None)
     limit = settings.get("query_length")
     most = settings.get("document_length")
     return LateSettings(
@@ -147,6 +149,16 @@ def _read_newer(
         skips_unknown=False,
         has_prompts=bool(in_words),
     )
+
+
+def _check_modules(file: Path, kinds: Collection[str], *, expands: bool) -> None:
+    """Raise ConversionError if scores depend on the length of vectors, or the tokens that fill a query are not scored."""
+    if "Normalize" not in kinds:
+        raise ConversionError(f"{file}: no Normalize module; late interaction is supported for vectors of length 1 only")
+    if expands and MASK not in kinds:
+        raise ConversionError(
+            f"{file}: no {MASK} module, without which the tokens of query_expansion have no effect on scores"
+        )
 
 
 def _read_mask(modules: list[tuple[str, Path]]) -> tuple[str, ...]:
@@ -168,6 +180,8 @@ def _read_mask(modules: list[tuple[str, Path]]) -> tuple[str, ...]:
 def _read_stanford(file: Path, own: dict[str, Any]) -> LateSettings:
     if own.get("similarity", "cosine") != "cosine":
         raise ConversionError(f"{file}: similarity = {own['similarity']!r}; supported is only 'cosine'")
+    if own.get("interaction", "colbert") != "colbert":
+        raise ConversionError(f"{file}: interaction = {own['interaction']!r}; supported is only 'colbert'")
     return LateSettings(
         file,
         query_prefix=_text(own, "query_token_id", file, _STANFORD_QUERY),
@@ -212,7 +226,7 @@ def reading_of(settings: LateSettings, model_folder: Path) -> LateInteraction:
 def _special_names(folder: Path) -> dict[str, str]:
     """Return the special token of each role, from special_tokens_map.json or tokenizer_config.json, or BERT's defaults."""
     found: dict[str, str] = {}
-    configs = [read_json(file) for name in _CONFIGS if (file := folder / name).is_file()]
+    configs = [read_json(file) for name in _TOKENIZER_CONFIGS if (file := folder / name).is_file()]
     if any(str(config.get("tokenizer_class")).startswith("BertTokenizer") for config in configs) or not configs:
         found = {"mask": "[MASK]", "pad": "[PAD]", "unk": "[UNK]"}
     for config in configs:
@@ -222,9 +236,6 @@ def _special_names(folder: Path) -> dict[str, str]:
             if isinstance(name, str):
                 found[role] = name
     return found
-
-
-_CONFIGS = ("tokenizer_config.json", "special_tokens_map.json")
 
 
 def _text(own: dict[str, Any], key: str, file: Path, default: str) -> str:

@@ -13,7 +13,7 @@ from edgeembed_convert.dense import dense_modules_of_tokens, layer_of
 from edgeembed_convert.families.base import ModelPlan
 from edgeembed_convert.late_interaction import MASK, STANFORD_WEIGHT, LateSettings, reading_of
 from edgeembed_convert.metadata import Metadata
-from edgeembed_convert.pickled import read_pickled
+from edgeembed_convert.pickled import read_linear
 
 COLBERT_FILE = "colbert_linear.pt"
 _MASKED = {"bert", "modern-bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3", "neo-bert", "eurobert"}
@@ -43,10 +43,7 @@ def _read_beside(checkpoint: Checkpoint, plan: ModelPlan) -> tuple[LateInteracti
     file = checkpoint.folder / COLBERT_FILE
     if not file.is_file() or plan.pooling in ("rank", "none"):
         return None
-    tensors = read_pickled(file)
-    if set(tensors) != {"weight", "bias"}:
-        raise ConversionError(f"{file}: has the tensors {sorted(tensors)}; expected weight and bias")
-    weight, bias = tensors["weight"], tensors["bias"]
+    weight, bias = read_linear(file)
     if len(weight.shape) != 2 or weight.shape[1] != plan.dimensions or bias.shape != weight.shape[:1]:
         raise ConversionError(
             f"{file}: weight and bias have the shapes {list(weight.shape)} and {list(bias.shape)}, but a token's state has "

@@ -14,7 +14,8 @@ from edgeembed.engine.dense import COUNT_KEY
 from edgeembed.engine.stand_ins import computed_as
 from edgeembed_convert.checkpoint import Checkpoint
 from edgeembed_convert.families.base import ModelPlan
-from edgeembed_convert.prompts import notes_on_prompts
+from edgeembed_convert.jsonfile import read_json
+from edgeembed_convert.prompts import CONFIG_FILE, notes_on_prompts
 
 NOTES_KEY = "edgeembed.converter.notes"
 """One sentence a line."""
@@ -38,6 +39,7 @@ def notes_on(checkpoint: Checkpoint, plan: ModelPlan, quantization: str) -> list
         *_window(checkpoint, plan),
         *(_similarity(checkpoint) if plan.pooling != "none" else ()),
         *_late(checkpoint),
+        *_sparse(checkpoint),
         *_dense(plan),
         *_images(checkpoint),
         *notes_on_prompts(checkpoint.folder),
@@ -100,6 +102,16 @@ def _late(checkpoint: Checkpoint) -> Iterator[str]:
     if late.cuts:
         yield f"its makers' library cuts queries at {late.query_length} tokens; here they are read to their end"
     yield "the vectors of tokens are computed by edgeembed; llama.cpp's own programs return the encoder's states"
+
+
+def _sparse(checkpoint: Checkpoint) -> Iterator[str]:
+    file = checkpoint.folder / CONFIG_FILE
+    most = read_json(file).get("max_active_dims") if checkpoint.is_splade and file.is_file() else None
+    if most is not None:
+        yield (
+            f"sentence-transformers keeps the {most} largest weights of a text (max_active_dims); edgeembed returns all, "
+            "unless a request has sparse_top_k"
+        )
 
 
 def _dense(plan: ModelPlan) -> Iterator[str]:

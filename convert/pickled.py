@@ -98,6 +98,14 @@ class _Malformed(Exception):
 _MARK = object()
 
 
+def read_linear(file: Path) -> tuple[StoredTensor, StoredTensor]:
+    """Return weight and bias of a file of `torch.save` with one linear layer. Raises ConversionError for other tensors."""
+    tensors = read_pickled(file)
+    if set(tensors) != {"weight", "bias"}:
+        raise ConversionError(f"{file}: has the tensors {sorted(tensors)}; expected weight and bias")
+    return tensors["weight"], tensors["bias"]
+
+
 def read_pickled(file: Path) -> dict[str, StoredTensor]:
     """Return the tensors of a file of `torch.save` by name; of the values only the places are read.
 

@@ -23,8 +23,9 @@ Modules = list[tuple[str, Path]]
 def read_routes(folder: Path, module: Callable[[Any, Any], tuple[str, Path]]) -> tuple[Modules, Modules]:
     """Return the modules for documents and those for queries of a Router in this folder.
 
-    module: returns the name and the folder of a module, of its class and its path. Raises ConversionError if there are other
-    routes.
+    module: makes the name and the folder of a module from its class and its path, as modules.json has them.
+
+    Raises ConversionError if there are other routes.
     """
     file = next((folder / name for name in _FILES if (folder / name).is_file()), folder / _FILES[0])
     config = read_json(file)

@@ -9,27 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import Keys
 
+from edgeembed.engine.dense import LONGEST_WEIGHT
 from edgeembed.engine.float_strings import encoded_length
-from edgeembed.engine.sparse import LONGEST_WEIGHT, MaskedLmWeights, Pooling, SparseHead, TextTokensHead, VocabularyHead
+from edgeembed.engine.sparse import MaskedLmWeights, Pooling, SparseHead, TextTokensHead, VocabularyHead
 from edgeembed.engine.stand_ins import computed_as
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import SPLADE, Checkpoint
 from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.jsonfile import read_json
-from edgeembed_convert.pickled import read_pickled
+from edgeembed_convert.pickled import read_linear
 from edgeembed_convert.tensors import Float32Array
 from edgeembed_convert.tokenizer_json import token_ids
 from edgeembed_convert.weights import StoredTensor, open_weights
 
 TEXT_WEIGHTS_FILE = "sparse_linear.pt"
-_TEXT_WEIGHTS_TENSORS = {"weight", "bias"}
 _TOKEN_CLASSIFIERS = {"NewForTokenClassification"}
 """Classes whose classifier weighs the tokens of a text, as in gte-multilingual-base."""
 _EXCLUDED = (
@@ -99,10 +99,7 @@ def _text_weights(checkpoint: Checkpoint) -> tuple[StoredTensor, StoredTensor] |
     """Return the matrix and the bias that weigh the tokens of a text; None without them."""
     file = checkpoint.folder / TEXT_WEIGHTS_FILE
     if file.is_file():
-        tensors: Mapping[str, StoredTensor] = read_pickled(file)
-        if set(tensors) != _TEXT_WEIGHTS_TENSORS:
-            raise ConversionError(f"{file}: the weights {sorted(tensors)}; expected {sorted(_TEXT_WEIGHTS_TENSORS)}")
-        return tensors["weight"], tensors["bias"]
+        return read_linear(file)
     if _TOKEN_CLASSIFIERS.isdisjoint(checkpoint.config.get("architectures") or []):
         return None
     stored = _Stored(checkpoint)
@@ -146,7 +143,8 @@ def _read_splade(checkpoint: Checkpoint, plan: ModelPlan) -> VocabularyHead:
     stored = _Stored(checkpoint)
     names = _find_head(checkpoint, stored)
     embeddings = next(tensor for tensor in plan.tensors if tensor.name == "token_embd.weight")
-    vocabulary, width = embeddings.source.shape[0], plan.dimensions
+    # Some families leave out the rows by which a table of embeddings is padded.
+    rows, vocabulary, width = checkpoint.positive_int("vocab_size"), embeddings.source.shape[0], plan.dimensions
     if encoded_length(width * width) > LONGEST_WEIGHT:
         raise ConversionError(f"{checkpoint.config_file}: the dense layer of the masked-LM head is too large to be stored")
     if names.activation and checkpoint.config.get(names.activation, "gelu") != "gelu":
@@ -158,14 +156,14 @@ def _read_splade(checkpoint: Checkpoint, plan: ModelPlan) -> VocabularyHead:
     weight = stored.values((width, width), f"{names.dense}.weight")
     norm = stored.values((width,), f"{names.norm}.weight", f"{names.norm}.gamma")
     assert weight is not None and norm is not None  # _find_head
-    bias = stored.values((vocabulary,), *names.bias)
+    bias = stored.values((rows,), *names.bias)
     weights = MaskedLmWeights(
         weight=weight,
         weight_bias=stored.values((width,), f"{names.dense}.bias"),
         norm=norm,
         norm_bias=stored.values((width,), f"{names.norm}.bias", f"{names.norm}.beta"),
         epsilon=epsilon,
-        bias=np.zeros(vocabulary, dtype=np.float32) if bias is None else bias,
+        bias=np.zeros(vocabulary, dtype=np.float32) if bias is None else bias[:vocabulary],
     )
     pooling, logarithms = _read_pooling(checkpoint)
     return VocabularyHead(weights, pooling, logarithms, _read_query(checkpoint, plan, vocabulary))
@@ -186,9 +184,9 @@ def _require_tied(matrix: StoredTensor | None, embeddings: PlannedTensor) -> Non
     if matrix is None:
         return
     source = embeddings.source
-    if matrix.shape == source.shape and all(
-        one is not None and other is not None and np.array_equal(one, other)
-        for one, other in zip_longest(_rows_of(matrix.rows()), _rows_of(source.rows()))
+    if matrix.shape[1:] == source.shape[1:] and all(
+        one is not None and np.array_equal(one, other)
+        for one, other in zip_longest(islice(_rows_of(matrix.rows()), source.shape[0]), _rows_of(source.rows()))
     ):
         return
     raise ConversionError(

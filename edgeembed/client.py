@@ -24,7 +24,6 @@ from edgeembed.errors import (
     ConfigError,
     DaemonGoneError,
     EdgeEmbedError,
-    EmptyInputError,
     EngineError,
     EngineTimeoutError,
     EngineUnavailableError,
@@ -61,8 +60,6 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
     """The `Server` header; empty if there is none."""
     body: dict[str, Any]
     """Empty if it was not a JSON object."""
-    items: list[Any] = []
-    """Of a JSON list."""
     digest: str = ""
     """SHA-256 of the model file that computed what is in it; empty if there is none."""
 
@@ -155,8 +152,6 @@ def checked(reply: Reply) -> Reply:
     if reply.status == 200:
         return reply
     found = reply.body.get("error")
-    if isinstance(found, str):  # of a route of text-embeddings-inference
-        raise error_of(reply.status, found, None, _TEI_CODES.get(str(reply.body.get("error_type"))))
     error: dict[str, Any] = found if isinstance(found, dict) else {}
     message, param = str(error.get("message") or f"the daemon answered with status {reply.status}"), error.get("param")
     raise error_of(reply.status, message, param if isinstance(param, str) else None, str(error.get("code")))
@@ -186,7 +181,6 @@ def _kind_of(status: int) -> type[EdgeEmbedError]:
             return RequestError if 400 <= status < 500 else EngineError
 
 
-_TEI_CODES = {"Empty": EmptyInputError.code}
 _BY_CODE: dict[str, type[EdgeEmbedError]] = {
     kind.code: kind for name in errors.__all__ if (kind := getattr(errors, name)).code is not None
 }
@@ -212,7 +206,6 @@ async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict
             status=response.status,
             server=response.headers.get("Server", ""),
             body=body if isinstance(body, dict) else {},
-            items=body if isinstance(body, list) else [],
             digest=response.headers.get("X-Edgeembed-Digest", ""),
         )
 

@@ -40,7 +40,8 @@ from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, InputTooLon
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 
 DIMENSIONS = 16
 CONTEXT_TOKENS = 20

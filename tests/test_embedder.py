@@ -35,7 +35,7 @@ from edgeembed.errors import (
 from edgeembed.inference.number_formats import quantised
 from edgeembed.inference.postprocess import sparse_vector, unit_rows
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime import backends, threaded_backend
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app_keys import SERVICE
@@ -211,8 +211,12 @@ def test_vectors_of_tokens(make: Make) -> None:
     assert np.allclose(embedder.tokens(TEXTS[0]), of_fake(TEXTS[0], "tokens"), atol=1e-6)
     for found, text in zip(embedder.tokens(iter(TEXTS), input_type="document"), TEXTS, strict=True):
         assert np.allclose(found, of_fake(f"D: {text}", "tokens"), atol=1e-6)
-    with pytest.raises(EmptyInputError):
+    assert np.allclose(embedder.tokens("a", prompt="my prompt: "), of_fake("my prompt: a", "tokens"), atol=1e-6)
+    with pytest.raises(EmptyInputError, match=r"texts\[1\] is empty"):
         embedder.tokens(["a", ""])
+    with pytest.raises(InputTooLongError, match=r"texts\[1\] has 32 tokens"):
+        embedder.tokens(["a", "word " * 30])
+    assert len(make(truncate="end").tokens("word " * 30)) == 20
     with pytest.raises(WrongTaskError):
         make("ranker").multi("a")
 
@@ -298,8 +302,19 @@ def test_what_is_no_text_is_a_type_error(make: Make) -> None:
         embedder.rerank("query", "document")
     with pytest.raises(ValueError, match="dtype is 'float64'; expected one of float32"):
         embedder.embed("a", dtype="float64")
-    with pytest.raises(ValueError, match="batch_size is 0"):
-        embedder.embed(["a"], batch_size=0)
+    for texts in ("a", ["a"], iter(["a"])):
+        with pytest.raises(ValueError, match="batch_size is 0"):
+            embedder.embed(texts, batch_size=0)
+    for method in (embedder.embed, embedder.sparse, embedder.multi, embedder.tokens):
+        with pytest.raises(ValueError, match="input_type is 'passage'; expected one of query, document"):
+            method("a", input_type="passage")
+    with pytest.raises(ValueError, match="top_k is -1; expected at least 0"):
+        embedder.sparse("a", top_k=-1)
+    with pytest.raises(ValueError, match="top_n is -1; expected at least 0"):
+        embedder.rerank("query", ["a", "b"], top_n=-1)
+    for texts in (None, 3):
+        with pytest.raises(TypeError, match="is not iterable"):
+            embedder.embed(texts)
     with pytest.raises(TypeError, match="no_such_option"):
         embedder.embed("a", no_such_option=1)
 

@@ -42,6 +42,7 @@ from edgeembed_convert.families.cross_encoder import (
     ElectraCrossEncoder,
     JinaReranker,
     ModernBertCrossEncoder,
+    MPNetCrossEncoder,
     RobertaCrossEncoder,
     XlmRobertaCrossEncoder,
 )
@@ -82,6 +83,7 @@ FAMILIES: tuple[Family, ...] = (
     ElectraCrossEncoder(),
     DistilBertCrossEncoder(),
     ModernBertCrossEncoder(),
+    MPNetCrossEncoder(),
     ModernBert(),
     MPNet(),
     Gte(),

@@ -42,6 +42,7 @@ from edgeembed_convert.families.distil_bert import read_distil_bert
 from edgeembed_convert.families.electra import read_electra
 from edgeembed_convert.families.modern_bert import ARCHITECTURE as MODERN_BERT
 from edgeembed_convert.families.modern_bert import read_modern_bert
+from edgeembed_convert.families.mpnet import MPNET, place_mpnet, read_mpnet
 from edgeembed_convert.families.roberta import frame_metadata, read_roberta_tokenizer
 from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
@@ -163,6 +164,25 @@ class DistilBertCrossEncoder:
         tokenizer = read_tokenizer(checkpoint, shape.vocabulary)
         head = {"pre_classifier": "cls", "classifier": "cls.output"}
         return _plan(checkpoint, shape, tokenizer, _Names(head, "transformer.layer", DISTIL_BERT_PARTS, activation="relu"))
+
+
+class MPNetCrossEncoder:
+    """MPNet with a classifier."""
+
+    architectures = ("MPNetForSequenceClassification",)
+    model_types = ()
+    followed_code = ()
+
+    def plan(self, checkpoint: Checkpoint) -> ModelPlan:
+        """Validate an MPNet classifier and return the plan of its GGUF file. Raises ConversionError."""
+        stored = StoredTensors(checkpoint, place_mpnet, "MPNet classifier")
+        outputs = read_outputs(checkpoint, _rows(stored, _ROBERTA_HEAD))
+        parts = read_mpnet(checkpoint, stored, "rank")
+        pair, _ = _read_pair(checkpoint, parts.tokenizer, required=LABELS_KEY not in outputs.metadata)
+        tensors = [*parts.tensors, *_head(stored, parts.hidden, _ROBERTA_HEAD, outputs.count)]
+        stored.check_all_placed()
+        metadata = {**parts.metadata, **outputs.keys(ARCHITECTURE)}
+        return ModelPlan(MPNET, parts.hidden, "rank", metadata, tensors, _prompts(pair, parts.tokenizer.pieces))
 
 
 class ModernBertCrossEncoder:

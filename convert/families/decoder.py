@@ -178,13 +178,17 @@ def read_class_outputs(checkpoint: Checkpoint) -> Outputs | None:
     return read_outputs(checkpoint, labels)
 
 
-def as_classifier(plan: ModelPlan, outputs: Outputs, weight: StoredTensor) -> ModelPlan:
+def as_classifier(checkpoint: Checkpoint, plan: ModelPlan, outputs: Outputs, weight: StoredTensor) -> ModelPlan:
     """Return the plan of a decoder with a classifier of the last token, which our engine computes.
 
     Most graphs of llama.cpp have none, and that of Qwen3 applies a softmax.
     """
+    pad, end = checkpoint.config.get("pad_token_id"), plan.metadata.get(Keys.Tokenizer.EOS_ID)
+    # transformers takes the last token that is not for padding: if the end token is, the one before it.
+    without_end: Metadata = {Keys.Tokenizer.ADD_EOS: False} if pad is not None and pad == end else {}
     metadata: Metadata = {
         **plan.metadata,
+        **without_end,
         **outputs.keys(plan.architecture),
         Keys.LLM.POOLING_TYPE.format(arch=plan.architecture): int(PoolingType.RANK),
         CLASSIFIER_KEY: encode_floats(weight.values()),

@@ -9,6 +9,7 @@ such architecture: the engine has it compute `bert`, and adds the bias (`edgeemb
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from edgeembed.engine.float_strings import encode_floats
 from edgeembed.engine.stand_ins import SCORE_BIAS_KEY
 from edgeembed.errors import ConversionError
 from edgeembed_convert.checkpoint import Checkpoint
-from edgeembed_convert.families.base import ModelPlan
+from edgeembed_convert.families.base import ModelPlan, PlannedTensor
 from edgeembed_convert.families.bert_encoder import (
     encoder_metadata,
     encoder_tensors,
@@ -26,9 +27,10 @@ from edgeembed_convert.families.bert_encoder import (
 )
 from edgeembed_convert.families.settings import check_fixed
 from edgeembed_convert.families.stored import StoredTensors
-from edgeembed_convert.tokenizer import read_wordpiece
+from edgeembed_convert.metadata import Metadata
+from edgeembed_convert.tokenizer import WordPiece, read_wordpiece
 
-_ARCHITECTURE = "mpnet"
+MPNET = "mpnet"
 _FARTHEST = 128
 """Beyond this distance all tokens have one bucket (transformers' MPNetEncoder.compute_position_bias)."""
 _DEFAULT_BUCKETS = 32
@@ -56,26 +58,41 @@ class MPNet:
 
     def plan(self, checkpoint: Checkpoint) -> ModelPlan:
         """Validate an MPNet checkpoint and return the plan of its GGUF file. Raises ConversionError."""
-        check_fixed(checkpoint, {"type_vocab_size": 0}, "BERT, as it computes MPNet,")
-        shape = read_shape_after_padding(checkpoint, token_types=0)
-        pooling = checkpoint.pooling(shape.hidden)
-        tokenizer = read_wordpiece(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
-        stored = StoredTensors(checkpoint, _place, "MPNet encoder")
-        buckets = checkpoint.positive_int("relative_attention_num_buckets", _DEFAULT_BUCKETS)
-        if buckets < 4 or buckets % 2 or buckets // 4 >= _FARTHEST:
-            raise ConversionError(
-                f"{checkpoint.config_file}: relative_attention_num_buckets = {buckets}; expected an even number from 4 to"
-                f" {4 * _FARTHEST - 2}"
-            )
-        table = stored.take(_TABLE, buckets, shape.heads).values()
-        metadata = encoder_metadata(shape, pooling, tokenizer)
-        metadata[SCORE_BIAS_KEY] = encode_floats(_by_distance(table))
-        tensors = list(encoder_tensors(stored, shape, parts=_LAYER_PARTS))
+        stored = StoredTensors(checkpoint, place_mpnet, "MPNet encoder")
+        pooling = checkpoint.pooling(checkpoint.positive_int("hidden_size"))
+        parts = read_mpnet(checkpoint, stored, pooling)
         stored.check_all_placed()
-        return ModelPlan(_ARCHITECTURE, shape.hidden, pooling, metadata, tensors)
+        return ModelPlan(MPNET, parts.hidden, pooling, parts.metadata, parts.tensors)
 
 
-def _place(name: str) -> str | None:
+class MPNetParts(NamedTuple):
+    """What a GGUF file of MPNet consists of."""
+
+    hidden: int
+    metadata: Metadata
+    tensors: list[PlannedTensor]
+    tokenizer: WordPiece
+
+
+def read_mpnet(checkpoint: Checkpoint, stored: StoredTensors, pooling: str) -> MPNetParts:
+    """Return the parts of the GGUF file of an MPNet checkpoint. Raises ConversionError."""
+    check_fixed(checkpoint, {"type_vocab_size": 0}, "BERT, as it computes MPNet,")
+    shape = read_shape_after_padding(checkpoint, token_types=0)
+    tokenizer = read_wordpiece(checkpoint.model_folder, shape.vocabulary, lowercases_input=checkpoint.lowercases_input)
+    buckets = checkpoint.positive_int("relative_attention_num_buckets", _DEFAULT_BUCKETS)
+    if buckets < 4 or buckets % 2 or buckets // 4 >= _FARTHEST:
+        raise ConversionError(
+            f"{checkpoint.config_file}: relative_attention_num_buckets = {buckets}; expected an even number from 4 to"
+            f" {4 * _FARTHEST - 2}"
+        )
+    table = stored.take(_TABLE, buckets, shape.heads).values()
+    metadata = encoder_metadata(shape, pooling, tokenizer)
+    metadata[SCORE_BIAS_KEY] = encode_floats(_by_distance(table))
+    return MPNetParts(shape.hidden, metadata, list(encoder_tensors(stored, shape, parts=_LAYER_PARTS)), tokenizer)
+
+
+def place_mpnet(name: str) -> str | None:
+    """Return the name in MPNetModel; None for what vectors and classes do not need."""
     plain = plain_name(name.removeprefix("mpnet."))
     return None if plain.startswith(_DROPPED) else plain
 

@@ -153,7 +153,8 @@ def _plan(
         weight = take_class_weights(weights.stored, shape, outputs)
         weights.stored.check_all_placed()
         metadata[Keys.Attention.CAUSAL.format(arch=arch)] = True
-        return as_classifier(ModelPlan(arch, shape.hidden, "last", metadata, weights.planned), outputs, weight)
+        plan = ModelPlan(arch, shape.hidden, "last", metadata, weights.planned)
+        return as_classifier(checkpoint, plan, outputs, weight)
     check_reranker_modules(checkpoint)
     rows = _classifier_rows(checkpoint, prompt, shape, weights, tokenizer)
     weights.stored.check_all_placed()

@@ -136,7 +136,7 @@ def _plan(
         **tokenizer.metadata(),
     }
     plan = ModelPlan(arch, shape.hidden, pooling, metadata, tensors)
-    return as_classifier(plan, outputs, classifier) if outputs and classifier else plan, tokenizer
+    return as_classifier(checkpoint, plan, outputs, classifier) if outputs and classifier else plan, tokenizer
 
 
 def _is_reranker(checkpoint: Checkpoint) -> bool:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import quote
 
 import msgspec
 import numpy as np
@@ -27,14 +25,13 @@ from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, Re
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import ServedModel
-from edgeembed.runtime.backends import parts_of
+from edgeembed.models.served_model import ServedModel
+from edgeembed.runtime.backends import OUTPUT_FIELDS, STATES, Parts, items_of, parts_of, require_outputs, states_of
 from edgeembed.runtime.in_process import in_process_service
 
 PROBE = "edgeembed"
 """A text embedded at the start to learn which model answers and how long its vectors are."""
 _HEALTH_SECONDS = 5.0
-_OUTPUT_FIELDS: dict[Output, str] = {"dense": "return_dense", "multi": "multi_vector", "sparse": "sparse"}
 _POOLING_FIELDS = ("model", "input_type", "instruction", "truncate")
 
 
@@ -57,7 +54,7 @@ class EmbedOptions(NamedTuple):
         """Return the options that are set as fields of a request's body; token vectors are computed on another route."""
         found = {name: value for name, value in self._asdict().items() if value is not None and name != "outputs"}
         if self.outputs != DENSE:
-            found |= {name: output in self.outputs for output, name in _OUTPUT_FIELDS.items()}
+            found |= {name: output in self.outputs for output, name in OUTPUT_FIELDS.items()}
         return found
 
     def as_request(self, texts: Sequence[str]) -> EmbedRequest:
@@ -179,7 +176,6 @@ class DaemonEmbedder:
         self._outputs = options.outputs
         self._first: tuple[str, str] | None = None
         """The model that answered first, and the digest of its file."""
-        self._token_width = 0
         self._special_tokens: int | None = None
 
     async def start(self) -> None:
@@ -237,24 +233,13 @@ class DaemonEmbedder:
         parts: list[dict[Output, Matrix]] = [{} for _ in texts]
         if self._outputs != ("tokens",):
             reply = await self._ask("/v1/embeddings", asked | self._options)
-            parts = [parts_of(item) for item in _in_order(reply)]
+            parts = [parts_of(item) for item in items_of(reply)]
         if "tokens" in self._outputs:
             own = {name: value for name, value in self._options.items() if name in _POOLING_FIELDS}
-            reply = await self._ask("/pooling", asked | own | {"task": "token_embed", "normalize": False})
-            flat = [np.frombuffer(base64.b64decode(item["data"]), "<f4") for item in _in_order(reply)]
-            if not self._token_width:
-                await self._require_states(reply.body["model"])
-                # The answer has only the numbers; the first text is read alone, and so tells how many a token has.
-                self._token_width = len(flat[0]) // int(reply.body["usage"]["prompt_tokens"])
-            for part, numbers in zip(parts, flat, strict=True):
-                part["tokens"] = numbers.reshape(-1, self._token_width)
+            reply = await self._ask("/pooling", asked | own | STATES)
+            for part, item in zip(parts, items_of(reply), strict=True):
+                part["tokens"] = states_of(item)
         return reply, parts
-
-    async def _require_states(self, model: str) -> None:
-        """Raise ConfigError if the daemon returns other rows than hidden states for the tokens of a model."""
-        reply = await self._connection.ask(f"/v1/models/{quote(model, safe='/:')}", _HEALTH_SECONDS)
-        if reply is not None and "multi" in (reply.body.get("outputs") or ()):
-            raise ConfigError(f"the daemon returns multi-vectors of {model} in place of token vectors; add --no-daemon")
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Reply:
         """Return an answer of the model and file that answered first. Raises EdgeEmbedError."""
@@ -313,17 +298,12 @@ class LocalEmbedder:
         return result
 
 
-def computed_of(parts: Sequence[Mapping[Output, Matrix]], outputs: Sequence[Output]) -> Computed:
+def computed_of(parts: Sequence[Parts], outputs: Sequence[Output]) -> Computed:
     """Return the outputs of texts, at least one. Raises EngineError if one is missing."""
-    if missing := [output for output in outputs if any(output not in part for part in parts)]:
-        raise EngineError(f"the daemon returned no {missing[0]} output; it is of an earlier version: restart it")
+    require_outputs(outputs, parts)
     none = np.zeros((1, 0), np.float32)
     dense = np.concatenate([part.get("dense", none) for part in parts])
     return Computed(dense, {output: [part[output] for part in parts] for output in outputs if output != "dense"})
-
-
-def _in_order(reply: Reply) -> list[dict[str, Any]]:
-    return sorted(reply.body["data"], key=lambda item: item["index"])
 
 
 def _computed(result: EmbedResult) -> Computed:

@@ -218,7 +218,7 @@ def import_command(file: Path) -> None:
     from edgeembed.common.progress import Progress
     from edgeembed.config.paths import Paths
     from edgeembed.hub.store import Store
-    from edgeembed.models.registry import served
+    from edgeembed.models.served_model import served
 
     models = [served(model) for model in Store(Paths.resolve()).installed()]
     dimensions = {model.label: model.row_dimensions for model in models if model.row_dimensions}

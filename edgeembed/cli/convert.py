@@ -52,12 +52,13 @@ class ConvertFlags:
 @click.option(
     "--task",
     type=click.Choice(["embed", "rerank", "classify"]),
-    help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders.",
+    help="What the model is for, if its files do not say so, as in some Qwen3-Reranker folders; classify for a classifier "
+    "with one label, which is a reranker otherwise.",
 )
 @click.option(
     "--pooling",
     type=click.Choice(["splade"]),
-    help="Make a sparse model of a masked language model whose files do not say that it is a SPLADE model.",
+    help="Convert a masked language model as a SPLADE model, if its files do not say that it is one.",
 )
 @click.option(
     "--merge-adapter",

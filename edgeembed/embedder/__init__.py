@@ -1,6 +1,6 @@
 """Vectors and scores in a Python program: `from edgeembed import Embedder`. docs/python.md shows how.
 
-Texts go to the running daemon, or to an engine of the program's own; no HTTP server is imported.
+Texts go to the running daemon or to an engine of the program's own. No HTTP server is imported.
 """
 
 from edgeembed.embedder.asynchronous import AsyncEmbedder

@@ -39,8 +39,8 @@ class AsyncEmbedder(BaseEmbedder):
     ...     rows = await embedder.embed(["first text", "second text"])
     ...     async for row in embedder.embed(line async for line in lines): ...
 
-    It computes in a thread of its own, so that any event loop, and any number of them, may use it. The methods are those of
-    `Embedder`: await what they return for a string or a list, iterate over what they return for an iterator.
+    It has a thread of its own, so that any number of event loops may share it. The methods are those of `Embedder`: await
+    what they return for a string or a list, and use `async for` on what they return for an iterator.
     """
 
     @overload
@@ -78,7 +78,7 @@ class AsyncEmbedder(BaseEmbedder):
     def multi(self, texts: TextIterator, **options: Unpack[PromptOptions]) -> AsyncIterator[Floats]: ...
 
     def multi(self, texts: AnyTexts, **options: Unpack[PromptOptions]) -> Any:
-        """Return a vector for each token of late-interaction models; see `Embedder.multi`."""
+        """Return a vector for each token, for late-interaction models; see `Embedder.multi`."""
         return self._computed(texts, matrix_plan("multi", **options))
 
     @overload
@@ -124,7 +124,7 @@ class AsyncEmbedder(BaseEmbedder):
             return self._each(batches_of_async(texts, plan.limits), plan)
         if isinstance(texts, Collection):
             return self._run(of_collection(texts, plan))
-        return self._each(_as_async(batches_of(texts, plan.limits)), plan)
+        return self._each(_as_async(batches_of(iter(texts), plan.limits)), plan)
 
     async def _each(self, batches: AsyncIterator[Batch], plan: Plan) -> AsyncIterator[Any]:
         await self._open()
@@ -167,4 +167,4 @@ class AsyncEmbedder(BaseEmbedder):
 async def _as_async(batches: Iterator[Batch]) -> AsyncIterator[Batch]:
     for batch in batches:
         yield batch
-        await asyncio.sleep(0)  # others' turn; and what is ready is yielded
+        await asyncio.sleep(0)  # other tasks run, and batches that are ready are yielded

@@ -1,4 +1,4 @@
-"""What both classes share: the settings, and the backend behind them."""
+"""What `Embedder` and `AsyncEmbedder` share: their settings and their backend."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edgeembed.runtime.threaded_backend import ThreadedBackend, close_at_exit
 
 
 class BaseEmbedder:
-    """An embedder without methods that compute."""
+    """Settings and a backend; subclasses add the methods that compute."""
 
     def __init__(self, model: str | None = None, *, daemon: bool | None = None, **settings: Any) -> None:
         """Read the settings. The model is looked for, and loaded if need be, when it is first used.
 
         Args:
             model: A name, a GGUF file, or `hf:…`; None for the daemon's default model, or else the configured one.
-            daemon: None asks the running daemon, if it has the model, and else loads the model in a worker of this program.
-                True requires the daemon, False does without.
+            daemon: None uses the running daemon if it has the model, and otherwise loads the model in a worker of this
+                program. True requires the daemon. False never uses it.
             settings: Any of docs/configuration.md, such as `truncate="end"`, `threads=4`, `cache=False`. They override the
                 environment and config.toml. Those about computing do not change a running daemon.
 
@@ -34,7 +34,7 @@ class BaseEmbedder:
         return f"{type(self).__name__}({self._given[0] or ''!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Another process makes its own.
+        # A copy in another process makes a backend of its own.
         return _again, (type(self), *self._given)
 
 
@@ -43,7 +43,7 @@ def _resolved(model: str | None, settings: dict[str, Any]) -> Resolved:
     known = set(field_names()) - {"model"}
     if unknown := [name for name in settings if name not in known]:
         raise ConfigError(f"{unknown[0]} is not a setting; `edgeembed serve --help` lists them")
-    if "truncate" in settings:  # whoever says that texts are cut or refused does not want them divided
+    if "truncate" in settings:  # it also overrides a long_text of the environment or config.toml
         settings = {"long_text": "none", **settings}
     return resolve({"model": model or None, **settings})
 

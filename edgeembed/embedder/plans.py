@@ -19,6 +19,7 @@ from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.runtime.backends import Backend, Parts
 from edgeembed.runtime.text_batches import (
+    CHARACTERS_PER_BATCH,
     TEXTS_PER_BATCH,
     Batch,
     BatchLimits,
@@ -101,11 +102,10 @@ class OutputsPlan(Generic[T]):
 def dense_plan(
     *, dimensions: int | None = None, dtype: Dtype = "float32", batch_size: int = TEXTS_PER_BATCH, **prompts: Any
 ) -> DensePlan:
-    """Return the plan for options of `embed`. Raises ValueError for a dtype that there is not."""
-    if dtype not in get_args(Dtype):
-        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(get_args(Dtype))}")
+    """Return the plan for options of `embed`. Raises ValueError for an unknown dtype or input type."""
+    _check_word("dtype", dtype, get_args(Dtype))
     request = msgspec.structs.replace(_request(**prompts), dimensions=dimensions)
-    return DensePlan(request, dtype, BatchLimits(batch_size))
+    return DensePlan(request, dtype, _limits(batch_size))
 
 
 def outputs_plan(outputs: Iterable[Output], **options: Any) -> OutputsPlan[Outputs]:
@@ -118,7 +118,8 @@ def outputs_plan(outputs: Iterable[Output], **options: Any) -> OutputsPlan[Outpu
 
 
 def sparse_plan(*, top_k: int | None = None, threshold: float = 0.0, **options: Any) -> OutputsPlan[SparseVector]:
-    """Return the plan for options of `sparse`."""
+    """Return the plan for options of `sparse`. Raises ValueError for a negative `top_k`."""
+    _check_count("top_k", top_k)
     return _plan(("sparse",), lambda parts: SparseVector(*sparse_vector(parts["sparse"], top_k, threshold)), **options)
 
 
@@ -143,16 +144,37 @@ def _plan(
 ) -> OutputsPlan[T]:
     request = msgspec.structs.replace(_request(**prompts), outputs=outputs)
     if "multi" in outputs or "tokens" in outputs:
-        limits = BatchLimits(TOKEN_TEXTS_PER_BATCH if batch_size is None else batch_size, _TOKEN_CHARACTERS_PER_BATCH)
+        limits = _limits(TOKEN_TEXTS_PER_BATCH if batch_size is None else batch_size, _TOKEN_CHARACTERS_PER_BATCH)
     else:
-        limits = BatchLimits(TEXTS_PER_BATCH if batch_size is None else batch_size)
+        limits = _limits(TEXTS_PER_BATCH if batch_size is None else batch_size)
     return OutputsPlan(request, limits, make)
+
+
+def _limits(texts: int, characters: int = CHARACTERS_PER_BATCH) -> BatchLimits:
+    """Return the limits of a batch. Raises ValueError for a batch without texts."""
+    if texts < 1:
+        raise ValueError(f"batch_size is {texts}; expected at least 1")
+    return BatchLimits(texts, characters)
 
 
 def _request(
     *, input_type: InputType | None = None, instruction: str | None = None, prompt: str | None = None
 ) -> EmbedRequest:
+    if input_type is not None:
+        _check_word("input_type", input_type, get_args(InputType))
     return EmbedRequest((), input_type=input_type, instruction=instruction, prefix=prompt, param="texts")
+
+
+def _check_word(name: str, value: object, words: Sequence[str]) -> None:
+    """Raise ValueError for an option that is none of these words; the program's own engine does not check them."""
+    if value not in words:
+        raise ValueError(f"{name} is {value!r}; expected one of {', '.join(words)}")
+
+
+def _check_count(name: str, value: int | None) -> None:
+    """Raise ValueError for a negative number, which would count from the end of a list."""
+    if value is not None and value < 0:
+        raise ValueError(f"{name} is {value}; expected at least 0")
 
 
 # --- work for a backend -----------------------------------------------------------------------------------------------
@@ -173,9 +195,13 @@ def of_batch(batch: Batch, plan: Plan) -> Work[Any]:
 
 
 def of_ranking(query: str, documents: Iterable[str], instruction: str | None, top_n: int | None) -> Work[list[Ranked]]:
-    """Return the work of ranking documents. Raises TypeError for a string in place of a list of them."""
+    """Return the work of ranking documents.
+
+    Raises TypeError for a string in place of a list of them, ValueError for a negative `top_n`.
+    """
     if isinstance(documents, str):
         raise TypeError("documents is a string; expected a list of strings")
+    _check_count("top_n", top_n)
     given = list(documents)
     request = RerankRequest(query, given, instruction=instruction, lengths=Lengths("end", query=True))
 

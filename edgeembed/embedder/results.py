@@ -17,15 +17,16 @@ class Ranked:
     """A document and its relevance."""
 
     index: int
-    """Of the document in the list that was given."""
+    """The document's place in the list that was given."""
     score: float
-    """From 0 to 1. Of an embedder, the cosine; of a late-interaction model, the mean of the best cosines (MaxSim)."""
+    """From a reranker, between 0 and 1; from an embedder, the cosine; from a late-interaction model, the mean of the best
+    cosines (MaxSim)."""
     document: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SparseVector:
-    """The tokens of the vocabulary that have a weight in a text. Two have a dot product: `one @ other`."""
+    """The tokens of the vocabulary that have a weight in a text. `one @ other` is the dot product of two."""
 
     indices: npt.NDArray[np.int64]
     """Token ids, ascending."""

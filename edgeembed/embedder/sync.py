@@ -35,11 +35,11 @@ class Embedder(BaseEmbedder):
     ...     embedder.embed(["first text", "second text"]).shape
     (2, 384)
 
-    Threads may share one, and it works where an event loop runs, as in a notebook. Without `with`, call `close`, or let the
-    program's end do it.
+    Threads may share one, and it works where an event loop runs, as in a notebook. Without `with`, call `close`, or leave
+    that to the end of the program.
 
-    Every method with `texts` takes a string, and returns what it computes of it; a list, or anything else that has a length,
-    and returns as many; or a generator, or another iterator, and returns an iterator, which reads a few batches ahead.
+    Methods that take `texts` return one result for a string; one for each text for a list, or any other collection; and an
+    iterator of results for a generator, or any other iterator, from which they read a few batches ahead.
     """
 
     @overload
@@ -68,11 +68,11 @@ class Embedder(BaseEmbedder):
             prompt: Goes before each text, in place of the model's prompt.
             dimensions: Keep the first numbers of each vector, scaled to length 1 again.
             dtype: "float32", "float16", "int8" or "uint8"; "binary" or "ubinary": signs, eight in a byte.
-            batch_size: Texts that are computed together, and read together from an iterator.
+            batch_size: How many texts are computed together, and read together from an iterator.
 
         Raises:
             RequestError: A text is empty or too long, or an option does not fit the model.
-            EdgeEmbedError: The model cannot be found, loaded or computed.
+            EdgeEmbedError: The model cannot be found, loaded or run.
         """
         plan = dense_plan(
             input_type=input_type,
@@ -95,11 +95,11 @@ class Embedder(BaseEmbedder):
     def sparse(self, texts: Iterator[str], **options: Unpack[SparseOptions]) -> Iterator[SparseVector]: ...
 
     def sparse(self, texts: str | Iterable[str], **options: Unpack[SparseOptions]) -> Any:
-        """Return sparse vectors, of models that have them, such as bge-m3 and SPLADE.
+        """Return sparse vectors, for models that have them, such as bge-m3 and SPLADE.
 
         Args:
             texts: A string, a list, or an iterator of strings.
-            options: `top_k`: keep only so many tokens, the heaviest. `threshold`: leave out lower weights. `input_type`,
+            options: `top_k`: keep the N heaviest tokens. `threshold`: leave out tokens with less weight. `input_type`,
                 `instruction`, `prompt`, `batch_size`: as for `embed`.
 
         Raises:
@@ -117,9 +117,9 @@ class Embedder(BaseEmbedder):
     def multi(self, texts: Iterator[str], **options: Unpack[PromptOptions]) -> Iterator[Floats]: ...
 
     def multi(self, texts: str | Iterable[str], **options: Unpack[PromptOptions]) -> Any:
-        """Return a vector of length 1 for each token, shape (vectors, dimensions), of late-interaction models (ColBERT).
+        """Return a vector of length 1 for each token, shape (vectors, dimensions), for late-interaction models (ColBERT).
 
-        Say `input_type`: such models read queries otherwise than documents.
+        Set `input_type`: such models do not read queries as they read documents.
 
         Raises:
             WrongTaskError: The model has none.
@@ -168,21 +168,22 @@ class Embedder(BaseEmbedder):
         """Return the documents with their relevance to the query, best first.
 
         A reranker reads query and document together. A late-interaction model compares their tokens' vectors (MaxSim), any
-        other embedder the two vectors (cosine). What is too long is cut at the end.
+        other embedder the two vectors (cosine). Texts that are too long are cut at the end, or divided with the setting
+        `long_text`.
 
         Args:
             instruction: The task, for models whose prompt has one.
-            top_n: Return only the best.
+            top_n: Return only the N best.
 
         Raises:
-            EdgeEmbedError: As `embed`.
+            EdgeEmbedError: As for `embed`.
         """
         return self._backend.run(of_ranking(query, documents, instruction, top_n))
 
     def _computed(self, texts: str | Iterable[str], plan: Plan) -> Any:
         if isinstance(texts, Collection):
             return self._backend.run(of_collection(texts, plan))
-        return self._each(batches_of(texts, plan.limits), plan)
+        return self._each(batches_of(iter(texts), plan.limits), plan)
 
     def _each(self, batches: Iterator[Batch], plan: Plan) -> Iterator[Any]:
         started: deque[Future[Any]] = deque()

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgeembed.engine.float_strings import decode_floats, encode_floats, encoded_length
+from edgeembed.engine.float_strings import encode_floats, read_floats
 from edgeembed.engine.interface import Float32Matrix
 
 PREFIX = "edgeembed.dense"
@@ -33,10 +33,6 @@ def outputs_key(layer: int, prefix: str = PREFIX) -> str:
 
 def _key(layer: int, part: str, prefix: str) -> str:
     return f"{prefix}.{layer}.{part}"
-
-
-class DenseError(ValueError):
-    """The metadata do not describe dense layers; the message names the key."""
 
 
 def _tanh(rows: Float32Matrix) -> Float32Matrix:
@@ -128,56 +124,45 @@ class DenseHead:
         return keys
 
 
-def read_head(value: Callable[[str], str | None], width: int, prefix: str = PREFIX) -> DenseHead | None:
+def read_head(
+    value: Callable[[str], str | None], width: int, prefix: str = PREFIX, longest: int = LONGEST_ROW
+) -> DenseHead | None:
     """Return the dense layers of a file; None if it has none.
 
     value: returns a metadata value as text, or None. width: length of the rows that the first layer gets. prefix: of the
-    keys. Raises DenseError.
+    keys. longest: the most numbers that a layer may return. Raises ValueError, which names the key.
     """
     if value(f"{prefix}.count") is None:
         return None
     layers: list[DenseLayer] = []
     for number in range(_number(value, f"{prefix}.count", MOST_LAYERS)):
-        layers.append(_read_layer(value, number, width, prefix))
+        layers.append(_read_layer(value, number, width, prefix, longest))
         width = len(layers[-1].weight)
     return DenseHead(layers)
 
 
-def _read_layer(value: Callable[[str], str | None], number: int, width: int, prefix: str) -> DenseLayer:
+def _read_layer(value: Callable[[str], str | None], number: int, width: int, prefix: str, longest: int) -> DenseLayer:
     def key(part: str) -> str:
         return _key(number, part, prefix)
 
-    outputs = _number(value, outputs_key(number, prefix), LONGEST_ROW)
+    outputs = _number(value, outputs_key(number, prefix), longest)
     activation = value(key("activation"))
     if activation is None or activation not in ACTIVATIONS:
-        raise DenseError(f"key {key('activation')!r} is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
-    weight = _numbers(value, key("weight"), outputs * width).reshape(outputs, width)
-    bias = _numbers(value, key("bias"), outputs) if value(key("bias")) is not None else None
+        raise ValueError(f"key {key('activation')!r} is {activation!r}; expected one of {', '.join(ACTIVATIONS)}")
+    weight = read_floats(value, key("weight"), outputs * width).reshape(outputs, width)
+    bias = read_floats(value, key("bias"), outputs) if value(key("bias")) is not None else None
     residual: Float32Matrix | Literal["identity"] | None = None
     if (stored := value(key("residual"))) == _SAME:
         residual = "identity"
         if outputs != width:
-            raise DenseError(f"key {key('residual')!r} is {_SAME!r}, but the layer makes {outputs} numbers of {width}")
+            raise ValueError(f"key {key('residual')!r} is {_SAME!r}, but the layer makes {outputs} numbers of {width}")
     elif stored is not None:
-        residual = _numbers(value, key("residual"), outputs * width).reshape(outputs, width)
+        residual = read_floats(value, key("residual"), outputs * width).reshape(outputs, width)
     return DenseLayer(weight, bias, activation, residual)
 
 
 def _number(value: Callable[[str], str | None], key: str, most: int) -> int:
     text = value(key)
     if text is None or not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise DenseError(f"key {key!r} is {text!r}, expected a number from 1 to {most}")
+        raise ValueError(f"key {key!r} is {text!r}, expected a number from 1 to {most}")
     return int(text)
-
-
-def _numbers(value: Callable[[str], str | None], key: str, count: int) -> Float32Matrix:
-    text = value(key)
-    if text is None or len(text) != encoded_length(count):
-        raise DenseError(f"key {key!r} is missing or does not have {count} numbers, as the other keys require")
-    try:
-        found = decode_floats(text)  # a string of that length has `count` numbers, or is refused
-    except ValueError as error:
-        raise DenseError(f"key {key!r}: {error}") from error
-    if not np.isfinite(found).all():
-        raise DenseError(f"key {key!r} has a number that is not finite")
-    return found

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from edgeembed.engine.dense import DenseHead, read_head
+from edgeembed.engine.float_strings import read_ids
 from edgeembed.engine.interface import Float32Matrix, Role
 from edgeembed.engine.reading import Reading, Tokens
 
@@ -27,8 +28,9 @@ _QUERY_KEY, _DOCUMENT_KEY = f"{PREFIX}.query_marker", f"{PREFIX}.document_marker
 _LENGTH_KEY, _EXPANSION_KEY = f"{PREFIX}.query_length", f"{PREFIX}.expansion"
 _ATTENDED_KEY = f"{PREFIX}.expansion_attended"
 _SKIPPED_KEY, _FIRST_KEY = f"{PREFIX}.skipped", f"{PREFIX}.first"
-_MOST_SKIPPED = 4096
 _LONGEST_QUERY = 8192
+_LONGEST_VECTOR = 8192
+"""Of one token, in any layer: a text of 8192 tokens then takes 256 MB, not gigabytes."""
 _TINY = np.float32(1e-12)
 _AT_ONCE = 16_384
 """Vectors of documents that are compared in one product: 8 MB of 128 numbers each."""
@@ -101,7 +103,7 @@ class LateInteraction:
         return keys
 
 
-def read_late_interaction(value: Callable[[str], str | None], vocabulary: int = 2**24) -> LateInteraction | None:
+def read_late_interaction(value: Callable[[str], str | None], vocabulary: int) -> LateInteraction | None:
     """Return how a file's model reads texts; None if it has no vectors for late interaction.
 
     value: returns a metadata value as text, or None. vocabulary: number of token ids. Raises ValueError.
@@ -128,20 +130,10 @@ def read_late_interaction(value: Callable[[str], str | None], vocabulary: int = 
         query_marker=number(_QUERY_KEY, vocabulary),
         document_marker=number(_DOCUMENT_KEY, vocabulary),
         expansion=expansion,
-        skipped=_read_ids(value(_SKIPPED_KEY), vocabulary),
+        skipped=read_ids(value, _SKIPPED_KEY, vocabulary),
         first=number(_FIRST_KEY, 2) or 0,
         score=score,  # type: ignore[arg-type]
     )
-
-
-def _read_ids(text: str | None, vocabulary: int) -> tuple[int, ...]:
-    """Return the ids in a text with commas. Raises ValueError."""
-    parts = text.split(",") if text else []
-    if len(parts) > _MOST_SKIPPED or not all(
-        part.isascii() and part.isdigit() and len(part) < 10 and int(part) < vocabulary for part in parts
-    ):
-        raise ValueError(f"key {_SKIPPED_KEY!r} must have at most {_MOST_SKIPPED} ids of tokens below {vocabulary}")
-    return tuple(map(int, parts))
 
 
 class MultiHead:
@@ -164,9 +156,12 @@ class MultiHead:
         return unit
 
 
-def read_multi_head(value: Callable[[str], str | None], width: int) -> MultiHead:
-    """Return the head of a file that computes its vectors. width: length of a hidden state. Raises ValueError."""
-    reading, projection = read_late_interaction(value), read_head(value, width, PREFIX)
+def read_multi_head(value: Callable[[str], str | None], width: int, vocabulary: int) -> MultiHead:
+    """Return the head of a file that computes its vectors. Raises ValueError.
+
+    width: length of a hidden state. vocabulary: number of token ids.
+    """
+    reading, projection = read_late_interaction(value, vocabulary), read_head(value, width, PREFIX, _LONGEST_VECTOR)
     if reading is None or projection is None:
         raise ValueError(f"keys {PREFIX}.*: {SCORE_KEY!r} or {LAYERS_KEY!r} is missing")
     return MultiHead(reading, projection)

@@ -19,7 +19,7 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeembed.engine.float_strings import decode_floats, encode_floats, encoded_length
+from edgeembed.engine.float_strings import decoded_count, encode_floats, read_floats, read_ids
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Role
 from edgeembed.engine.reading import Tokens
 
@@ -41,8 +41,6 @@ MOST_WEIGHTS = 4096
 vocabulary, which would be ten times the size of all vectors of a text."""
 CHUNK_TOKENS = 64
 """Tokens of a text whose logits are in memory at the same time: 8 MB with BERT's vocabulary."""
-LONGEST_WEIGHT = 32 * 2**20
-"""In base64, of one matrix."""
 
 Value = Callable[[str], str | None]
 Pooling = Literal["max", "sum"]
@@ -73,6 +71,10 @@ class Logits(Protocol):
 
         An array is valid until the next one is asked for. Raises ComputeError.
         """
+        ...
+
+    def close(self) -> None:
+        """Free all memory."""
         ...
 
 
@@ -128,9 +130,11 @@ class VocabularyHead:
         self._make = make
         self._logits: Logits | None = None
 
-    def forget(self) -> None:
-        """Have what computes the logits made again for the next text: it is closed."""
-        self._logits = None
+    def free(self) -> None:
+        """Free what computes the logits; it is made again for the next text."""
+        if self._logits is not None:
+            self._logits.close()
+            self._logits = None
 
     def needs_states(self, role: Role) -> bool:
         """Return whether the output depends on more than the ids of the tokens."""
@@ -188,6 +192,14 @@ class VocabularyHead:
 SparseHead = TextTokensHead | VocabularyHead
 
 
+def masked_lm_vocabulary(value: Value) -> int:
+    """Return the number of tokens for which the masked-LM head of a file has logits; 0 if it has no such head.
+
+    value: as for `read_sparse_head`. The keys are not checked.
+    """
+    return decoded_count(value(_BIAS) or "") if value(KIND_KEY) == "vocabulary" else 0
+
+
 def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits) -> SparseHead:
     """Return the sparse head of a file.
 
@@ -196,8 +208,8 @@ def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits
     """
     kind = value(KIND_KEY)
     if kind == "text":
-        bias = float(_numbers(value, _BIAS, 1)[0])
-        return TextTokensHead(_numbers(value, _WEIGHT, width), bias, _ids(value(EXCLUDED_KEY) or "", vocabulary))
+        bias = float(read_floats(value, _BIAS, 1)[0])
+        return TextTokensHead(read_floats(value, _WEIGHT, width), bias, read_ids(value, EXCLUDED_KEY, vocabulary))
     if kind != "vocabulary":
         raise ValueError(f"key {KIND_KEY!r} is {kind!r}; expected text or vocabulary")
     pooling, logarithms = _POOLINGS.get(value(POOLING_KEY) or ""), value(LOGARITHMS_KEY)
@@ -207,47 +219,30 @@ def read_sparse_head(value: Value, width: int, vocabulary: int, make: MakeLogits
         raise ValueError(f"key {LOGARITHMS_KEY!r} is {logarithms!r}; expected 1 or 2")
 
     def optional(key: str, count: int) -> Float32Row | None:
-        return _numbers(value, key, count) if value(key) is not None else None
+        return read_floats(value, key, count) if value(key) is not None else None
 
     weights = MaskedLmWeights(
-        weight=_numbers(value, _TRANSFORM, width * width).reshape(width, width),
+        weight=read_floats(value, _TRANSFORM, width * width).reshape(width, width),
         weight_bias=optional(_TRANSFORM_BIAS, width),
-        norm=_numbers(value, _NORM, width),
+        norm=read_floats(value, _NORM, width),
         norm_bias=optional(_NORM_BIAS, width),
         epsilon=_epsilon(value(EPSILON_KEY)),
-        bias=_numbers(value, _BIAS, vocabulary),
+        bias=read_floats(value, _BIAS, vocabulary),
     )
     return VocabularyHead(weights, pooling, int(logarithms), optional(QUERY_KEY, vocabulary), make)
 
 
 def _pairs(ids: npt.NDArray[np.integer], weights: Float32Row) -> Float32Matrix:
-    """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once."""
-    kept = np.flatnonzero(weights > 0)
+    """Return ids and weights, shape (tokens, 2): the largest weights above 0. ids: in their order, each once.
+
+    Weights that are no numbers are kept: left out, they would make a wrong row look right.
+    """
+    kept = np.flatnonzero(~(weights <= 0))
     if len(kept) > MOST_WEIGHTS:  # of equal weights, those of smaller ids
         least = np.partition(weights, -MOST_WEIGHTS)[-MOST_WEIGHTS]
-        larger, equal = np.flatnonzero(weights > least), np.flatnonzero(weights == least)
+        larger, equal = np.flatnonzero(~(weights <= least)), np.flatnonzero(weights == least)
         kept = np.sort(np.concatenate([larger, equal[: MOST_WEIGHTS - len(larger)]]))
     return np.stack([ids[kept].astype(np.float32), weights[kept]], axis=1)
-
-
-def _numbers(value: Value, key: str, count: int) -> Float32Row:
-    text = value(key)
-    if text is None or len(text) != encoded_length(count):
-        raise ValueError(f"key {key!r} is missing or does not have {count} numbers")
-    try:
-        found = decode_floats(text)
-    except ValueError as error:
-        raise ValueError(f"key {key!r}: {error}") from error
-    if not np.isfinite(found).all():
-        raise ValueError(f"key {key!r} has a number that is not finite")
-    return found
-
-
-def _ids(text: str, vocabulary: int) -> tuple[int, ...]:
-    parts = text.split(",") if text else []
-    if not all(part.isascii() and part.isdigit() and len(part) < 10 and int(part) < vocabulary for part in parts):
-        raise ValueError(f"key {EXCLUDED_KEY!r} is {text!r}; expected token ids, separated by commas")
-    return tuple(map(int, parts))
 
 
 def _epsilon(text: str | None) -> float:

@@ -64,7 +64,7 @@ def read_token_heads(
     heads: dict[Output, TokenHead] = {}
     for output in outputs:
         if output == "multi":
-            heads[output] = read_multi_head(value, width)
+            heads[output] = read_multi_head(value, width, vocabulary)
         elif output == "sparse":
             heads[output] = read_sparse_head(value, width, vocabulary, make_logits)
         elif output != "dense":

@@ -17,7 +17,8 @@ from edgeembed.inference import token_ids
 from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, RerankRequest, RerankResult, cuts_of, place_of
 from edgeembed.inference.row_request import RowRequest, keys_of, refuse_empty
 from edgeembed.models.prompts import NO_PROMPT
-from edgeembed.models.registry import ModelRegistry, ServedModel, Target
+from edgeembed.models.registry import ModelRegistry, Target
+from edgeembed.models.served_model import ServedModel
 
 Float64Matrix = npt.NDArray[np.float64]
 

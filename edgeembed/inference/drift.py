@@ -29,7 +29,7 @@ from edgeembed.engine import canary
 from edgeembed.engine.interface import Float32Row, Reference, Row
 from edgeembed.inference.moments import Moments, Sums, moments_of
 from edgeembed.inference.row_watch import BASELINE_ROWS, RowWatch
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 

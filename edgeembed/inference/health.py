@@ -12,7 +12,8 @@ from edgeembed.engine.interface import INTERACTIVE, Engine, Pair, Row, Text
 from edgeembed.errors import BadVectorError, EdgeEmbedError, EngineUnavailableError
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 
 PROBES: Mapping[str, Text] = {"embed": "hello", "rerank": Pair("hello", "hello"), "classify": "hello"}
 PROBE_FRESH_SECONDS = 5.0

@@ -53,6 +53,11 @@ def row_bytes(matrix: Matrix, dtype: Dtype = "float32", endianness: Endianness =
     return [row.tobytes() for row in ordered]
 
 
+def row_size(numbers: int, dtype: Dtype) -> int:
+    """Return the bytes of a row with so many numbers in a type."""
+    return len(row_bytes(np.zeros((1, numbers), dtype=np.float32), dtype)[0])
+
+
 def base64_rows(matrix: Matrix, dtype: Dtype = "float32", endianness: Endianness = "little") -> list[str]:
     """Return each row as base64; of little-endian float32, as OpenAI's `encoding_format: base64` does, by default."""
     return [base64.b64encode(row).decode("ascii") for row in row_bytes(matrix, dtype, endianness)]

@@ -26,7 +26,7 @@ from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
 from edgeembed.inference.tokenize import UnreadableError, read_tokens, refuse_too_many
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 PART_TEXTS = 1024
 PART_CHARACTERS = 64 * 1024
@@ -79,6 +79,12 @@ class Pipeline:
         """Longest text of each model that was loaded once."""
         self._row_dimensions: dict[tuple[str, str], tuple[int, ...]] = {}
         """Dimensions of the rows of each model that was loaded once."""
+
+    def context_of(self, model: ServedModel) -> int | None:
+        """Return the tokens of a model's longest text; None if it was never loaded."""
+        slot = self._pool.slot_of(model)
+        info = slot.engine.info if slot and slot.engine else None
+        return info.context_tokens if info else self._context_tokens.get(model.key)
 
     def waiting_tokens(self, model: ServedModel) -> float:
         """Estimate the tokens of a model's unfinished requests."""

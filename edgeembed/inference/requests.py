@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +19,7 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.truncation import ANY_LENGTH, Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 CacheUse = Literal["on", "off", "no-store", "keep"]
 """How a request uses the cache. off: not at all. no-store: reads, and stores nothing new. keep: stores its rows ahead of all
@@ -194,9 +195,10 @@ class EmbedResult(msgspec.Struct, dict=True):
 
     @property
     def numbers(self) -> int:
-        """Numbers in all vectors."""
+        """Numbers in all vectors, those of windows included."""
         if self.outputs != DENSE:
-            return sum(len(row.vector) for row in self.rows)
+            parts = (part.row for parts in self.windows or () for part in parts)
+            return sum([len(row.vector) for row in itertools.chain(self.rows, parts)])
         rows = len(self.rows) + sum(map(len, self.windows or ()))
         return rows * (self.dimensions or len(self.rows[0].vector)) if self.rows else 0
 

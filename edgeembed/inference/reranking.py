@@ -18,7 +18,7 @@ from edgeembed.inference.row_request import RowRequest, keys_of, refuse_empty
 from edgeembed.inference.tokenize import refuse_repeated
 from edgeembed.inference.truncation import Lengths
 from edgeembed.inference.windows import Windowed
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 INTERACTIVE_PAIRS = 100
 """A request with at most this many documents has somebody waiting for it, as nearly every one has."""

@@ -18,7 +18,7 @@ from edgeembed.errors import (
 from edgeembed.inference.aside import size_of
 from edgeembed.inference.requests import CacheUse, ClassifyRequest, EmbedRequest, RerankRequest, place_of
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 RETRY_SECONDS = 5.0
 """After which a client may ask again when the engine cannot answer now, and does not say itself how long that takes."""
@@ -113,7 +113,8 @@ class RowRequest(msgspec.Struct, frozen=True, kw_only=True):
         else:  # in the words by which clients of OpenAI's API recognise this error
             allowed = f"tokens. This model's maximum context length is {limit} tokens"
         ways = f"have it cut (see {lengths.cutting})"
-        if isinstance(self.client, EmbedRequest) and not self.kind:  # what is not a text, or not dense, cannot be divided
+        # Only dense rows of texts have a mean. Where long_text was sent, there is no room for windows.
+        if isinstance(self.client, EmbedRequest) and not self.kind and self.client.long_text == "none":
             ways = f"have it cut or divided (see {lengths.cutting} and long_text)"
         advice = f"Split the text, or {ways}"
         if attainable >= tokens and not by_client:

@@ -51,7 +51,8 @@ from edgeembed.inference.tokenize import detokenize, refuse_repeated, tokenize
 from edgeembed.inference.windows import Windows, pooled
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import InputType, choose_prompt, prefixed
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 
 RequestT = TypeVar("RequestT")
 ResultT = TypeVar("ResultT")
@@ -79,7 +80,7 @@ class ServiceOptions:
 
     clean_text: whether texts are cleaned (see `inference.cleaning`).
     max_queue_tokens: limit on the tokens that wait for one model. max_request_tokens: limit on the tokens of one request to
-    embed. For both, 0 is no limit. truncate: what happens to texts that are too long, if a request does not say.
+    embed. For both, 0 is no limit. truncate, long_text: what happens to texts that are too long, if a request does not say.
     """
 
     timeout: float = 600.0
@@ -129,7 +130,7 @@ class EmbeddingService:
         self._pipeline = Pipeline(
             pool, cache, self.aside, timeout=options.timeout, max_queue_tokens=options.max_queue_tokens
         )
-        self._windows = Windows(pool, cache, self.aside, options.timeout)
+        self._windows = Windows(pool, cache, self.aside, options.timeout, self._pipeline.context_of)
         self._health = HealthCheck(registry, pool, self.vectors)
         self._key_makers: dict[tuple[str, str], tuple[KeyMaker, str]] = {}
         """For each model what makes its keys, and its label in the cache."""
@@ -204,7 +205,7 @@ class EmbeddingService:
         windowed = await self._windows.cut(prepared) if request.windows else None
         rows, hits, _ = await self._run(windowed.request if windowed else prepared)
         self._count(model.key, len(prepared.names))
-        best = best_windows(windowed, rows) if windowed else rows
+        best = await self.aside.run(prepared.size, best_windows, windowed, rows) if windowed else rows
         return result_of_pairs(model, best, hits, len(rows))
 
     async def classify(self, request: ClassifyRequest) -> ClassifyResult:

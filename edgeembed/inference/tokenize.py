@@ -15,7 +15,8 @@ from edgeembed.inference.requests import DetokenizeRequest, TokenizeRequest, Tok
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.prompts import NO_PROMPT, choose_prompt
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 
 MOST_REPEATED = 8 * 2**20
 """Characters of a prompt, or of a reranker's query, times the texts that it is read with."""

@@ -7,15 +7,15 @@ for the long text is made of its windows' rows: their mean, or the rows themselv
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.cache import CachedRow, VectorCache
-from edgeembed.engine.interface import DENSE, Engine, ModelInfo, Pair, Prompted, Row, Text
+from edgeembed.engine.interface import DENSE, Engine, Pair, Prompted, Row, Text
 from edgeembed.engine.text_sizes import characters_to_read, tokens_at_most
 from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
@@ -27,6 +27,7 @@ from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool
+from edgeembed.models.served_model import ServedModel
 
 T = TypeVar("T")
 
@@ -46,8 +47,10 @@ _INTERACTIVE_WINDOWS = 8
 """With more, a request is a bulk load; see `edgeembed.inference.service.INTERACTIVE_TEXTS`."""
 _WORDS_AT_ONCE = 256
 """Words that are counted before other requests get their turn."""
-_MOST_REMEMBERED = 2**17
-"""Windows of texts that were cut before, which take a megabyte."""
+_REMEMBERED_BYTES = 8 * 2**20
+"""Of the windows of texts that were cut before."""
+_TEXT_BYTES, _WINDOW_BYTES = 400, 8
+"""What remembering a text takes, and each of its windows."""
 _MODELS = 4
 """Of so many models the tokens of words are remembered."""
 
@@ -88,14 +91,18 @@ class _LongText(msgspec.Struct, frozen=True):
     frame: int
 
 
+_CutKey: TypeAlias = tuple[bytes, int]
+"""What decides how a text is cut; see `_cut_key`."""
+
+
 class _Remembered:
     """The windows of texts that were cut before, by what decides about them; those that were used last are kept."""
 
     def __init__(self) -> None:
-        self._windows: dict[tuple[bytes, int, int | None], npt.NDArray[np.int32]] = {}
-        self._count = 0
+        self._windows: dict[_CutKey, npt.NDArray[np.int32]] = {}
+        self._bytes = 0
 
-    def get(self, key: tuple[bytes, int, int | None]) -> list[Window] | None:
+    def get(self, key: _CutKey) -> list[Window] | None:
         """Return the windows of a text; None if they are not remembered."""
         found = self._windows.pop(key, None)
         if found is None:
@@ -103,23 +110,36 @@ class _Remembered:
         self._windows[key] = found
         return [Window(start, end) for start, end in found.tolist()]
 
-    def put(self, key: tuple[bytes, int, int | None], windows: list[Window]) -> None:
+    def put(self, key: _CutKey, windows: list[Window]) -> None:
         """Remember the windows of a text, and forget those that were used longest ago if there are too many."""
-        self._count += len(windows) - len(self._windows.pop(key, ()))
+        self._forget(key)
         self._windows[key] = np.array(windows, dtype=np.int32)
-        while self._count > _MOST_REMEMBERED:
-            self._count -= len(self._windows.pop(next(iter(self._windows))))
+        self._bytes += _TEXT_BYTES + _WINDOW_BYTES * len(windows)
+        while self._bytes > _REMEMBERED_BYTES:
+            self._forget(next(iter(self._windows)))
+
+    def _forget(self, key: _CutKey) -> None:
+        if (found := self._windows.pop(key, None)) is not None:
+            self._bytes -= _TEXT_BYTES + _WINDOW_BYTES * len(found)
 
 
 class Windows:
     """Cuts the long texts of requests. Everything runs on one event loop."""
 
-    def __init__(self, pool: ModelPool, cache: VectorCache | None, aside: Aside, seconds: float) -> None:
-        """seconds: the time that a request may take."""
+    def __init__(
+        self,
+        pool: ModelPool,
+        cache: VectorCache | None,
+        aside: Aside,
+        seconds: float,
+        context_of: Callable[[ServedModel], int | None],
+    ) -> None:
+        """seconds: the time that a request may take. context_of: see `Pipeline.context_of`."""
         self._pool = pool
         self._cache = cache
         self._aside = aside
         self._seconds = seconds
+        self._context_of = context_of
         self._words: dict[tuple[str, str], WordTokens] = {}
         self._remembered = _Remembered()
 
@@ -128,12 +148,16 @@ class Windows:
 
         Raises RequestTooLargeError for too many windows, EngineError, and what the tokenizer raises in the client's words.
         """
-        doubtful = await self._aside.run(request.size, self._doubtful, request)
+        context = self._context_of(request.model)
+        doubtful = await self._aside.run(request.size, _doubtful, request, context or 0)
+        if doubtful and self._cache is not None and request.lengths.max_tokens is None:
+            # A text whose whole row is in memory is not too long.
+            unknown = self._cache.not_in_memory([request.keys[index] for index in doubtful])
+            doubtful = [index for index in doubtful if request.keys[index] in unknown]
         windows: list[list[Window] | None] = [None] * len(request.names)
-        info = self._info_of(request)
-        if info is not None:
+        if context is not None:
             for index in doubtful:
-                windows[index] = self._remembered.get(_cut_key(request, index, info.context_tokens))
+                windows[index] = self._remembered.get(_cut_key(request, index, context))
         if new := [index for index in doubtful if windows[index] is None]:
             async with leased(self._pool, request.model, self._seconds) as engine:
                 await self._cut_new(engine, request, new, windows)
@@ -149,8 +173,8 @@ class Windows:
     ) -> None:
         """Add the windows of those of these texts that are too long."""
         assert engine.info is not None  # it was ready once
-        lengths, context = request.lengths, engine.info.context_tokens
-        most = context if lengths.own else lengths.most(context)
+        context = engine.info.context_tokens
+        most = request.lengths.most(context)
         texts = {index: request.texts[index] for index in indexes}
         limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
         counts = await self._count(engine, request, [(index, limited.around(text)) for index, text in texts.items()])
@@ -165,36 +189,18 @@ class Windows:
         for (index, text), tokens in zip(texts.items(), counts, strict=True):
             frame = frame_of[_emptied(text)]
             room = most - frame
-            if lengths.own and lengths.max_tokens is not None:
-                room = min(room, lengths.max_tokens)
             if tokens - frame > room >= LEAST_ROOM:
                 long = _LongText(request, index, request.names[index], text, room, frame)
                 windows[index] = found = await self._cut_text(engine, long, left)
                 left -= len(found)
                 self._remembered.put(_cut_key(request, index, context), found)
 
-    def _info_of(self, request: RowRequest) -> ModelInfo | None:
-        slot = self._pool.slot_of(request.model)
-        return slot.engine.info if slot and slot.engine else None
-
-    def _doubtful(self, request: RowRequest) -> list[int]:
-        """Return the indexes of the texts that may be too long."""
-        info, lengths = self._info_of(request), request.lengths
-        # Of a model behind another server the limit may be unknown.
-        most = lengths.most((info.context_tokens if info else 0) or _SHORT_TOKENS)
-        found = [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
-        if found and self._cache is not None and lengths.max_tokens is None:
-            # A text whose whole row is in memory is not too long.
-            unknown = self._cache.not_in_memory(request.keys[index] for index in found)
-            found = [index for index in found if request.keys[index] in unknown]
-        return found
-
     async def _cut_text(self, engine: Engine, text: _LongText, most: int) -> list[Window]:
         """Return the windows of a text. most: that it may have."""
         rules = ChunkRules(text.room, text.room // OVERLAP)
         windows, smaller = await self._chunks(engine, text, Window(0, len(text.name)), rules, most), text.room
         while smaller > 1:
-            parts = [(text.index, _part(text.text, text.name[window.start : window.end])) for window in windows]
+            parts = ((text.index, _part(text.text, text.name[window.start : window.end])) for window in windows)
             counts = await self._count(engine, text.request, parts)
             if max(counts, default=0) <= text.room + text.frame:
                 break
@@ -219,7 +225,7 @@ class Windows:
             except UnknownWordsError as unknown:
                 ahead = await self._aside.run(work, words.unknown_in, part, behind, behind + _BLOCK)
                 new = list(dict.fromkeys([*unknown.words, *ahead]))
-                counts = await self._count(engine, text.request, [(text.index, word) for word in new], special=False)
+                counts = await self._count(engine, text.request, ((text.index, word) for word in new), special=False)
                 words.learn(new, counts)
                 continue
             if len(found) > most:
@@ -228,7 +234,7 @@ class Windows:
                 return [Window(within.start + chunk.start, within.start + chunk.end) for chunk in found]
 
     async def _count(
-        self, engine: Engine, request: RowRequest, texts: Sequence[tuple[int, Text]], *, special: bool = True
+        self, engine: Engine, request: RowRequest, texts: Iterable[tuple[int, Text]], *, special: bool = True
     ) -> list[int]:
         """Return the tokens of texts, each with the index of the request's text that it belongs to, for failures.
 
@@ -297,6 +303,12 @@ def _window_rows(given: str, name: str, windows: list[Window] | None, rows: Sequ
     return [WindowRow(start, end, row) for (start, end), row in zip(spans.tolist(), rows, strict=True)]
 
 
+def _doubtful(request: RowRequest, context: int) -> list[int]:
+    """Return the indexes of the texts that may be too long. context: the model's longest text; 0 if that is unknown."""
+    most = request.lengths.most(context or _SHORT_TOKENS)
+    return [index for index, text in enumerate(request.texts) if tokens_at_most(text) > most]
+
+
 def _take(chunker: Chunker, text: str, found: list[Chunk]) -> None:
     """Append the chunks of the next block of a text to those that were found. Raises UnknownWordsError."""
     begin = found[-1].next if found else 0
@@ -361,19 +373,20 @@ def _too_many(request: RowRequest, most: int) -> RequestTooLargeError:
     )
 
 
-def _cut_key(request: RowRequest, index: int, context: int) -> tuple[bytes, int, int | None]:
-    """Return what decides how a text is cut: the model, the prompt and the text itself, and the lengths."""
-    lengths = request.lengths
-    return request.keys[index], lengths.most(context), lengths.max_tokens if lengths.own else None
+def _cut_key(request: RowRequest, index: int, context: int) -> _CutKey:
+    """Return what decides how a text is cut: the model, the prompt and the text itself, and the length of a window."""
+    return request.keys[index], request.lengths.most(context)
 
 
-def _parts(texts: Sequence[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:
+def _parts(texts: Iterable[tuple[int, Text]], most: int) -> Iterator[Sequence[tuple[int, Text]]]:
     """Yield texts in parts of at most `most` that are tokenised one after another."""
-    first = characters = 0
-    for index, (_, text) in enumerate(texts):
-        characters += characters_to_read(text)
-        if index > first and (characters > PART_CHARACTERS or index - first >= most):
-            yield texts[first:index]
-            first, characters = index, characters_to_read(text)
-    if first < len(texts):
-        yield texts[first:]
+    part, characters = list[tuple[int, Text]](), 0
+    for index, text in texts:
+        read = characters_to_read(text)
+        if part and (characters + read > PART_CHARACTERS or len(part) >= most):
+            yield part
+            part, characters = [], 0
+        part.append((index, text))
+        characters += read
+    if part:
+        yield part

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import psutil
 
 from edgeembed.common import cgroups
+from edgeembed.engine.sparse import masked_lm_vocabulary
 from edgeembed.hub.catalogue import CatalogueEntry
 from edgeembed.hub.file_sizes import CACHED, CAUSAL, size_of, stored_feed_forward
 from edgeembed.hub.gguf.header import read_header
@@ -18,6 +19,8 @@ DEFAULT_SHARE = 0.7
 """Share of the memory that can be used, for loaded models."""
 WORKER_BYTES = 96 * MIB
 """Memory of a worker without its model: interpreter, numpy, llama.cpp, and a context's fixed buffers."""
+_NO_POOLING = 0
+"""llama.cpp's number, in a file without dense rows."""
 _BYTES_PER_VALUE = 2  # of the KV cache: float16
 
 
@@ -59,10 +62,17 @@ class _Sizes(NamedTuple):
     """Whether llama.cpp allocates a KV cache."""
     context: int
     """Longest text."""
+    dense: bool
+    """Whether it has dense rows. If not, each text is computed in a second context, that of the hidden states."""
+    copied: int
+    """Bytes of token embeddings that are copied for a masked-LM head; see `edgeembed.engine.llama.masked_lm`."""
 
 
 def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
-    """Return an estimate of a worker's bytes with this file: weights, KV cache, buffers of a batch. Raises HubError."""
+    """Return an estimate of a worker's bytes with this file: weights, KV cache, buffers of a batch. Raises HubError.
+
+    What outputs beside dense rows take while they are asked for is not counted, except for a masked-LM head.
+    """
     header = read_header(path)
 
     def number(key: str, otherwise: int = 0) -> int:
@@ -80,6 +90,8 @@ def estimate(path: Path, context_tokens: int, batch_tokens: int) -> int:
         causal=causal,
         cached=causal or header.architecture in CACHED,
         context=number("context_length", context_tokens),
+        dense=header.pooling != _NO_POOLING,
+        copied=masked_lm_vocabulary(header.text) * width * 34 // 32 if header.type == "Q8_0" else 0,
     )
     return _estimate(path.stat().st_size, sizes, context_tokens, batch_tokens)
 
@@ -98,6 +110,8 @@ def estimate_entry(entry: CatalogueEntry, kind: str, context_tokens: int, batch_
         causal=entry.architecture in CAUSAL,
         cached=entry.architecture in CACHED,
         context=entry.context_tokens,
+        dense=entry.pooling != "none",
+        copied=0,  # no such model is in the catalogue
     )
     return _estimate(size, sizes, context_tokens, batch_tokens)
 
@@ -108,7 +122,8 @@ def _estimate(file_bytes: int, sizes: _Sizes, context_tokens: int, batch_tokens:
     cache = sizes.layers * sizes.per_token * context * _BYTES_PER_VALUE if sizes.cached else 0
     batch = batch_tokens if sizes.causal else max(batch_tokens, context)
     activations = 4 * batch * (4 * sizes.width + 2 * sizes.feed_forward)
-    return file_bytes + cache + activations + WORKER_BYTES
+    contexts = 1 if sizes.dense else 2
+    return file_bytes + sizes.copied + cache + contexts * activations + WORKER_BYTES
 
 
 def resident_bytes(pid: int | None) -> int | None:

@@ -22,7 +22,7 @@ from typing import Literal
 from edgeembed.common.log_content import describe_error
 from edgeembed.engine.interface import DENSE, Engine, Output, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -309,7 +309,8 @@ class ModelPool:
         finally:  # nobody may wait for the model any more
             if not slot.outcome.done():
                 slot.outcome.set_exception(failure)
-            log.error("%s", message)
+            if not self._closed:  # otherwise it was interrupted, which is no fault
+                log.error("%s", message)
 
     def _fail(self, slot: Slot, error: EdgeEmbedError) -> None:
         slot.state, slot.error, slot.failed_at, slot.memory_bytes = "failed", error, time.monotonic(), 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol, TypeAlias, get_args
 from urllib.parse import quote
@@ -16,17 +16,22 @@ from edgeembed.common.progress import ReportLine
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
 from edgeembed.engine.interface import Float32Row, Output, Task
-from edgeembed.errors import ConfigError, DaemonGoneError, EngineError, OverloadedError, RequestError
+from edgeembed.errors import ConfigError, DaemonGoneError, EngineError, OverloadedError
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.registry import COSINE, ServedModel
+from edgeembed.models.registry import COSINE
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.in_process import in_process_service
 
 _RETRY_SECONDS = 20.0
 """How long a request waits for a daemon that restarts, or whose queue is full."""
 _FIELDS = ("input_type", "instruction", "dimensions")
+OUTPUT_FIELDS: dict[Output, str] = {"dense": "return_dense", "multi": "multi_vector", "sparse": "sparse"}
+"""Fields of a request of POST /v1/embeddings that ask for outputs."""
+STATES = {"task": "token_embed", "multi_vector": False, "normalize": False}
+"""Fields of a request of POST /pooling for hidden states."""
 
 
 Parts: TypeAlias = Mapping[Output, Matrix]
@@ -52,7 +57,7 @@ class Backend(Protocol):
         ...
 
     async def rerank(self, request: RerankRequest) -> list[float]:
-        """Return the relevance of each document: 0 to 1; of an embedder, the cosine or the mean cosine of MaxSim."""
+        """Return the relevance of each document: a reranker's from 0 to 1, an embedder's cosine, or MaxSim's mean cosine."""
         ...
 
 
@@ -85,47 +90,33 @@ class DaemonBackend:
         wanted = set(request.outputs)
         found: list[dict[Output, Matrix]] = [{} for _ in request.texts]
         if wanted != {"tokens"}:
-            fields = {"sparse": "sparse" in wanted, "multi_vector": "multi" in wanted, "return_dense": "dense" in wanted}
+            fields = {name: output in wanted for output, name in OUTPUT_FIELDS.items()}
             for parts, item in zip(found, await self._items(request, fields), strict=True):
                 parts.update(parts_of(item))
         if "tokens" in wanted:
-            for parts, states in zip(found, await self._states(request), strict=True):
-                parts["tokens"] = states
-        if missing := [output for output in request.outputs if any(output not in parts for parts in found)]:
-            raise EngineError(f"the daemon returned no {missing[0]} output: it is of an earlier version; restart it")
+            for parts, item in zip(found, await self._items(request, STATES, "/pooling"), strict=True):
+                parts["tokens"] = states_of(item)
+        require_outputs(request.outputs, found)
         return [*found]
 
-    async def _items(self, request: EmbedRequest, fields: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the items of an answer of POST /v1/embeddings, in the order of the texts."""
+    async def _items(
+        self, request: EmbedRequest, fields: dict[str, Any], path: str = "/v1/embeddings"
+    ) -> list[dict[str, Any]]:
+        """Return the items of an answer, in the order of the texts."""
         body = _options(request, self._model) | self._fields | fields
         if fields:
             body.pop("long_text", None)  # it is for dense vectors alone
         body |= {"input": list(request.texts), "encoding_format": "base64"}
         if request.prefix is not None:
             body["prompt"] = request.prefix
-        reply = await self._post("/v1/embeddings", body)
-        self._note(str(reply.body["model"]), reply)
-        items = sorted(reply.body["data"], key=lambda item: item["index"])
+        reply = await self._post(path, body)
+        model = str(reply.body["model"])
+        self._same.require(model, reply.digest)
+        self._model = self._model or model  # another one may become the default
+        items = items_of(reply)
         if len(items) != len(request.texts):
             raise EngineError(f"the daemon returned {len(items)} rows for {len(request.texts)} texts")
         return items
-
-    async def _states(self, request: EmbedRequest) -> list[Matrix]:
-        """Return the hidden states of each text's tokens."""
-        if request.prefix is not None or request.instruction is not None:
-            raise RequestError("a daemon returns the states of tokens with the model's own prompts only; set input_type")
-        side = self._fields.get("truncate", "none")
-        body = {"inputs": list(request.texts), "truncate": side != "none", "prompt_name": request.input_type}
-        body |= {"truncation_direction": "left"} if side == "start" else {}
-        reply = await self._post("/embed_all", body | ({"model": self._model} if self._model else {}))
-        self._note(self._model or "default", reply)
-        return [np.array(states, dtype=np.float32) for states in reply.items]
-
-    def _note(self, model: str, reply: Reply) -> None:
-        """Hold on to the model that has answered: another one may become the default. Raises ConfigError."""
-        self._same.require(model, reply.digest)
-        if model != "default":
-            self._model = self._model or model
 
     async def rerank(self, request: RerankRequest) -> list[float]:
         body = _options(request, self._scorer) | {name: value for name, value in self._fields.items() if name == "cache"}
@@ -249,6 +240,22 @@ async def engine_backend(resolved: Resolved, report: ReportLine, *, named: bool)
 def _row(written: str) -> Float32Row:
     """Return a row of float32 that is written in base64."""
     return np.frombuffer(base64.b64decode(written), "<f4").astype(np.float32)
+
+
+def items_of(reply: Reply) -> list[dict[str, Any]]:
+    """Return the items of an answer in the order of the texts."""
+    return sorted(reply.body["data"], key=lambda item: item["index"])
+
+
+def states_of(item: dict[str, Any]) -> Matrix:
+    """Return the hidden states of an item of an answer of POST /pooling to a request with the fields `STATES`."""
+    return _row(item["data"]).reshape(item["shape"])
+
+
+def require_outputs(outputs: Sequence[Output], found: Sequence[Parts]) -> None:
+    """Raise EngineError if what a daemon returned of texts lacks an output."""
+    if missing := [output for output in outputs if any(output not in parts for parts in found)]:
+        raise EngineError(f"the daemon returned no {missing[0]} output; it is of an earlier version: restart it")
 
 
 def parts_of(item: dict[str, Any]) -> dict[Output, Matrix]:

@@ -20,7 +20,7 @@ from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import TuningResult, TuningResults
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.models import find_configured_models
 from edgeembed.runtime.replacement import FileWatch, ModelFiles
 from edgeembed.runtime.service import make_service

@@ -23,7 +23,7 @@ from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.weights import fits_cards, read_weights
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models.profiles import RunProfile, TuningResult, TuningResults, longest_text
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError
 from edgeembed.hub.install import ensure_installed
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel, served
+from edgeembed.models.served_model import ServedModel, served
 from edgeembed.runtime.models import ConfiguredModels
 from edgeembed.runtime.service import make_service
 

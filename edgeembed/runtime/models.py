@@ -23,7 +23,8 @@ from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models import memory
 from edgeembed.models.pool import PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
-from edgeembed.models.registry import ModelRegistry, ServedModel, served
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel, served
 from edgeembed.runtime.engines import card_options
 from edgeembed.runtime.replacement import ModelFiles
 

@@ -13,7 +13,8 @@ from edgeembed.common.files import FileIdentity
 from edgeembed.errors import EdgeEmbedError, EngineError
 from edgeembed.hub.store import Store
 from edgeembed.models.pool import ModelPool, Slot
-from edgeembed.models.registry import ModelRegistry, ServedModel, served
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel, served
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from edgeembed.hub.store import Store
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.engines import make_engine, make_gpus
 from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
 from edgeembed.runtime.replacement import ModelFiles

@@ -10,7 +10,7 @@ from edgeembed import __version__
 from edgeembed.config.secrets import ENV_PREFIX
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server.address import network_address
 
 _KEY = f"{ENV_PREFIX}API_KEY"

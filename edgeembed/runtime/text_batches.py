@@ -25,14 +25,14 @@ _PLACE = re.compile(r"\w+\[(\d+)\]")
 
 
 class BatchLimits(NamedTuple):
-    """How much a batch may have. A text that is longer is a batch of its own."""
+    """A batch is full once it has as many texts, or at least as many characters."""
 
     texts: int = TEXTS_PER_BATCH
     characters: int = CHARACTERS_PER_BATCH
 
 
 class Plan(Protocol):
-    """What to compute of texts: a sequence with something for each, such as a matrix."""
+    """What to compute of texts. The result is a sequence with an item for each text, such as a matrix."""
 
     @property
     def limits(self) -> BatchLimits: ...
@@ -42,7 +42,7 @@ class Plan(Protocol):
         ...
 
     def join(self, parts: list[Any]) -> Any:
-        """Return what was computed of several batches as one; the list may be emptied meanwhile."""
+        """Return the results of several batches as one. May empty the list, to free memory."""
         ...
 
 
@@ -57,9 +57,7 @@ class Batcher:
     """Divides texts into batches."""
 
     def __init__(self, limits: BatchLimits, param: str = "texts") -> None:
-        """param: what the caller calls the texts, for error messages. Raises ValueError for a batch without texts."""
-        if limits.texts < 1:
-            raise ValueError(f"batch_size is {limits.texts}; expected at least 1")
+        """param: what the caller calls the texts, for error messages."""
         self._limits = limits
         self._param = param
         self._first = 0
@@ -84,7 +82,7 @@ class Batcher:
 
 
 def batches_of(texts: Iterable[str], limits: BatchLimits, param: str = "texts") -> Iterator[Batch]:
-    """Yield the texts in batches; see `Batcher`. No more is read than for the next one."""
+    """Yield the texts in batches. Reads no further than the next batch needs."""
     batcher = Batcher(limits, param)
     for text in texts:
         if batch := batcher.add(text):

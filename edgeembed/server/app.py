@@ -11,7 +11,7 @@ from aiohttp import web
 
 from edgeembed.errors import EngineError
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server import auth, dashboard
 from edgeembed.server.app_keys import ACCESS, MAX_REQUEST_TEXTS, SERVICE, STARTED_AT
 from edgeembed.server.auth import Access

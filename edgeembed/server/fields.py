@@ -12,6 +12,7 @@ from multidict import istr
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError, TokenInputError, quoted
 from edgeembed.inference.requests import ClassifyResult, EmbedResult, RerankResult
+from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
 from edgeembed.server.body import DIGEST_HEADER, cache_header, json_name
 
@@ -91,6 +92,13 @@ def check_count(items: list[Any], most: int | None, param: str) -> None:
 def is_token_ids(items: list[Any]) -> bool:
     """Return whether every item is an integer."""
     return set(map(type, items)) <= {int}
+
+
+def has_token_ids(given: Any) -> bool:
+    """Return whether a field holds a list of token ids, or a list of such lists."""
+    if not isinstance(given, list) or not given:
+        return False
+    return is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given)
 
 
 def id_lists_of(given: list[Any], param: str) -> tuple[list[list[int]], bool]:
@@ -181,6 +189,22 @@ def side_to_cut(truncate: str | bool | None, truncation: bool | None, truncation
     if side != "none":
         only_one(truncate=side, truncation_side=named)
     return side
+
+
+def lengths_of_text(side: Side, truncation_side: str | None, most: int | None, max_tokens: int | None) -> Lengths:
+    """Return how long a text may be. Raises RequestError.
+
+    side: the one that is cut off. truncation_side, most: vLLM's fields, the latter of which is truncate_prompt_tokens: cut
+    to so many tokens, -1 is the model's limit. max_tokens: the longest text, if less than that limit.
+    """
+    check_positive(max_tokens, "max_tokens")
+    if most is None:
+        return Lengths(side, max_tokens)
+    if most != -1:
+        check_positive(most, "truncate_prompt_tokens")
+    only_one(truncate=side, truncate_prompt_tokens=side_of(truncation_side, "truncation_side") or "end")
+    asked = only_one(max_tokens=max_tokens, truncate_prompt_tokens=None if most == -1 else most)
+    return Lengths(side, asked, asked="truncate_prompt_tokens")
 
 
 def _is_ids_of_text(item: Any) -> bool:

@@ -18,7 +18,7 @@ from edgeembed.client import daemon_url
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
 from edgeembed.server.address import addresses, cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler

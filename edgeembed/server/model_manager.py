@@ -13,7 +13,8 @@ from edgeembed.config.values import check_value
 from edgeembed.errors import RequestError, quoted
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.registry import ServedModel, Target
+from edgeembed.models.registry import Target
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server.pulls import Pulls
 
 log = logging.getLogger(__name__)

@@ -76,6 +76,7 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     "truncation_direction": UnsupportedField("TEI", _LENGTHS, ("right",)),
     "truncate_prompt_tokens": UnsupportedField("vLLM", _LENGTHS),
     "max_tokens_per_doc": UnsupportedField("Cohere, vLLM", _LENGTHS, (0,)),
+    "long_text": UnsupportedField("edgeembed", "split the text, or have it cut", ("none",)),
     "max_tokens_per_query": UnsupportedField("vLLM", "a query is cut with its document; see truncate_prompt_tokens", (0,)),
     # Other models, or other tasks of a model.
     "modality": UnsupportedField("infinity", "only texts are supported", ("text",)),
@@ -86,6 +87,9 @@ UNSUPPORTED: dict[str, UnsupportedField] = {
     "return_colbert_vecs": UnsupportedField("FlagEmbedding", _V1, (False,)),
     "sparse": UnsupportedField("edgeembed", _V1, (False,)),
     "multi_vector": UnsupportedField("edgeembed", _V1, (False,)),
+    "sparse_top_k": UnsupportedField("edgeembed", _V1),
+    "sparse_threshold": UnsupportedField("edgeembed", _V1),
+    "sparse_words": UnsupportedField("edgeembed", _V1, (False,)),
     "label_token_ids": UnsupportedField("SGLang", _GENERATORS, ([],)),
     "apply_softmax": UnsupportedField("SGLang", _GENERATORS, (False,)),
     "item_first": UnsupportedField("SGLang", _GENERATORS, (False,)),

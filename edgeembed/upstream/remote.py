@@ -12,7 +12,7 @@ from collections.abc import Callable
 from edgeembed.errors import ConfigError, EngineUnavailableError, WrongRowsError
 from edgeembed.hub.catalogue import CatalogueEntry
 from edgeembed.hub.other_names import meaning
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.upstream.breaker import Breaker
 from edgeembed.upstream.client import RefusedError, UnavailableError, UpstreamClient, UpstreamError, UpstreamOptions
 from edgeembed.upstream.identity import CANARY_TEXTS, Identity, IdentityStore, ProbeResult, least_cosine

@@ -6,17 +6,26 @@ The engine alone, without HTTP and cache: one worker for each model, all loads i
 speed does not change the ratios; the median of the rounds. Words are random, and no text comes twice. "in one pass" asks
 for all outputs of a text at once, "in passes of their own" for one after the other. Memory is the worker's resident memory:
 after the dense load, after the others, and when nobody has asked for so long that their context was freed.
+
+    python -m tests.benchmarks.outputs MODEL.gguf --answers
+
+Instead: the hidden states of 16 texts of 100 words from POST /pooling of a real daemon, as JSON and as bytes: the size of
+the answer, and the least time from request to the last byte, which includes the forward passes; they are never cached.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import statistics
+import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -26,6 +35,7 @@ from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker.serving import IDLE_SECONDS
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.benchmarks.engine import Meter, Texts, open_engine
+from tests.e2e.daemon import running
 
 IN_FLIGHT_WORDS = 6_000
 """Words of a bulk load that wait at any time."""
@@ -33,6 +43,8 @@ CLIENTS = 3
 IDLE_SLACK_SECONDS = 3.0
 LONE_WORDS = 10
 MIB = 2**20
+ANSWERED_TEXTS, ANSWERED_WORDS = 16, 100
+_JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,35 @@ async def measure(path: Path, arguments: argparse.Namespace) -> None:
     print("\n".join(f"{name:<60}{size:>8,.0f} MiB" for name, size in memories))
 
 
+def measure_answers(path: Path, rounds: int) -> None:
+    """Measure answers with the hidden states of a model in each form, and print a table."""
+    texts = Texts(0)
+    forms: dict[str, dict[str, Any]] = {
+        "JSON": {},
+        "base64": {"encoding_format": "base64"},
+        "bytes": {"encoding_format": "bytes_only"},
+        "bytes, float16": {"encoding_format": "bytes_only", "embed_dtype": "float16"},
+        "a dense vector for each text, JSON": {"task": "embed", "cache": False},
+    }
+    sizes, seconds = dict.fromkeys(forms, 0), dict.fromkeys(forms, float("inf"))
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder) / "home"
+        home.mkdir()
+        with running("--model", str(path), home=home) as daemon:
+            url = f"{daemon.url}/pooling"
+            for _ in range(rounds):
+                for form, fields in forms.items():
+                    body = json.dumps({"input": [texts(ANSWERED_WORDS) for _ in range(ANSWERED_TEXTS)], **fields}).encode()
+                    start = time.perf_counter()
+                    with urllib.request.urlopen(urllib.request.Request(url, body, _JSON), timeout=120) as response:
+                        sizes[form] = len(response.read())
+                    seconds[form] = min(seconds[form], time.perf_counter() - start)
+    print(f"\n{path.name}: {ANSWERED_TEXTS} texts of {ANSWERED_WORDS} words\n")
+    print(f"{'answer':<40}{'bytes':>12}{'ms':>8}")
+    for form, size in sizes.items():
+        print(f"{form:<40}{size:>12,}{1e3 * seconds[form]:>8.0f}")
+
+
 def table(found: dict[Kind, Found]) -> str:
     """Format medians, and their ratios to the first kind's."""
     first = next(iter(found.values()))
@@ -152,9 +193,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each load")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--words", type=int, default=40, help="of a text of the bulk loads")
+    parser.add_argument("--answers", action="store_true", help="measure answers over HTTP instead")
     arguments = parser.parse_args()
     for path in arguments.models:
-        asyncio.run(measure(path, arguments))
+        if arguments.answers:
+            measure_answers(path.resolve(), arguments.rounds)
+        else:
+            asyncio.run(measure(path, arguments))
 
 
 if __name__ == "__main__":

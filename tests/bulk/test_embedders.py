@@ -97,9 +97,8 @@ async def test_the_daemon_returns_what_this_process_computes(
     aiohttp_server: Callable[..., Awaitable[TestServer]], outputs: tuple[Output, ...]
 ) -> None:
     """Token vectors are on a route of their own, and not of length 1."""
-    own: tuple[Output, ...] = ("dense", "sparse") if "tokens" in outputs else ("dense", "multi", "sparse")
-    wanted = tuple(output for output in outputs if output in (*own, "tokens"))
-    options = EmbedOptions(outputs=wanted)
+    own: tuple[Output, ...] = ("dense", "multi", "sparse")
+    options = EmbedOptions(outputs=outputs)
     server = await aiohttp_server(Server(outputs=own).app)
     settings = Settings(host="127.0.0.1", port=server.port)
     service = fake_service(FakeEngine(), outputs=own)
@@ -109,25 +108,16 @@ async def test_the_daemon_returns_what_this_process_computes(
         daemon = DaemonEmbedder(connection, options)
         for embedder in (daemon, local):
             await embedder.start()
-        assert daemon.info.outputs == local.info.outputs == wanted
+        assert daemon.info.outputs == local.info.outputs == outputs
         assert daemon.info.widths == local.info.widths
         texts = ["one text", "another text of six words", "one"]
         found, expected = await daemon.embed(texts), await local.embed(texts)
     await service.pool.close()
     assert np.array_equal(found.dense, expected.dense)
-    assert set(found.others) == set(expected.others) == set(wanted) - {"dense"}
+    assert set(found.others) == set(expected.others) == set(outputs) - {"dense"}
     for output, matrices in expected.others.items():
         for one, other in zip(found.others[output], matrices, strict=True):
             assert np.array_equal(one, other), output
-
-
-async def test_token_vectors_of_a_model_with_multi_vectors_need_this_process(
-    aiohttp_server: Callable[..., Awaitable[TestServer]],
-) -> None:
-    server = await aiohttp_server(Server(outputs=("dense", "multi")).app)
-    async with connected(Settings(host="127.0.0.1", port=server.port)) as connection:
-        with pytest.raises(ConfigError, match="in place of token vectors; add --no-daemon"):
-            await DaemonEmbedder(connection, EmbedOptions(outputs=("tokens",))).start()
 
 
 async def test_a_text_without_rows_does_not_end_a_job() -> None:

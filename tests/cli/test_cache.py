@@ -29,7 +29,7 @@ from edgeembed.engine.interface import Float32Row, Row
 from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.hub.store import Store
-from edgeembed.models.registry import served
+from edgeembed.models.served_model import served
 from edgeembed.runtime.models import ConfiguredModels
 from edgeembed.runtime.service import make_service
 from edgeembed.server.app import make_app

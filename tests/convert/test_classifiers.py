@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from edgeembed_convert import ConversionOptions
 from edgeembed_convert import convert_checkpoint as convert_with_proof
 from tests.convert.tiny_bert import edit_json
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
+from tests.convert.tiny_qwen3_checkpoint import make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.classifiers import make_classifier
 from tests.hub.gguf.parts import STRING, read, write
@@ -109,6 +111,19 @@ def test_a_tokenizer_without_pairs_classifies_single_texts(tmp_path: Path) -> No
         },
     )
     assert classes_of(convert_checkpoint(folder, tmp_path / "tiny.gguf").path) == Classes(LABELS, "softmax")
+
+
+@pytest.mark.parametrize(("pads", "added"), [(True, False), (False, True)])
+def test_an_end_token_that_is_also_for_padding_is_not_what_is_classified(tmp_path: Path, pads: bool, added: bool) -> None:
+    """transformers takes the last token that is not for padding."""
+    folder = make_qwen3_checkpoint(tmp_path / "tiny", kind="classify")
+    embedder = make_qwen3_checkpoint(tmp_path / "embedder")
+    (folder / "tokenizer.json").write_bytes((embedder / "tokenizer.json").read_bytes())  # it adds an end token
+    end = json.loads((folder / "config.json").read_text(encoding="utf-8"))["pad_token_id"]
+    edit_json(folder / "config.json", pad_token_id=end if pads else None)
+    fields = GGUFReader(convert_checkpoint(folder, tmp_path / "tiny.gguf", task="classify").path).fields
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == end
+    assert fields["tokenizer.ggml.add_eos_token"].contents() is added
 
 
 async def test_a_worker_checks_the_logits_of_the_canary_texts(tmp_path: Path) -> None:

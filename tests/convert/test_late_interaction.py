@@ -15,7 +15,7 @@ from edgeembed.errors import ConversionError
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.header import read_header
 from tests.convert.pickled_files import write_pickled
-from tests.convert.tiny_bert import edit_json, write_safetensors
+from tests.convert.tiny_bert import edit_json, write_json, write_safetensors
 from tests.convert.tiny_encoders import make_tiny_xlm_roberta, random_dense
 from tests.convert.tiny_mpnet import make_tiny_mpnet
 from tests.convert.without_proof import convert_checkpoint
@@ -41,7 +41,7 @@ def vocabulary(folder: Path) -> dict[str, int]:
 def reading(folder: Path) -> LateInteraction:
     header = read_header(convert_checkpoint(folder, folder.parent / "model.gguf", quantization="F32").path)
     values = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in header.values.items()}
-    found = read_late_interaction(values.get)
+    found = read_late_interaction(values.get, 2**24)
     assert found is not None
     return found
 
@@ -124,12 +124,27 @@ def test_settings_of_a_multi_vector_encoder_that_are_not_understood(
         convert_checkpoint(folder, tmp_path / "model.gguf")
 
 
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [("Normalize", "supported for vectors of length 1 only"), ("MultiVectorMask", "no effect on scores")],
+)
+def test_a_multi_vector_encoder_that_scores_otherwise_is_refused(missing: str, message: str, tmp_path: Path) -> None:
+    folder = make_multi_vector(tmp_path / "colbert")
+    entries = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    write_json(folder / "modules.json", [entry for entry in entries if not entry["type"].endswith(missing)])
+    with pytest.raises(ConversionError, match=message):
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+
+
 def test_stanfords_settings_that_are_not_understood(tmp_path: Path) -> None:
     folder = make_stanford(tmp_path / "colbert")
     edit_json(folder / "artifact.metadata", similarity="l2")
     with pytest.raises(ConversionError, match="supported is only 'cosine'"):
         convert_checkpoint(folder, tmp_path / "model.gguf")
-    edit_json(folder / "artifact.metadata", similarity="cosine", mask_punctuation=False)
+    edit_json(folder / "artifact.metadata", similarity="cosine", interaction="flipr")
+    with pytest.raises(ConversionError, match="interaction = 'flipr'; supported is only 'colbert'"):
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+    edit_json(folder / "artifact.metadata", interaction="colbert", mask_punctuation=False)
     assert reading(folder).skipped == ()
 
 
@@ -142,6 +157,9 @@ def test_a_projection_that_does_not_fit_is_refused(tmp_path: Path) -> None:
         convert_checkpoint(folder, tmp_path / "model.gguf")
     edit_json(folder / "1_Dense" / "config.json", in_features=HIDDEN, scale=2)
     with pytest.raises(ConversionError, match="unknown settings of a Dense module: scale"):
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+    write_json(folder / "1_Dense" / "config.json", {"in_features": HIDDEN, "out_features": VECTOR, "bias": False})
+    with pytest.raises(ConversionError, match="activation_function = None"):  # PyLate and sentence-transformers disagree
         convert_checkpoint(folder, tmp_path / "model.gguf")
 
 

@@ -75,6 +75,6 @@ def test_layers_by_number(tmp_path: Path) -> None:
     assert fields(convert(checkpoint))["lfm2.attention.head_count_kv"] == [0, 2, 0, 0, 2]
 
 
-def test_colbert_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="a ColBERT model, which has a vector for each token"):
+def test_colbert_whose_queries_are_filled_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match="must not attend to, which cannot be computed for the architecture lfm2"):
         convert(make_colbert(tmp_path / "tiny"))

@@ -181,7 +181,7 @@ def test_a_reranker_with_other_labels(tmp_path: Path, no: int | None) -> None:
 
 
 def test_an_embedder_cannot_be_converted_as_a_reranker(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="with the task rerank: its files say last pooling"):
+    with pytest.raises(ConversionError, match="with the task rerank: its files are those of a model for the task embed"):
         convert(make_qwen3_checkpoint(tmp_path / "tiny"), task="rerank")
 
 

@@ -15,7 +15,7 @@ from tests.convert.pickled_files import write_pickled
 from tests.convert.tiny_bert import edit_json, tiny_weights, write_json, write_safetensors
 from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta, write_heads
 from tests.convert.without_proof import convert_checkpoint
-from tests.convert.zoo.sparse import config_of, head_weights, make_bert, make_bert_masked, make_inference_free
+from tests.convert.zoo.sparse import config_of, head_weights, make_bert, make_bert_masked, make_gte, make_inference_free
 
 pytestmark = pytest.mark.model
 _NAMES = ("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions.bias")
@@ -82,6 +82,13 @@ def test_settings_of_the_pooling(changes: dict[str, object], message: str, tmp_p
         convert(checkpoint)
 
 
+def test_a_note_says_that_all_weights_are_returned(tmp_path: Path) -> None:
+    checkpoint = make_bert(tmp_path / "checkpoint")
+    write_json(checkpoint / "config_sentence_transformers.json", {"model_type": "SparseEncoder", "max_active_dims": 64})
+    conversion = convert_checkpoint(checkpoint, tmp_path / "model.gguf", quantization="F32")
+    assert any("keeps the 64 largest weights" in note for note in conversion.notes)
+
+
 def test_the_weights_of_queries_are_in_the_file_without_those_of_the_tokens_around_a_text(tmp_path: Path) -> None:
     checkpoint = make_inference_free(tmp_path / "checkpoint")
     file = convert(checkpoint)
@@ -135,6 +142,12 @@ def test_weights_of_tokens_beside_an_encoder(tmp_path: Path) -> None:
     write_pickled(checkpoint / "sparse_linear.pt", {"weight": np.ones((2, 64), np.float32), "bias": np.ones(2, np.float32)})
     with pytest.raises(ConversionError, match=r"weights of tokens have the shapes \[2, 64\] and \[2\]"):
         convert(checkpoint)
+
+
+def test_the_head_of_gte_is_read(tmp_path: Path) -> None:
+    file = convert(make_gte(tmp_path / "checkpoint"))
+    assert outputs(file) == "sparse"
+    assert file.fields["edgeembed.sparse.logarithms"].contents() == 2
 
 
 def test_a_cross_encoder_has_no_other_outputs(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.engine.dense import DenseError, DenseHead, DenseLayer, read_head
+from edgeembed.engine.dense import DenseHead, DenseLayer, read_head
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
@@ -60,7 +60,7 @@ def test_layers_compute_a_matrix_a_bias_and_a_function() -> None:
 )
 def test_malformed_metadata(key: str, value: str, said: str) -> None:
     keys = {**{name: str(text) for name, text in HEAD.metadata().items()}, key: value}
-    with pytest.raises(DenseError, match=said):
+    with pytest.raises(ValueError, match=said):
         read_head(keys.get, 3)
 
 

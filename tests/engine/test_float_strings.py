@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeembed.engine.float_strings import decode_floats, encode_floats, encoded_length
+from edgeembed.engine.float_strings import decode_floats, decoded_count, encode_floats, encoded_length
 
 
 @pytest.mark.parametrize("count", range(1, 8))
@@ -13,6 +13,7 @@ def test_a_string_has_the_numbers_of_an_array(count: int) -> None:
     numbers = np.linspace(-1, 1e6, count, dtype=np.float32)
     text = encode_floats(numbers)
     assert len(text) == encoded_length(count)
+    assert decoded_count(text) == count
     assert np.array_equal(decode_floats(text), numbers)
 
 

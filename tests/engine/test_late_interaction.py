@@ -71,9 +71,9 @@ def test_malformed_keys_are_refused(changes: dict[str, str | int], message: str)
 def test_a_head_needs_its_projection() -> None:
     projection = DenseHead([DenseLayer(matrix(3, 4))])
     keys = {**FULL.metadata(), **projection.metadata(PREFIX)}
-    assert read_multi_head(values(keys), 4).apply(matrix(2, 4), ids(1, 2), "document").shape == (2, 3)
+    assert read_multi_head(values(keys), 4, 10).apply(matrix(2, 4), ids(1, 2), "document").shape == (2, 3)
     with pytest.raises(ValueError, match="missing"):
-        read_multi_head(values(FULL.metadata()), 4)
+        read_multi_head(values(FULL.metadata()), 4, 10)
 
 
 def test_a_query_is_filled_and_a_document_is_not() -> None:

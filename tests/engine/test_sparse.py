@@ -26,6 +26,9 @@ class Identity:
         for first in range(0, len(states), self.most):
             yield states[first : first + self.most]
 
+    def close(self) -> None:
+        pass
+
 
 def weights(bias: object = 0.0) -> MaskedLmWeights:
     return MaskedLmWeights(
@@ -88,6 +91,19 @@ def test_a_text_has_at_most_the_largest_weights_of_the_vocabulary(monkeypatch: p
     assert list(as_dict(vocabulary_head().apply(logits, IDS[:1], ""))) == [1, 2, 3]
 
 
+def test_weights_that_are_no_numbers_are_not_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker refuses a row with one; without them, a fault would look like a text with few weights."""
+    states = np.full((3, VOCABULARY), np.nan, dtype=np.float32)
+    states[:, 0] = 1
+    for most in (sparse.MOST_WEIGHTS, 3):
+        monkeypatch.setattr(sparse, "MOST_WEIGHTS", most)
+        for pooling in ("max", "sum"):
+            assert np.isnan(vocabulary_head(pooling).apply(states, IDS[:3], "")).any()
+    head = TextTokensHead(np.ones(VOCABULARY, dtype=np.float32), 0.0, excluded=())
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(head.apply(states, IDS[:3], "")).any()
+
+
 @pytest.mark.parametrize(("role", "free"), [("query", True), ("document", False), ("", False)])
 def test_queries_with_weights_of_their_own_need_no_hidden_states(role: Role, free: bool) -> None:
     table = np.array([0, 0, 7, 0, 5, 2], dtype=np.float32)
@@ -118,7 +134,7 @@ def test_a_head_is_read_as_it_was_written(head: sparse.SparseHead) -> None:
         ("text", "edgeembed.sparse.kind", None, "expected text or vocabulary"),
         ("text", "edgeembed.sparse.weight", None, "does not have 4 numbers"),
         ("text", "edgeembed.sparse.bias", "AACAfw==", "not finite"),
-        ("text", "edgeembed.sparse.excluded", "0,6", "expected token ids"),
+        ("text", "edgeembed.sparse.excluded", "0,6", "ids of tokens below 6"),
         ("vocabulary", "edgeembed.sparse.pooling", "mean", "expected max or sum"),
         ("vocabulary", "edgeembed.sparse.logarithms", "9", "expected 1 or 2"),
         ("vocabulary", "edgeembed.sparse.norm.epsilon", "nan", "expected a number from 0 to 1"),

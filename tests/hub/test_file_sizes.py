@@ -14,6 +14,7 @@ from gguf import GGUFReader
 
 from edgeembed.hub.catalogue import CatalogueEntry, HubCheckpoint, HubGguf, Shape, catalogue
 from edgeembed.hub.file_sizes import file_bytes, published_sizes, size_of, tensor_bytes
+from edgeembed.hub.gguf.file import UINT32
 from edgeembed.hub.gguf.header import read_header
 from edgeembed.models.memory import estimate, estimate_entry
 from edgeembed_convert import QUANTIZATIONS, ConversionOptions, convert_checkpoint
@@ -21,7 +22,10 @@ from edgeembed_convert.quantization import WEIGHED
 from edgeembed_convert.recipes import RECIPES
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
+from tests.convert.without_proof import convert_checkpoint as convert_unproven
 from tests.convert.zoo import FORMS
+from tests.convert.zoo.sparse import make_bert
+from tests.hub.gguf.parts import read, write
 
 # Files whose token embeddings have another type than our converter or today's llama.cpp would choose.
 OTHER_EMBEDDINGS = {("nomic-embed-text-v1.5", "Q4_K_M"), ("qwen3-embedding-4b", "Q5_0"), ("qwen3-embedding-8b", "Q5_0")}
@@ -101,6 +105,25 @@ def test_without_a_shape_or_a_rule_there_is_no_size() -> None:
     assert size_of(msgspec.structs.replace(entry, architecture="new"), "Q8_0") is None
     assert size_of(entry, "IQ2_M") is None
     assert {kind for kind in QUANTIZATIONS if size_of(entry, kind) is None} == {"IQ4_XS"}, "a mixture that nobody computes"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("kind", ["Q8_0", "F16"])
+def test_the_memory_of_a_model_without_dense_rows_is_counted(tmp_path: Path, kind: str) -> None:
+    """Of a second context, and of the copy that a masked-LM head makes of token embeddings in Q8_0."""
+    path, dense = tmp_path / "sparse.gguf", tmp_path / "dense.gguf"
+    convert_unproven(make_bert(tmp_path / "checkpoint"), path, quantization=kind)
+    file = read(path.read_bytes())
+    file.drop("edgeembed.outputs")
+    file.put("bert.pooling_type", UINT32, 1)
+    file.drop("edgeembed.sparse.kind")
+    dense.write_bytes(write(file))
+    width, feed_forward = (read_header(path).size(f"{name}_length") or 0 for name in ("embedding", "feed_forward"))
+    context = 4 * 128 * (4 * width + 2 * feed_forward)
+    tokens = next(tensor.shape[1] for tensor in GGUFReader(path).tensors if tensor.name == "token_embd.weight")
+    copy = int(tokens) * width * 34 // 32 if kind == "Q8_0" else 0
+    added = estimate(path, 64, 128) - path.stat().st_size - (estimate(dense, 64, 128) - dense.stat().st_size)
+    assert added == context + copy
 
 
 WIDE_QWEN = Qwen3Shape(hidden_size=256, intermediate_size=512, num_hidden_layers=9)

@@ -23,7 +23,7 @@ from edgeembed.hub.gguf import check
 from edgeembed.hub.install import ensure_installed, find_installed, parse_spec, pull
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import Store
-from edgeembed.models.registry import served
+from edgeembed.models.served_model import served
 from tests.fakes import Lines
 from tests.hub.fakes import (
     COMMIT,

@@ -26,7 +26,8 @@ from edgeembed.inference.requests import EmbedRequest, RerankRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 

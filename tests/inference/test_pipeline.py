@@ -19,7 +19,7 @@ from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_model, fake_service
 
 LONG = "word " * (CONTEXT_TOKENS + 10)

@@ -13,7 +13,8 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ModelNotFoundError, ModelReplacedError, RequestError
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest
 from edgeembed.inference.reranking import result_of_vectors
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import FakeEngine, fake_model, fake_packed_row, fake_row, fake_service
 
 
@@ -87,6 +88,16 @@ async def test_a_long_document_counts_with_its_best_window_by_max_sim() -> None:
     sea = fake_row("sea").astype(np.float64)
     cosines = [float(row @ sea / np.linalg.norm(row) / np.linalg.norm(sea)) for row in rows]
     assert pairs.scores[0] == pytest.approx(max(cosines), abs=1e-6)
+
+
+async def test_the_size_of_a_result_counts_the_vectors_of_all_windows() -> None:
+    """By it is decided what holds up the event loop: MaxSim compares them all."""
+    engine = FakeEngine()
+    service = fake_service(engine, outputs=("multi",))
+    long = " ".join(f"The sea was calm on day {day}." for day in range(100))
+    result = await service.embed(EmbedRequest([long], long_text="chunks", outputs=("multi",)))
+    every = sum(len(fake_packed_row(window, ("multi",))) for window in engine.computed)
+    assert result.numbers >= every > 10 * len(result.rows[0].vector)
 
 
 async def test_an_embedder_with_vectors_of_tokens_still_gives_cosines_where_they_are_asked_for() -> None:

@@ -25,7 +25,8 @@ from edgeembed.hub.catalogue import Matryoshka, Prompts
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService, check_outputs
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 

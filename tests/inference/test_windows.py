@@ -219,6 +219,7 @@ async def test_a_prompt_that_leaves_no_room_is_an_error_as_without_windows() -> 
     with pytest.raises(InputTooLongError) as caught:
         await embed(service, "wave", prose(12), input_type="document")
     assert caught.value.param == "input[1]"
+    assert "long_text" not in str(caught.value)
 
 
 async def test_an_error_names_the_text_and_not_the_window() -> None:
@@ -241,6 +242,29 @@ async def test_a_text_that_was_cut_before_is_not_tokenised_again(monkeypatch: py
     monkeypatch.setattr(windows, "MOST_WINDOWS", 4)
     with pytest.raises(RequestTooLargeError, match="more than 4 windows"):
         await embed(service, prose(40))
+
+
+async def test_cached_windows_need_no_loaded_model() -> None:
+    service, engine = make()
+    await embed(service, prose(40), "wave")
+    read = len(engine.read)
+    [model] = service.registry.models
+    await service.pool.unload(model)
+    found = await embed(service, prose(40), "wave")
+    assert found.hits == found.texts and len(engine.read) == read
+    assert service.pool.slot_of(model) is None
+
+
+async def test_windows_are_forgotten_when_they_take_too_much_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows, "_REMEMBERED_BYTES", 2500)
+    service, engine = make()
+    texts = [prose(12, seed) for seed in range(10)]
+    await embed(service, *texts)
+    read = len(engine.read)
+    await embed(service, texts[-1])
+    assert len(engine.read) == read
+    await embed(service, texts[0])
+    assert len(engine.read) > read, "of ten texts with a few windows each, a few are remembered"
 
 
 async def test_limits_of_a_request_hold_for_windows(monkeypatch: pytest.MonkeyPatch) -> None:

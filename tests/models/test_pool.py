@@ -11,7 +11,7 @@ from edgeembed.engine.interface import INTERACTIVE, Engine
 from edgeembed.errors import EngineUnavailableError, ModelLoadingError
 from edgeembed.models import pool as pool_module
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import FakeEngine, fake_model
 from tests.waiting import settle, until_async
 
@@ -281,6 +281,24 @@ async def test_a_storm_of_requests_for_more_models_than_fit_is_answered_within_t
     assert garage.most <= 7 * GB
     await pool.close()
     assert garage.loaded() == []
+
+
+async def test_a_load_that_the_end_interrupts_is_not_logged_as_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    started = asyncio.Event()
+
+    async def start() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    garage = Garage(a=1)
+    garage.prepare = lambda _name, engine: setattr(engine, "start", start)
+    pool = garage.pool()
+    loading = asyncio.create_task(pool.load(fake_model("a")))
+    await started.wait()
+    await pool.close()
+    with pytest.raises(EngineUnavailableError, match="stopping"):
+        await loading
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_nobody_waits_for_a_model_whose_failed_engine_cannot_even_be_closed() -> None:

@@ -11,7 +11,8 @@ import pytest
 from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.models import registry as registry_module
-from edgeembed.models.registry import ModelRegistry, ServedModel, Target
+from edgeembed.models.registry import ModelRegistry, Target
+from edgeembed.models.served_model import ServedModel
 from tests.fakes import fake_model
 
 QUERY = Prompts(query="query: {text}", document="passage: {text}")
@@ -279,6 +280,9 @@ async def test_an_embedder_ranks_if_its_name_ends_in_cosine() -> None:
     assert (await registry.resolve("small", "rerank", also="embed")).model == SMALL
     with pytest.raises(WrongTaskError, match=r"'small:cosine' ranks them by the cosine"):
         await registry.resolve("small", "rerank")
+    with pytest.raises(WrongTaskError) as no_dense:
+        await ModelRegistry(replace(SMALL, outputs=("sparse",)), [RANKER]).resolve("small", "rerank")
+    assert "cosine" not in str(no_dense.value), "there are no dense vectors to compare"
     with pytest.raises(ModelNotFoundError):
         await registry.resolve(f"{RANKER.name}:cosine", "rerank")
     assert (await ModelRegistry(SMALL).resolve(None, "rerank", also="embed")).model == SMALL

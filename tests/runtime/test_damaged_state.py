@@ -23,7 +23,7 @@ from edgeembed.hub.usage import Usage
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.row_watch import BASELINE_ROWS
 from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
-from edgeembed.models.registry import served
+from edgeembed.models.served_model import served
 from edgeembed.runtime.engines import chosen_profile
 from edgeembed.upstream.identity import IdentityStore, ProbeResult
 from tests.cli.helpers import install

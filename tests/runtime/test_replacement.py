@@ -17,7 +17,7 @@ from edgeembed.hub.store import Store
 from edgeembed.inference.requests import EmbedRequest
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ServedModel, served
+from edgeembed.models.served_model import ServedModel, served
 from edgeembed.runtime.engines import make_gpus
 from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
 from edgeembed.runtime.replacement import FileWatch, ModelFiles

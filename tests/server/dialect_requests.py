@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,6 @@ from edgeembed.cache import VectorCache
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.classes import Classes
-from edgeembed.engine.interface import DENSE, Output
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
@@ -60,9 +60,10 @@ class Server:
         access: Access | None = None,
         max_body_bytes: int = 100_000,
         max_request_texts: int = 50,
-        outputs: tuple[Output, ...] = DENSE,
+        aliases: Mapping[str, str] | None = None,
+        **fields: Any,
     ) -> None:
-        """outputs: of the embedder."""
+        """fields: of the embedder's `ServedModel`."""
         self.embedder = embedder or FakeEngine()
         self.ranker = FakeEngine()
         self.ranker.row_of = score
@@ -70,12 +71,12 @@ class Server:
         self.judge = FakeEngine(len(CLASSES.labels))
         engines = {"embedder": self.embedder, "ranker": self.ranker, "judge": self.judge}
         self.registry = registry = ModelRegistry(
-            dataclasses.replace(fake_model("embedder", prompts=PROMPTS), outputs=outputs),
+            dataclasses.replace(fake_model("embedder", prompts=PROMPTS), **fields),
             [
                 fake_model("ranker", "rerank", prompts=Prompts(instruction="Find answers")),
                 fake_model("judge", "classify", classes=CLASSES),
             ],
-            aliases={"nomic-embed-text": "embedder"},
+            aliases={"nomic-embed-text": "embedder", **(aliases or {})},
         )
         self.keep_alive: float | None = None
         rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: self.keep_alive)

@@ -40,7 +40,8 @@ from edgeembed.engine.interface import (
 from edgeembed.engine.outputs import pack
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server import fast_path
 from edgeembed.server.app import make_app
 from tests.fakes import FakeEngine, fake_model

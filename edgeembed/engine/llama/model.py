@@ -130,7 +130,6 @@ class LlamaModel:
         self._head: Head | None = classifier or dense
         if dense is not None:
             self._dimensions = dense.outputs
-        self._masked_lm: MaskedLm | None = None
         self._token_heads: dict[Output, TokenHead] = {}
         if not ranks:
             self._token_heads = heads.token_heads(states, self.vocabulary.size, dense, self._make_masked_lm)
@@ -212,29 +211,28 @@ class LlamaModel:
         except KeyError as missing:
             raise ComputeError(f"the model file has no output {missing}") from None
 
+    @property
+    def _masked_lm(self) -> VocabularyHead | None:
+        """The head of a masked language model, if the file has one."""
+        head = self._token_heads.get("sparse")
+        return head if isinstance(head, VocabularyHead) else None
+
     def needs_all_threads(self, outputs: tuple[Output, ...]) -> bool:
         """Return whether a head for these outputs computes with all threads, and so in one lane only."""
-        return "sparse" in outputs and isinstance(self._token_heads.get("sparse"), VocabularyHead)
-
-    def free_head(self) -> None:
-        """Free what the head of a masked language model takes until it is needed again."""
-        head = self._token_heads.get("sparse")
-        if self._masked_lm is not None and isinstance(head, VocabularyHead):
-            head.forget()
-            self._masked_lm.close()
-            self._masked_lm = None
+        return "sparse" in outputs and self._masked_lm is not None
 
     def needs_states(self, outputs: tuple[Output, ...], role: Role) -> bool:
         """Return whether these outputs of a text depend on its hidden states, and not on the ids of its tokens alone."""
-        if outputs != ("sparse",):
-            return True
-        head = self._token_heads.get("sparse")
-        return not isinstance(head, VocabularyHead) or head.needs_states(role)
+        return outputs != ("sparse",) or self._masked_lm is None or self._masked_lm.needs_states(role)
+
+    def free_head(self) -> None:
+        """Free what the head of a masked language model takes until it is needed again."""
+        if self._masked_lm is not None:
+            self._masked_lm.free()
 
     def close(self) -> None:
         """Free the wide context and the model. Close the contexts of bulk lanes first."""
-        if self._masked_lm:
-            self._masked_lm.close()
+        self.free_head()
         self.wide.close()
         if self._model:
             lib.llama_model_free(self._model)
@@ -355,8 +353,7 @@ class LlamaModel:
         small = replace(self.plan.wide, cells=TILE, batch=TILE, longest_text=TILE, pieces=False, prefix_cells=0)
         embeddings = find_embeddings(partial(self.new_context, shape=small))
         packed, threads = self._options.extra_buffers, self._options.threads
-        self._masked_lm = MaskedLm(weights, embeddings, threads=threads, packed=packed)
-        return self._masked_lm
+        return MaskedLm(weights, embeddings, threads=threads, packed=packed)
 
     def _facts(self) -> ModelFacts:
         causal = self.metadata(f"{self._keys}.attention.causal") != "false"

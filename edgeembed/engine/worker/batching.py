@@ -7,7 +7,7 @@ processors, a few threads each, for the highest throughput; they yield to the wi
 
 - A single query, or a few that bulk lanes could not share evenly, go to the wide lane, whatever the bulk lanes compute.
 - Many queries are a load like any other: the bulk lanes share them.
-- Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane.
+- Bulk texts go to bulk lanes; only those that are too long for one go to the wide lane, behind queries unless they starve.
 - Texts with other outputs than a dense row need another context of their lane. They share no batch with dense ones. Those
   whose head is computed by all threads go to the wide lane.
 
@@ -276,9 +276,10 @@ class BatchQueue(Generic[TokensT]):
     def _choose_wide(self) -> list[QueuedText[TokensT]]:
         if not self._bulk_lanes:
             return self._pack(self._order(), self._budget)
-        if self._queries_are_few():
+        starving = self._starving_only_wide()
+        if starving is None and self._queries_are_few():
             return self._pack([self._queries], self._budget)
-        if text := self._find_only_wide():
+        if text := starving or self._find_only_wide():
             return self._pack(self._order(), self._budget, dense=False) if text.only_wide else [text]
         return self._pack(self._order(), self._budget) if self._all_is_little() else []
 
@@ -304,6 +305,11 @@ class BatchQueue(Generic[TokensT]):
                 if self._is_only_wide(text) and not text.alone:
                     return text
         return None
+
+    def _starving_only_wide(self) -> QueuedText[TokensT] | None:
+        """Return the oldest bulk text if it has waited for too long and only the wide lane can compute it, or None."""
+        oldest = next(iter(self._bulk.values()), None)
+        return oldest if oldest is not None and self._is_only_wide(oldest) and self._bulk_starves() else None
 
     def _is_only_wide(self, text: QueuedText[TokensT]) -> bool:
         return text.count > self._bulk_tokens or text.only_wide

@@ -16,7 +16,7 @@ from typing import NoReturn
 from edgeembed.engine import canary, text_template
 from edgeembed.engine.classes import FUNCTION_KEY, LABELS_KEY, read_classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY, decode_classifier
-from edgeembed.engine.dense import COUNT_KEY, DenseError, read_head
+from edgeembed.engine.dense import COUNT_KEY, read_head
 from edgeembed.engine.outputs import OUTPUTS_KEY, parse_outputs
 from edgeembed.engine.pair_template import SECOND_SEGMENT_KEY, TEMPLATE_KEY
 from edgeembed.engine.sparse import MaskedLmWeights
@@ -138,7 +138,7 @@ def _width_behind_dense(head: GgufHead, sizes: ArchitectureSizes) -> int:
     """Check our dense layers behind the pooling, and return the length of a vector. Raises UnfitError."""
     try:
         dense = read_head(partial(_text_of, head.values), sizes.width)
-    except DenseError as error:
+    except ValueError as error:
         raise UnfitError(str(error)) from error
     if dense is not None and sizes.scores not in (None, dense.outputs):
         raise UnfitError(

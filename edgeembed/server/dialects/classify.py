@@ -7,6 +7,7 @@ inference needs them, and `cache` are extensions. text-embeddings-inference has 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import uuid
 from functools import partial
@@ -16,6 +17,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.requests import ClassifyRequest, ClassifyResult
 from edgeembed.inference.truncation import Lengths
@@ -27,12 +29,10 @@ from edgeembed.server.fields import (
     TruncateField,
     answer_headers,
     check_count,
-    check_positive,
+    has_token_ids,
     id_lists_of,
-    is_token_ids,
-    only_one,
+    lengths_of_text,
     part_text,
-    side_of,
     side_to_cut,
     truncated_items,
 )
@@ -148,7 +148,7 @@ async def classify(request: web.Request) -> web.Response:
             _request_of(body, request.app[MAX_REQUEST_TEXTS]),
             model=body.model,
             cache=cache_use(body.cache, request),
-            lengths=_lengths(body, Lengths(service.truncate)),
+            lengths=_lengths(body, service.truncate),
         )
     )
     size = result.logits.size
@@ -199,7 +199,7 @@ def _request_of(body: ClassifyBody, most: int) -> ClassifyRequest:
     if not isinstance(given, list):
         return ClassifyRequest([part_text(given, "input")], single=True)
     check_count(given, most, "input")
-    if is_token_ids(given) or all(isinstance(item, list) and item and is_token_ids(item) for item in given):
+    if has_token_ids(given):
         ids, single = id_lists_of(given, "input")
         return ClassifyRequest([], ids=ids, single=single)
     texts, seconds = zip(*(one_or_two(item, f"input[{index}]") for index, item in enumerate(given)), strict=True)
@@ -221,15 +221,9 @@ def one_or_two(item: Any, place: str) -> tuple[str, str | None]:
             raise RequestError(f"{place} is {json_name(item)}; expected a text, or two texts, [text, text]", param=place)
 
 
-def _lengths(body: ClassifyBody, default: Lengths) -> Lengths:
+def _lengths(body: ClassifyBody, default: Side) -> Lengths:
     """Return how long a text may be, and what happens to a longer one. Raises RequestError."""
-    check_positive(body.max_tokens, "max_tokens")
     most = body.truncate_prompt_tokens
-    side = side_to_cut(body.truncate, None, body.truncation_side, default.cut if most is None else "end")
-    if most is None:
-        return Lengths(side, body.max_tokens, query=side != "none")
-    if most != -1:
-        check_positive(most, "truncate_prompt_tokens")
-    only_one(truncate=side, truncate_prompt_tokens=side_of(body.truncation_side, "truncation_side") or "end")
-    asked = only_one(max_tokens=body.max_tokens, truncate_prompt_tokens=None if most == -1 else most)
-    return Lengths(side, asked, query=side != "none", asked="truncate_prompt_tokens")
+    side = side_to_cut(body.truncate, None, body.truncation_side, default if most is None else "end")
+    found = lengths_of_text(side, body.truncation_side, most, body.max_tokens)
+    return dataclasses.replace(found, query=side != "none")

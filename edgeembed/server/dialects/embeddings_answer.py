@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import msgspec
 import orjson
-from aiohttp import hdrs, web
+from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.cache import CachedRow
 from edgeembed.engine.interface import Row
 from edgeembed.errors import RequestError
-from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes
+from edgeembed.inference.aside import Aside
+from edgeembed.inference.number_formats import base64_rows, quantised, row_bytes, row_size
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.inference.requests import ClassifyResult, EmbedResult
 from edgeembed.server.dialects.embeddings_body import NumberFormat
+from edgeembed.server.dialects.token_rows import bytes_in_parts
 from edgeembed.server.fields import truncated_items
-from edgeembed.server.responses import BYTES_TYPE, raw_response
 
 _METADATA_HEADER = "metadata"
 _LONGEST_HEADER = 8000
@@ -63,41 +65,39 @@ def with_cuts(written: bytes, result: EmbedResult) -> bytes:
     return b'%b,"truncated":%b}' % (written[:-1], msgspec.json.encode(items))
 
 
-def bytes_response(result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:
+async def bytes_response(aside: Aside, result: EmbedResult, numbers: NumberFormat, headers: dict[str, str]) -> web.Response:
     """Return the bytes of all rows; see `bytes_of_items`. Raises RequestError."""
     if result.windows is not None:
         raise RequestError("chunks are sent as JSON only; leave encoding_format out", param="encoding_format")
-    matrix = matrix_of(result, numbers)
-    return bytes_of_items(result, (matrix[index : index + 1] for index in range(len(matrix))), False, numbers, headers)
+    matrix = await aside.run(result.numbers, matrix_of, result, numbers)
+    return bytes_of_items(aside, result, iter(matrix[:, None]), [matrix.shape[1:]] * len(matrix), numbers, headers)
 
 
 def bytes_of_items(
+    aside: Aside,
     result: EmbedResult | ClassifyResult,
-    items: Iterable[Matrix],
-    of_tokens: bool,
+    items: Iterator[Matrix],
+    shapes: Sequence[tuple[int, ...]],
     numbers: NumberFormat,
     headers: dict[str, str],
 ) -> web.Response:
     """Return the bytes of the rows of each text, one after the other. The header `metadata` says where each begins and ends.
 
-    of_tokens: a text may have several rows, and so its numbers two dimensions. Raises RequestError if there are too many
-    texts for a header.
+    shapes: of the numbers of each text. Raises RequestError if there are too many texts for a header.
     """
-    written, shapes = list[bytes](), list[tuple[int, ...]]()
-    for item in items:
-        written.append(b"".join(row_bytes(item, numbers.dtype, numbers.endianness)))
-        shapes.append(item.shape if of_tokens else item.shape[1:])
-    headers = {hdrs.CONTENT_TYPE: BYTES_TYPE, **headers}
+    size = row_size(shapes[0][-1], numbers.dtype)
+    sizes = [math.prod(shape[:-1]) * size for shape in shapes]
     if numbers.encoding == "bytes":
-        metadata = _metadata(result, list(map(len, written)), shapes, numbers)
+        metadata = _metadata(result, sizes, shapes, numbers)
         if len(metadata) > _LONGEST_HEADER:
             raise RequestError(
-                f"encoding_format bytes describes {len(written)} rows in a header, which is too long; use bytes_only, or "
+                f"encoding_format bytes describes {len(shapes)} texts in a header, which is too long; use bytes_only, or "
                 "send fewer texts",
                 param="encoding_format",
             )
-        headers[_METADATA_HEADER] = metadata
-    return raw_response(b"".join(written), headers)
+        headers = {**headers, _METADATA_HEADER: metadata}
+    pieces = (row for item in items for row in row_bytes(item, numbers.dtype, numbers.endianness))
+    return bytes_in_parts(aside, sum(map(math.prod, shapes)), pieces, sum(sizes), headers)
 
 
 def _metadata(

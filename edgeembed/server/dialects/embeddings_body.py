@@ -11,15 +11,17 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
+from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
-from edgeembed.inference.requests import LongText
+from edgeembed.inference.requests import EmbedRequest, LongText
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.prompts import InputType
-from edgeembed.server.body import CacheField
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
+from edgeembed.server.body import CacheField, cache_use
 from edgeembed.server.fields import (
     PROMPT,
     InputTypeField,
@@ -27,12 +29,11 @@ from edgeembed.server.fields import (
     TextsOrIdsField,
     TruncateField,
     check_count,
-    check_positive,
     id_lists_of,
     input_type_of,
+    lengths_of_text,
     message_text,
     only_one,
-    side_of,
     side_to_cut,
     texts_of,
     word_of,
@@ -204,7 +205,27 @@ def number_format(body: EmbeddingFields) -> NumberFormat:
     return NumberFormat(encoding or "float", dtype or "float32", "big" if body.endianness == "big" else "little", norm)
 
 
-def input_type(body: EmbeddingFields) -> InputType | None:
+def embed_request(request: web.Request, body: EmbeddingFields, token_hint: str = "") -> EmbedRequest:
+    """Return what a body asks for; its vectors are dense ones. token_hint: see `texts_of`. Raises RequestError."""
+    service = request.app[SERVICE]
+    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], token_hint)
+    return EmbedRequest(
+        texts=texts,
+        model=body.model,
+        input_type=_input_type(body),
+        instruction=body.instruction,
+        prefix=body.prompt,
+        dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
+        single=single,
+        cache=cache_use(body.cache, request),
+        lengths=lengths(body, service.truncate),
+        ids=ids,
+        repeatable=bool(body.repeatable),
+        long_text=_long_text(body, service.long_text),
+    )
+
+
+def _input_type(body: EmbeddingFields) -> InputType | None:
     """Return what the texts are embedded for. Raises RequestError for an unknown word."""
     task = None if body.task == "embed" else body.task  # vLLM's name of what this route does
     return only_one(
@@ -216,19 +237,12 @@ def input_type(body: EmbeddingFields) -> InputType | None:
 
 def lengths(body: EmbeddingFields, default: Side) -> Lengths:
     """Return how long a text may be, and what happens to a longer one: `default` if the request does not say."""
-    check_positive(body.max_tokens, "max_tokens")
     most = body.truncate_prompt_tokens
     side = side_to_cut(body.truncate, body.truncation, body.truncation_side, default if most is None else "end")
-    if most is None:
-        return Lengths(side, body.max_tokens)
-    if most != -1:
-        check_positive(most, "truncate_prompt_tokens")
-    only_one(truncate=side, truncate_prompt_tokens=side_of(body.truncation_side, "truncation_side") or "end")
-    asked = only_one(max_tokens=body.max_tokens, truncate_prompt_tokens=None if most == -1 else most)
-    return Lengths(side, asked, asked="truncate_prompt_tokens")
+    return lengths_of_text(side, body.truncation_side, most, body.max_tokens)
 
 
-def long_text(body: EmbeddingFields, default: LongText) -> LongText:
+def _long_text(body: EmbeddingFields, default: LongText) -> LongText:
     """Return what a text that is too long becomes: `default` if the request does not say. Raises RequestError."""
     return long_text_of(
         body.long_text,

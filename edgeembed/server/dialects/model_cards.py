@@ -13,7 +13,7 @@ from edgeembed.engine.stand_ins import computed_as
 from edgeembed.errors import HubError
 from edgeembed.hub.gguf.file import Scalar
 from edgeembed.hub.gguf.header import open_gguf
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 
 _LONGEST_VALUE = 200
 """Longest value that is shown, in characters; templates and licence texts are longer."""

@@ -16,7 +16,8 @@ from msgspec import Meta
 from edgeembed import __version__
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.models.pool import Slot
-from edgeembed.models.registry import ModelListing, ModelRegistry, ServedModel
+from edgeembed.models.registry import ModelListing, ModelRegistry
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER

@@ -7,28 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.common.status import ListedModel
-from edgeembed.engine.interface import DENSE
-from edgeembed.inference.requests import EmbedRequest, EmbedResult
+from edgeembed.inference.requests import EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
-from edgeembed.server.app_keys import BODY_DIGEST, MAX_REQUEST_TEXTS, SERVICE
-from edgeembed.server.body import BodyType, cache_use, read_body
+from edgeembed.server.app_keys import BODY_DIGEST, SERVICE
+from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_response, with_cuts, write_json
-from edgeembed.server.dialects.embeddings_body import (
-    EmbeddingsBody,
-    input_type,
-    lengths,
-    long_text,
-    number_format,
-    texts_and_ids,
-)
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, embed_request, number_format
 from edgeembed.server.dialects.outputs import check_encoding, output_form, outputs_json, words_of
 from edgeembed.server.dialects.token_rows import is_large, json_in_parts
-from edgeembed.server.fields import answer_headers, only_one
+from edgeembed.server.fields import answer_headers
 from edgeembed.server.proxy import FORWARD
 from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
 
@@ -57,36 +50,21 @@ async def _embed(request: web.Request, *, jina: bool = False) -> web.Response:
     """Answer a request. jina: for vectors of tokens, and not for dense ones."""
     body = await read_body(request, _BODY)
     numbers = number_format(body)
-    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], _TOKEN_HINT)
+    asked = embed_request(request, body, _TOKEN_HINT)
     service = request.app[SERVICE]
-    form = await output_form(body, service, jina=jina)
+    form = await output_form(body, service, asked.input_type, jina=jina)
     if form is not None:
         check_encoding(numbers)
-    result = await service.embed(
-        EmbedRequest(
-            texts=texts,
-            model=body.model,
-            input_type=input_type(body),
-            instruction=body.instruction,
-            prefix=body.prompt,
-            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
-            single=single,
-            cache=cache_use(body.cache, request),
-            lengths=lengths(body, service.truncate),
-            ids=ids,
-            repeatable=bool(body.repeatable),
-            long_text=long_text(body, service.long_text),
-            outputs=form.outputs if form else DENSE,
-        )
-    )
+        asked = msgspec.structs.replace(asked, outputs=form.outputs)
+    result = await service.embed(asked)
     headers = answer_headers(result, result.texts)
     if form is not None:
-        pieces = outputs_json(result, numbers, form, await words_of(service, body.model, result, form))
-        if is_large(result):
-            return await json_in_parts(service.aside, result, pieces, headers)
-        return _stored(request, await service.aside.run(result.numbers, b"".join, pieces), result, headers)
+        pieces = outputs_json(result, numbers, form, await words_of(service, result, form))
+        if is_large(result.numbers):
+            return json_in_parts(service.aside, result, pieces, headers)
+        return _stored(request, b"".join(pieces), result, headers)
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(result.numbers, bytes_response, result, numbers, headers)
+        return await bytes_response(service.aside, result, numbers, headers)
     written = await service.aside.run(result.numbers, write_json, result, numbers)
     return _stored(request, with_cuts(written, result), result, headers)
 

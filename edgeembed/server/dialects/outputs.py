@@ -18,8 +18,9 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.postprocess import Matrix, sparse_vector
 from edgeembed.inference.requests import DetokenizeRequest, EmbedResult
 from edgeembed.inference.service import EmbeddingService, check_outputs
+from edgeembed.models.prompts import InputType
 from edgeembed.server.dialects.embeddings_answer import matrix_of, written_rows
-from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, NumberFormat, refuse_long_text
 from edgeembed.server.dialects.token_rows import check_width, json_list, token_rows
 from edgeembed.server.fields import check_positive, only_one, truncated_items
 
@@ -53,11 +54,13 @@ class OutputForm(msgspec.Struct, frozen=True):
         return sparse_vector(pairs, self.top_k, self.threshold)
 
 
-async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: bool = False) -> OutputForm | None:
+async def output_form(
+    body: EmbeddingsBody, service: EmbeddingService, input_type: InputType | None, *, jina: bool = False
+) -> OutputForm | None:
     """Return what a request wants of each text; None for the dense vector alone.
 
-    jina: the route is that for vectors of tokens. Raises RequestError for fields that contradict each other or that need
-    another one.
+    input_type: of the texts, on which the model may depend. jina: the route is that for vectors of tokens. Raises
+    RequestError for fields that contradict each other or that need another one.
     """
     sparse = only_one(sparse=body.sparse, return_sparse=body.return_sparse)
     jina = jina or bool(body.return_multivector)
@@ -65,7 +68,7 @@ async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: 
     _check(body, bool(sparse), multi)
     if not sparse and not multi:
         return None
-    model = (await service.registry.resolve(body.model, "embed")).model
+    model = (await service.registry.resolve(body.model, "embed", input_type=input_type)).model
     dense = body.return_dense
     if dense is None:
         dense = not jina and model.computes("dense")
@@ -73,8 +76,13 @@ async def output_form(body: EmbeddingsBody, service: EmbeddingService, *, jina: 
     for output, names in _NAMES.items():
         if wanted[output]:
             check_outputs(model, [output], next((name for name in names if getattr(body, name)), "model"))
+    outputs = ordered(output for output, is_wanted in wanted.items() if is_wanted)
+    if outputs == ("sparse",):
+        for name in ("dimensions", "output_dimension"):
+            if getattr(body, name):
+                raise RequestError(f"{name} is for vectors of numbers, not for sparse ones; leave it out", param=name)
     return OutputForm(
-        ordered(output for output, is_wanted in wanted.items() if is_wanted),
+        outputs,
         "embeddings" if jina else "multi_embedding",
         body.sparse_top_k,
         body.sparse_threshold or 0.0,
@@ -93,8 +101,8 @@ def _check(body: EmbeddingsBody, sparse: bool, multi: bool) -> None:
         for name in ("sparse_top_k", "sparse_threshold", "sparse_words"):
             if getattr(body, name):
                 raise RequestError(f'{name} is about sparse vectors; set "sparse": true', param=name)
-    if (sparse or multi) and body.long_text not in (None, "none"):
-        raise RequestError("long_text is for dense vectors alone; split the text, or have it cut", param="long_text")
+    if sparse or multi:
+        refuse_long_text(body)
 
 
 def check_encoding(numbers: NumberFormat) -> None:
@@ -107,9 +115,7 @@ def check_encoding(numbers: NumberFormat) -> None:
         )
 
 
-async def words_of(
-    service: EmbeddingService, model: str | None, result: EmbedResult, form: OutputForm
-) -> Mapping[int, bytes] | None:
+async def words_of(service: EmbeddingService, result: EmbedResult, form: OutputForm) -> Mapping[int, bytes] | None:
     """Return the texts of the tokens in sparse vectors as JSON, by id; None if the request does not want them.
 
     Raises RequestError if there are too many.
@@ -123,7 +129,7 @@ async def words_of(
             "Send fewer texts at a time, or set sparse_top_k",
             param="sparse_words",
         )
-    asked = DetokenizeRequest([[token] for token in ids], model, special=True, param="sparse_words")
+    asked = DetokenizeRequest([[token] for token in ids], result.model.spec, special=True, param="sparse_words")
     texts = await service.detokenize(asked) if ids else []
     return {token: orjson.dumps(text) for token, text in zip(ids, texts, strict=True)}
 
@@ -139,8 +145,7 @@ def outputs_json(
     result: EmbedResult, numbers: NumberFormat, form: OutputForm, words: Mapping[int, bytes] | None
 ) -> Iterator[bytes]:
     """Return an iterator of the pieces of an answer in JSON. Raises RequestError."""
-    has = form.outputs
-    check_width(result, "dense" if "dense" in has else "multi" if "multi" in has else "sparse")
+    check_width(result, form.outputs[0])  # the ones that `dimensions` is about
     return _pieces(result, numbers, form, words)
 
 

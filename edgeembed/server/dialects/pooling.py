@@ -18,21 +18,19 @@ import orjson
 from aiohttp import web
 from msgspec import UNSET, Meta
 
-from edgeembed.engine.interface import DENSE, Output
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.number_formats import row_bytes
 from edgeembed.inference.postprocess import Matrix
-from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedRequest, EmbedResult
+from edgeembed.inference.requests import ClassifyRequest, ClassifyResult, EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, read_body
-from edgeembed.server.dialects.embeddings_answer import bytes_of_items
+from edgeembed.server.dialects.embeddings_answer import bytes_of_items, bytes_response, matrix_of
 from edgeembed.server.dialects.embeddings_body import (
     EmbeddingFields,
     NumberFormat,
-    input_type,
+    embed_request,
     lengths,
-    long_text,
     number_format,
     refuse_long_text,
     texts_and_ids,
@@ -45,7 +43,7 @@ from edgeembed.server.dialects.token_rows import (
     token_output,
     token_rows,
 )
-from edgeembed.server.fields import TruncatedItem, answer_headers, is_token_ids, only_one, truncated_items
+from edgeembed.server.fields import TruncatedItem, answer_headers, has_token_ids, truncated_items
 from edgeembed.server.responses import json_bytes
 
 routes = web.RouteTableDef()
@@ -59,7 +57,19 @@ PoolingData: TypeAlias = Annotated[
 _SUPPORTED = (
     "Supported tasks: embed (a row for each text), token_embed (a row for each token), classify (a score for each class)"
 )
-_FOR_VECTORS = ("dimensions", "output_dimension", "input_type", "prompt_name", "prompt", "instruction", "long_text")
+_BASE64_ROWS = 96
+"""Rows that are written at once; a multiple of three, so that no padding stands between them."""
+_FOR_VECTORS = (
+    "dimensions",
+    "output_dimension",
+    "embd_normalize",
+    "input_type",
+    "prompt_name",
+    "prompt",
+    "instruction",
+    "long_text",
+    "repeatable",
+)
 
 
 class PoolingBody(EmbeddingFields):
@@ -72,6 +82,13 @@ class PoolingBody(EmbeddingFields):
             "The default is token_embed, or classify for a classifier."
         ),
     ] = None
+    multi_vector: Annotated[
+        bool | None,
+        Meta(
+            description="With token_embed. true: the vectors of a head for late interaction. false: the hidden states. The "
+            "default is the head's vectors if the model has one."
+        ),
+    ] = None
 
 
 class PoolingItem(msgspec.Struct):
@@ -80,6 +97,9 @@ class PoolingItem(msgspec.Struct):
     index: int
     object: Literal["pooling"]
     data: PoolingData
+    shape: Annotated[
+        list[int] | msgspec.UnsetType, Meta(description="With base64 and token_embed: rows, and numbers in each.")
+    ] = UNSET
 
 
 class PoolingUsage(msgspec.Struct):
@@ -110,45 +130,41 @@ async def pooling(request: web.Request) -> web.Response:
     """Return a vector for each token of each text, one for each text, or a score for each class."""
     body = await read_body(request, _BODY)
     task = await _task(body, request.app[SERVICE])
+    if body.multi_vector and task != "token_embed":
+        raise RequestError("multi_vector is about vectors of tokens, whose task is token_embed", param="multi_vector")
     body.task = None
-    if body.token_ids is None and _has_ids(body.input):
+    if body.token_ids is None and has_token_ids(body.input):  # which are the model's own in this dialect
         body.token_ids = "model"
     numbers = number_format(body)
-    return await (_classify(request, body, numbers) if task == "classify" else _embed(request, body, task, numbers))
+    answer = {"embed": _embed, "token_embed": _token_embed, "classify": _classify}[task]
+    return await answer(request, body, numbers)
 
 
-async def _embed(request: web.Request, body: PoolingBody, task: Task, numbers: NumberFormat) -> web.Response:
-    service, tokens = request.app[SERVICE], task == "token_embed"
-    texts, ids, single = texts_and_ids(body, request.app[MAX_REQUEST_TEXTS], "")
-    output: Output = "dense"
-    if tokens:
-        refuse_long_text(body)
-        output = token_output((await service.registry.resolve(body.model, "embed")).model)
-    elif body.long_text == "chunks":
+async def _embed(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    if body.long_text == "chunks":
         raise RequestError("POST /v1/embeddings has long_text chunks; here, send mean", param="long_text")
-    result = await service.embed(
-        EmbedRequest(
-            texts=texts,
-            model=body.model,
-            input_type=input_type(body),
-            instruction=body.instruction,
-            prefix=body.prompt,
-            dimensions=only_one(dimensions=body.dimensions, output_dimension=body.output_dimension) or None,
-            single=single,
-            cache=cache_use(body.cache, request),
-            lengths=lengths(body, service.truncate),
-            ids=ids,
-            repeatable=bool(body.repeatable),
-            long_text="none" if tokens else long_text(body, service.long_text),
-            outputs=(output,) if tokens else DENSE,
-        )
-    )
+    service = request.app[SERVICE]
+    result = await service.embed(embed_request(request, body))
+    headers = answer_headers(result, result.texts)
+    if numbers.encoding in ("bytes", "bytes_only"):
+        return await bytes_response(service.aside, result, numbers, headers)
+    matrix = await service.aside.run(result.numbers, matrix_of, result, numbers)
+    return json_in_parts(service.aside, result, _json(result, iter(matrix[:, None]), False, numbers), headers)
+
+
+async def _token_embed(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
+    refuse_long_text(body)
+    service, asked = request.app[SERVICE], embed_request(request, body)
+    model = (await service.registry.resolve(body.model, "embed", input_type=asked.input_type)).model
+    output = token_output(model, body.multi_vector)
+    result = await service.embed(msgspec.structs.replace(asked, outputs=(output,)))
     headers = answer_headers(result, result.texts)
     check_width(result, output)
     rows = token_rows(result, output, numbers.norm, result.dimensions)
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(result.numbers, bytes_of_items, result, rows, tokens, numbers, headers)
-    return await json_in_parts(service.aside, result, _json(result, rows, tokens, numbers), headers)
+        shapes = [(len(each), result.dimensions or each.shape[1]) for each in result.each(output)]
+        return bytes_of_items(service.aside, result, rows, shapes, numbers, headers)
+    return json_in_parts(service.aside, result, _json(result, rows, True, numbers), headers)
 
 
 async def _classify(request: web.Request, body: PoolingBody, numbers: NumberFormat) -> web.Response:
@@ -170,9 +186,9 @@ async def _classify(request: web.Request, body: PoolingBody, numbers: NumberForm
     result = await service.classify(asked)
     headers = answer_headers(result, len(result.tokens))
     scores = (result.logits if numbers.norm != 2 else result.probabilities).astype(np.float32)
-    rows = (scores[index : index + 1] for index in range(len(scores)))
+    rows = iter(scores[:, None])
     if numbers.encoding in ("bytes", "bytes_only"):
-        return await service.aside.run(scores.size, bytes_of_items, result, rows, False, numbers, headers)
+        return bytes_of_items(service.aside, result, rows, [scores.shape[1:]] * len(scores), numbers, headers)
     written = await service.aside.run(scores.size, b"".join, _json(result, rows, False, numbers))
     return json_bytes(written, headers)
 
@@ -191,13 +207,6 @@ async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
             raise RequestError(f"Unsupported task: 'token_classify'. {_SUPPORTED}. {advice}", param="task")
         case other:
             raise RequestError(f"Unsupported task: {quoted(other)}. {_SUPPORTED}", param="task")
-
-
-def _has_ids(given: Any) -> bool:
-    """Return whether a field has token ids, which are the model's own in this dialect."""
-    if not isinstance(given, list) or not given:
-        return False
-    return is_token_ids(given) or all(isinstance(item, list) and is_token_ids(item) for item in given)
 
 
 def _json(
@@ -219,7 +228,13 @@ def _json(
 def _item(index: int, matrix: Matrix, tokens: bool, numbers: NumberFormat) -> Iterator[bytes]:
     yield b'{"index":%d,"object":"pooling","data":' % index
     if numbers.encoding == "base64":
-        yield b'"%b"' % base64.b64encode(b"".join(row_bytes(matrix, numbers.dtype, numbers.endianness)))
+        yield b'"'
+        for begin in range(0, len(matrix), _BASE64_ROWS):
+            some = matrix[begin : begin + _BASE64_ROWS]
+            yield base64.b64encode(b"".join(row_bytes(some, numbers.dtype, numbers.endianness)))
+        yield b'"'
+        if tokens:
+            yield b',"shape":[%d,%d]' % matrix.shape
     elif tokens:
         yield from json_rows(matrix, numbers.dtype)
     else:

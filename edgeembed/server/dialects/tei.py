@@ -26,16 +26,15 @@ from edgeembed.server.dialects.tei_fields import (
     TeiTextsBody,
     TruncateField,
     batch_of,
-    compute_headers,
+    embed_headers,
+    embed_request,
     lengths,
-    texts_or_ids,
 )
 from edgeembed.server.fields import (
     PositiveField,
     TextField,
     TextListField,
     input_type_of,
-    is_token_ids,
 )
 from edgeembed.server.long_texts import LongTextField, long_text_of
 from edgeembed.server.responses import json_response
@@ -97,25 +96,12 @@ async def embed_texts(request: web.Request) -> web.Response:
     """Embed a text or a list of texts; the response is a list of rows."""
     began = time.perf_counter()
     body = await read_body(request, _EMBED)
-    texts, ids = texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
-    service = request.app[SERVICE]
-    result = await service.embed(
-        EmbedRequest(
-            texts=texts,
-            model=body.model,
-            input_type=input_type_of(body.prompt_name, "prompt_name"),
-            dimensions=body.dimensions,
-            param="inputs",
-            single=not isinstance(body.inputs, list) or is_token_ids(body.inputs),
-            cache=cache_use(None, request),
-            lengths=lengths(body.truncate, body.truncation_direction),
-            ids=ids,
-            long_text=long_text_of(body.long_text, service.long_text, ids=ids is not None, truncate=body.truncate),
-        )
-    )
+    service, asked = request.app[SERVICE], embed_request(request, body)
+    long_text = long_text_of(body.long_text, service.long_text, ids=asked.ids is not None, truncate=body.truncate)
+    asked = msgspec.structs.replace(asked, dimensions=body.dimensions, long_text=long_text)
+    result = await service.embed(asked)
     rows = await service.aside.run(result.numbers, _rows, result, body)
-    characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    return json_response(rows, headers=compute_headers(result, result.texts, characters, began))
+    return json_response(rows, headers=embed_headers(result, asked, began))
 
 
 @routes.post("/similarity")
@@ -126,21 +112,19 @@ async def similarity(request: web.Request) -> web.Response:
     sentences = batch_of(body.inputs.sentences, request.app[MAX_REQUEST_TEXTS], "inputs.sentences")
     parameters = body.parameters or SimilarityParameters()
     service = request.app[SERVICE]
-    result = await service.embed(
-        EmbedRequest(
-            texts=[body.inputs.source_sentence, *sentences],
-            model=body.model,
-            input_type=input_type_of(parameters.prompt_name, "parameters.prompt_name"),
-            param="inputs.sentences",
-            first="inputs.source_sentence",
-            cache=cache_use(None, request),
-            lengths=lengths(parameters.truncate, parameters.truncation_direction),
-            long_text=long_text_of(parameters.long_text, service.long_text, truncate=parameters.truncate),
-        )
+    asked = EmbedRequest(
+        texts=[body.inputs.source_sentence, *sentences],
+        model=body.model,
+        input_type=input_type_of(parameters.prompt_name, "parameters.prompt_name"),
+        param="inputs.sentences",
+        first="inputs.source_sentence",
+        cache=cache_use(None, request),
+        lengths=lengths(parameters.truncate, parameters.truncation_direction),
+        long_text=long_text_of(parameters.long_text, service.long_text, truncate=parameters.truncate),
     )
+    result = await service.embed(asked)
     cosines = await service.aside.run(result.numbers, _cosines, result)
-    characters = len(body.inputs.source_sentence) + sum(map(len, sentences))
-    return json_response(cosines, headers=compute_headers(result, result.texts, characters, began))
+    return json_response(cosines, headers=embed_headers(result, asked, began))
 
 
 def _rows(result: EmbedResult, body: TeiEmbedBody) -> npt.NDArray[np.float32]:

@@ -10,17 +10,21 @@ import time
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
+from aiohttp import web
 from msgspec import Meta
 from multidict import istr
 
 from edgeembed.errors import EmptyInputError, RequestError
-from edgeembed.inference.requests import ClassifyResult, EmbedResult, RerankResult
+from edgeembed.inference.requests import ClassifyResult, EmbedRequest, EmbedResult, RerankResult
 from edgeembed.inference.truncation import Lengths
+from edgeembed.server.app_keys import MAX_REQUEST_TEXTS
+from edgeembed.server.body import cache_use
 from edgeembed.server.fields import (
     PROMPT,
     InputTypeField,
     TextsOrIdsField,
     answer_headers,
+    input_type_of,
     is_token_ids,
     side_of,
     texts_of,
@@ -52,6 +56,21 @@ class TeiTextsBody(msgspec.Struct):
 def lengths(truncate: bool | None, direction: Direction | None) -> Lengths:
     """Return what happens to long texts: since TEI 1.9 they are cut, unless the client does not want it."""
     return Lengths("none" if truncate is False else side_of(direction, "truncation_direction") or "end")
+
+
+def embed_request(request: web.Request, body: TeiTextsBody) -> EmbedRequest:
+    """Return what a body asks for; its vectors are dense ones. Raises RequestError, EmptyInputError."""
+    texts, ids = texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
+    return EmbedRequest(
+        texts=texts,
+        model=body.model,
+        input_type=input_type_of(body.prompt_name, "prompt_name"),
+        param="inputs",
+        single=not isinstance(body.inputs, list) or is_token_ids(body.inputs),
+        cache=cache_use(None, request),
+        lengths=lengths(body.truncate, body.truncation_direction),
+        ids=ids,
+    )
 
 
 def check_batch(items: list[Any], most: int, param: str) -> None:
@@ -88,6 +107,12 @@ def texts_or_ids(inputs: str | dict[str, Any] | list[Any], most: int) -> tuple[l
 
 
 _HEADERS = tuple(istr(name) for name in ("x-compute-time", "x-total-time", "x-compute-characters", "x-compute-tokens"))
+
+
+def embed_headers(result: EmbedResult, asked: EmbedRequest, began: float) -> dict[str, str]:
+    """Return the headers of an answer with vectors; see `compute_headers`. A token id counts as a character."""
+    characters = sum(map(len, asked.texts)) + sum(map(len, asked.ids or ()))
+    return compute_headers(result, result.texts, characters, began)
 
 
 def compute_headers(

@@ -12,7 +12,7 @@ from edgeembed.engine.interface import ModelInfo
 from edgeembed.engine.ipc.activity_table import READING
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.inference.classifying import SCORE
-from edgeembed.models.registry import ServedModel
+from edgeembed.models.served_model import ServedModel
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.connections import most_connections
 from edgeembed.server.responses import struct_response

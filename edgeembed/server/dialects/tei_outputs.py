@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import orjson
@@ -11,12 +11,11 @@ from aiohttp import web
 
 from edgeembed.engine.interface import Output
 from edgeembed.inference.postprocess import Matrix, sparse_vector
-from edgeembed.inference.requests import EmbedRequest, EmbedResult
-from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
-from edgeembed.server.body import BodyType, cache_use, read_body
-from edgeembed.server.dialects.tei_fields import TeiTextsBody, compute_headers, lengths, texts_or_ids
+from edgeembed.inference.requests import EmbedResult
+from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.dialects.tei_fields import TeiTextsBody, embed_headers, embed_request
 from edgeembed.server.dialects.token_rows import json_in_parts, json_list, json_rows
-from edgeembed.server.fields import input_type_of, is_token_ids
 from edgeembed.server.unsupported_fields import UNSUPPORTED, UnsupportedField
 
 routes = web.RouteTableDef()
@@ -46,37 +45,27 @@ class SparseValue(msgspec.Struct):
 @routes.post("/embed_all")
 async def embed_all(request: web.Request) -> web.Response:
     """Return a row for each token of each text, special tokens included: the hidden states of the last layer."""
-    return await _answer(request, "tokens")
+    return await _answer(request, _ALL, "tokens", _states)
 
 
 @routes.post("/embed_sparse")
 async def embed_sparse(request: web.Request) -> web.Response:
     """Return the sparse vector of each text: the tokens of the vocabulary that have a weight."""
-    return await _answer(request, "sparse")
+    return await _answer(request, _SPARSE, "sparse", _weights)
 
 
-async def _answer(request: web.Request, output: Output) -> web.Response:
+async def _answer(
+    request: web.Request,
+    body_type: BodyType[TeiTextsBody],
+    output: Output,
+    written: Callable[[EmbedResult], Iterator[bytes]],
+) -> web.Response:
     began = time.perf_counter()
-    body = await read_body(request, _ALL if output == "tokens" else _SPARSE)
-    texts, ids = texts_or_ids(body.inputs, request.app[MAX_REQUEST_TEXTS])
+    body = await read_body(request, body_type)
+    asked = msgspec.structs.replace(embed_request(request, body), outputs=(output,))
     service = request.app[SERVICE]
-    result = await service.embed(
-        EmbedRequest(
-            texts=texts,
-            model=body.model,
-            input_type=input_type_of(body.prompt_name, "prompt_name"),
-            param="inputs",
-            single=not isinstance(body.inputs, list) or is_token_ids(body.inputs),
-            cache=cache_use(None, request),
-            lengths=lengths(body.truncate, body.truncation_direction),
-            ids=ids,
-            outputs=(output,),
-        )
-    )
-    characters = sum(map(len, texts)) + sum(map(len, ids or ()))
-    headers = compute_headers(result, result.texts, characters, began)
-    pieces = _states(result) if output == "tokens" else _weights(result)
-    return await json_in_parts(service.aside, result, pieces, headers)
+    result = await service.embed(asked)
+    return json_in_parts(service.aside, result, written(result), embed_headers(result, asked, began))
 
 
 def _states(result: EmbedResult) -> Iterator[bytes]:

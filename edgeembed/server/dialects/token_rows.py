@@ -13,16 +13,30 @@ from edgeembed.inference.aside import LARGE, Aside
 from edgeembed.inference.number_formats import Dtype, quantised
 from edgeembed.inference.postprocess import Matrix, scaled_rows, unit_rows
 from edgeembed.inference.requests import EmbedResult
-from edgeembed.models.registry import ServedModel
-from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, PART_BYTES, PartedResponse, json_bytes
+from edgeembed.inference.service import check_outputs
+from edgeembed.models.served_model import ServedModel
+from edgeembed.server.responses import (
+    BYTES_TYPE,
+    JSON_TYPE,
+    LARGE_BYTES,
+    PART_BYTES,
+    PartedResponse,
+    json_bytes,
+    raw_response,
+)
 
 _JSON_BYTES = 12
-"""Of a number, about."""
+"""Of a number as JSON, about."""
 
 
-def token_output(model: ServedModel) -> Output:
-    """Return the output that has a row for each token: the vectors of a late-interaction head, or else the hidden states."""
-    return "multi" if model.computes("multi") else "tokens"
+def token_output(model: ServedModel, multi: bool | None) -> Output:
+    """Return the output that has a row for each token: the vectors of a late-interaction head, or the hidden states.
+
+    multi: whether the former is wanted; None: if the model has such a head. Raises WrongTaskError if it has none.
+    """
+    if multi:
+        check_outputs(model, ["multi"], "multi_vector")
+    return "multi" if multi or (multi is None and model.computes("multi")) else "tokens"
 
 
 def check_width(result: EmbedResult, output: Output) -> None:
@@ -64,16 +78,26 @@ def json_list(items: Iterable[Iterable[bytes]]) -> Iterator[bytes]:
     yield b"[]" if mark == b"[" else b"]"
 
 
-async def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
+def json_in_parts(aside: Aside, result: EmbedResult, pieces: Iterator[bytes], headers: dict[str, str]) -> web.Response:
     """Return a response with JSON that is written in pieces. What is large is written while it is sent."""
-    if is_large(result):
+    if is_large(result.numbers):
         return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_TYPE: JSON_TYPE, **headers})
-    return json_bytes(await aside.run(result.numbers, b"".join, pieces), headers)
+    return json_bytes(b"".join(pieces), headers)
 
 
-def is_large(result: EmbedResult) -> bool:
-    """Return whether an answer is written while it is sent."""
-    return result.numbers * _JSON_BYTES > LARGE_BYTES
+def bytes_in_parts(
+    aside: Aside, numbers: int, pieces: Iterator[bytes], length: int, headers: dict[str, str]
+) -> web.Response:
+    """Return a response with bytes, `length` in all, that are written in pieces; see `json_in_parts`."""
+    headers = {hdrs.CONTENT_TYPE: BYTES_TYPE, **headers}
+    if is_large(numbers):
+        return PartedResponse(_parts(aside, pieces), {hdrs.CONTENT_LENGTH: str(length), **headers})
+    return raw_response(b"".join(pieces), headers)
+
+
+def is_large(numbers: int) -> bool:
+    """Return whether an answer with so many numbers is written while it is sent."""
+    return numbers * _JSON_BYTES > LARGE_BYTES
 
 
 async def _parts(aside: Aside, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -246,6 +246,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             EmbeddingsAnswer,
             OutputsAnswer,
             classify.ClassifyAnswer,
+            classify.InfinityClassifyAnswer,
             rerank_answer.RerankAnswer,
         ),
         (

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.convert.tiny_bert import edit_json, write_safetensors
-from tests.convert.tiny_encoders import make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker, random_dense
+from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta_reranker, random_dense
+from tests.convert.tiny_mpnet import make_tiny_mpnet
 from tests.convert.zoo.cross_encoders import (
     make_distil_bert,
     make_electra,
@@ -52,6 +53,18 @@ def make_classifier(
 
 _BERT = partial(make_classifier, make=make_tiny_cross_encoder, last="classifier")
 _ROBERTA = partial(make_classifier, make=make_roberta, last="classifier.out_proj")
+
+
+def make_mpnet(folder: Path) -> Path:
+    """Write an MPNet checkpoint with a classifier of one label."""
+    make_tiny_mpnet(folder, masked_lm=False)
+    weights = {f"mpnet.{name.removeprefix('mpnet.')}": tensor for name, tensor in calm(stored_weights(folder)).items()}
+    weights = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    head = random_dense(1, 64, 64, "classifier.dense") | random_dense(2, 1, 64, "classifier.out_proj")
+    write_safetensors(folder / "model.safetensors", weights | head)
+    (folder / "modules.json").unlink()
+    edit_json(folder / "config.json", architectures=["MPNetForSequenceClassification"])
+    return folder
 
 
 def make_decoder(folder: Path, make: Callable[[Path], Path], architecture: str) -> Path:
@@ -202,5 +215,13 @@ FORMS = (
         pairs=False,
         most_at_q8_0=0.3,
         context=1024,
+    ),
+    Form(
+        "mpnet_classifier",
+        ("symanto/mpnet-base-snli-mnli",),
+        "MPNetForSequenceClassification",
+        partial(make_classifier, make=make_mpnet, last="classifier.out_proj", labels=NLI),
+        "rank",
+        labels=3,
     ),
 )

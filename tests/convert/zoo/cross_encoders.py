@@ -34,12 +34,12 @@ def _to_classifier(folder: Path, architecture: str, weights: dict[str, Float32Ar
 
 
 def stored_weights(folder: Path) -> dict[str, Float32Array]:
-    """Return the tensors of a checkpoint."""
+    """Return the tensors of a checkpoint, without buffers of integers."""
     header, data = read_raw_safetensors(folder / "model.safetensors")
     return {
         name: np.frombuffer(data[slice(*entry["data_offsets"])], dtype=np.float32).reshape(entry["shape"])
         for name, entry in header.items()
-        if name != "__metadata__"
+        if name != "__metadata__" and entry["dtype"] == "F32"
     }
 
 

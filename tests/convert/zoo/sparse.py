@@ -14,6 +14,7 @@ from tests.convert.tiny_bert import Float32Array, edit_json, tiny_weights, write
 from tests.convert.tiny_bert_variants import distil_bert_weights, make_tiny_distil_bert, make_tiny_roberta
 from tests.convert.tiny_encoders import calm, make_tiny_cross_encoder, make_tiny_xlm_roberta, random_dense, write_heads
 from tests.convert.tiny_gte import gte_weights, make_tiny_gte
+from tests.convert.tiny_mpnet import make_tiny_mpnet, mpnet_weights
 from tests.convert.tiny_rotary_encoders import make_tiny_modern_bert, modern_bert_weights
 from tests.convert.zoo.form import Form
 
@@ -107,6 +108,39 @@ def make_roberta(folder: Path) -> Path:
     head = head_weights("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", config["vocab_size"])
     write_safetensors(folder / "model.safetensors", weights | head)
     return write_splade_modules(folder)
+
+
+def make_xlm_roberta(folder: Path) -> Path:
+    """Write a checkpoint in the form of SPLADE models on XLM-RoBERTa."""
+    make_tiny_xlm_roberta(folder)
+    edit_json(folder / "config.json", architectures=["XLMRobertaForMaskedLM"])
+    config = config_of(folder)
+    weights = {f"roberta.{name}": tensor for name, tensor in calm(tiny_weights(config)).items() if "pooler" not in name}
+    head = head_weights("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", config["vocab_size"])
+    write_safetensors(folder / "model.safetensors", weights | head)
+    return write_splade_modules(folder, newer=True)
+
+
+def make_mpnet(folder: Path) -> Path:
+    """Write a checkpoint in the form of SPLADE models on MPNet."""
+    make_tiny_mpnet(folder)
+    edit_json(folder / "config.json", architectures=["MPNetForMaskedLM"])
+    config = config_of(folder)
+    weights = {f"mpnet.{name}": tensor for name, tensor in calm(mpnet_weights(config)).items() if "pooler" not in name}
+    head = head_weights("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", config["vocab_size"])
+    write_safetensors(folder / "model.safetensors", weights | head)
+    return write_splade_modules(folder, newer=True)
+
+
+def make_gte(folder: Path) -> Path:
+    """Write a checkpoint in the form of opensearch-neural-sparse-encoding-doc-v3-gte, as its document model alone."""
+    make_tiny_gte(folder)
+    edit_json(folder / "config.json", architectures=["NewForMaskedLM"])
+    config = config_of(folder)
+    weights = {f"new.{name}": tensor for name, tensor in calm(gte_weights(config)).items()}
+    head = head_weights("lm_head.dense", "lm_head.norm", "lm_head.decoder.bias", config["vocab_size"])
+    write_safetensors(folder / "model.safetensors", weights | head)
+    return write_splade_modules(folder, activation="log1p_relu")
 
 
 def make_modern_bert(folder: Path) -> Path:
@@ -239,6 +273,13 @@ FORMS = (
         partial(make_inference_free, table=True, activation="relu"),
     ),
     _form("splade_roberta", ("ibm-granite/granite-embedding-30m-sparse",), "RobertaForMaskedLM", make_roberta, context=1280),
+    _form(
+        "splade_xlm_roberta",
+        ("SPLADE models on FacebookAI/xlm-roberta-base",),
+        "XLMRobertaForMaskedLM",
+        make_xlm_roberta,
+    ),
+    _form("splade_mpnet", ("SPLADE models on microsoft/mpnet-base",), "MPNetForMaskedLM", make_mpnet),
     _form(
         "splade_modern_bert",
         ("SPLADE models on answerdotai/ModernBERT-base",),

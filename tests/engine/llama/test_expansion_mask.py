@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgeembed.engine.interface import Float32Matrix, Prompted, Role
+from edgeembed.engine.interface import Float32Matrix, Limits, Prompted, Role, Side
 from edgeembed.engine.llama.expansion_mask import ExpansionMask
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel
@@ -72,6 +72,23 @@ def test_a_querys_own_tokens_are_computed_as_without_those_that_expand_it(file: 
             assert not alike(alone[2], plain)
         finally:
             context.close()
+
+
+@pytest.mark.parametrize("side", ["end", "start"])
+def test_a_cut_text_keeps_its_marker_and_tokens_that_fill_a_query_count_for_no_limit(file: Path, side: Side) -> None:
+    with loaded(file) as model:
+        reader = TextReader(model, context_tokens=512, vocabulary=model.vocabulary.size)
+        whole, cut = (
+            reader.read_within(Prompted("", TEXTS[2], role="document", limits=limits)) for limits in (None, Limits(20, side))
+        )
+        assert len(cut.tokens) == 20
+        assert cut.tokens[:2].tolist() == whole.tokens[:2].tolist()
+        assert cut.tokens[-1] == whole.tokens[-1]
+        query = reader.read_within(Prompted("", "a", role="query", limits=Limits(5)))
+        assert query.unattended == len(query.tokens) - 4 > 0
+        ids = np.array([7, 8], dtype=np.int32)
+        given = reader.read_within(Prompted("", "", role="document", ids=ids.tobytes()))
+        assert given.tokens.tolist() == [*whole.tokens[:2], 7, 8, whole.tokens[-1]]
 
 
 def test_a_pass_whose_layers_did_not_all_take_the_mask_fails(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

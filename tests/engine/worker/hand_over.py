@@ -135,7 +135,8 @@ class Lanes:
         assert not alone or len(self.computing) == 1, "a text that has to be alone is computed beside others"
         for lane, batch in self.computing.items():
             assert len(batch) == 1 or not any(text.alone for text in batch)
-            assert lane == WIDE or all(text.count <= BULK_TOKENS for text in batch)
+            assert lane == WIDE or all(text.count <= BULK_TOKENS and not text.only_wide for text in batch)
+            assert len({text.is_dense for text in batch}) <= 1, "dense texts and others need different contexts"
 
     def settle(self) -> None:
         """Let the woken lanes look, one after the other, until all sleep or compute; then no lane may sleep wrongly.

@@ -146,6 +146,13 @@ class HandOver(RuleBasedStateMachine):
         new = [text(self.lanes.added + number, length, BULK) for number, length in enumerate(lengths)]
         self.lanes.add(*new, isolated=True)
 
+    @rule(new=TEXTS, only_wide=st.booleans())
+    def add_with_other_outputs(self, new: list[tuple[int, Priority, bool]], only_wide: bool) -> None:
+        numbered = enumerate(new, self.lanes.added)
+        self.lanes.add(
+            *(text(id_, *kind[:2], alone=kind[2], outputs=("sparse",), only_wide=only_wide) for id_, kind in numbered)
+        )
+
     @precondition(lambda self: self.lanes.waiting)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:

@@ -139,6 +139,22 @@ def test_an_endless_stream_of_queries_does_not_starve_a_bulk_load() -> None:
     assert waited == pytest.approx(STARVED_SECONDS, abs=0.2)
 
 
+@pytest.mark.parametrize("only_wide", [text(0, 500, BULK), text(0, 20, BULK, outputs=("sparse",), only_wide=True)])
+def test_an_endless_stream_of_queries_does_not_starve_a_text_for_the_wide_lane(only_wide: QueuedText[None]) -> None:
+    lanes = Lanes()
+    lanes.add(text(1, 12), only_wide)
+    assert lanes.take(WIDE) == [1]
+    waited = 0.0
+    for number in range(2, 100):
+        lanes.add(text(number, 12))
+        if lanes.take(WIDE) == [0]:
+            break
+        lanes.clock.now += 0.1
+        waited += 0.1
+    assert waited == pytest.approx(STARVED_SECONDS, abs=0.2)
+    assert lanes.take(WIDE) == [number], "one batch, then queries again"
+
+
 def test_a_lane_without_memory_leaves_its_texts_to_the_others() -> None:
     lanes = Lanes()
     lanes.add(*bulk(range(4), 100))

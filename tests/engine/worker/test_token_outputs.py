@@ -12,6 +12,8 @@ import pytest
 from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, Float32Matrix, Output
 from edgeembed.engine.ipc.messages import Embed, EmbedItem, Failed, ModeFailed, RowItem, frame
 from edgeembed.engine.outputs import unpack
+from edgeembed_convert import ConversionOptions, convert_checkpoint
+from tests.convert.zoo.sparse import make_bert
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.engine.worker.worker_process import answers, receive, start, wait_until_ready
 
@@ -42,6 +44,7 @@ def script(body: str) -> tuple[str, ...]:
         f"""
 import sys
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
+from edgeembed.engine.llama.masked_lm import MaskedLm
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.llama.token_states import StatesContext
 from edgeembed.engine.worker import main as worker, serving
@@ -61,6 +64,11 @@ def freed(self):
     close(self)
     print("a context is freed", file=sys.stderr, flush=True)
 LlamaModel.new_states_context, StatesContext.close = new_states_context, freed
+free_head = MaskedLm.close
+def head_freed(self):
+    free_head(self)
+    print("a head is freed", file=sys.stderr, flush=True)
+MaskedLm.close = head_freed
 """)
 
 
@@ -69,20 +77,35 @@ def test_the_context_is_made_for_the_first_text_and_freed_when_idle(model_file: 
         wait_until_ready(process)
         answers(process, [item(1, "dense rows need no such context", DENSE)])
         before = states_of(answers(process, [item(2, "a text")])[0][2])
-        assert next_context_line(process) == "a context is made"
-        assert next_context_line(process) == "a context is freed"
+        assert next_change(process) == "a context is made"
+        assert next_change(process) == "a context is freed"
         after = states_of(answers(process, [item(3, "a text")])[0][3])
-        assert next_context_line(process) == "a context is made"
+        assert next_change(process) == "a context is made"
     assert len(before) and np.allclose(before, after, atol=1e-5)
 
 
-def next_context_line(process: subprocess.Popen[bytes]) -> str:
-    """Wait for the next line about contexts."""
+def next_change(process: subprocess.Popen[bytes]) -> str:
+    """Wait for the next line about contexts and heads."""
     assert process.stderr is not None
     for line in iter(process.stderr.readline, b""):
-        if line.startswith(b"a context"):
+        if line.startswith((b"a context", b"a head")):
             return line.decode().strip()
     raise AssertionError("the worker has ended")
+
+
+def test_the_head_of_a_masked_language_model_is_freed_with_the_context_and_made_again(tmp_path: Path) -> None:
+    file = convert_checkpoint(make_bert(tmp_path / "splade"), tmp_path / "splade.gguf", ConversionOptions("F32")).path
+    outputs: tuple[Output, ...] = ("sparse",)
+    with start(file, SOON_IDLE) as process:
+        wait_until_ready(process)
+        rows = []
+        for number in (1, 2):
+            answer = answers(process, [item(number, "hello world", outputs)])[0][number]
+            assert isinstance(answer, RowItem)
+            rows.append(np.frombuffer(answer.vector, dtype=np.float32))
+            lines = [next_change(process) for _ in range(3)]
+            assert lines == ["a context is made", "a context is freed", "a head is freed"]
+    assert len(rows[0]) > 2 and np.array_equal(*rows)
 
 
 def test_texts_with_outputs_have_the_same_rows_beside_others_and_alone(model_file: Path) -> None:
@@ -126,8 +149,18 @@ LlamaModel.new_states_context = refuse
 """)
 
 
-def test_a_worker_without_memory_for_the_context_is_replaced_by_a_smaller_one(model_file: Path) -> None:
-    with start(model_file, WITHOUT_MEMORY) as process:
+WITHOUT_MEMORY_OF_NUMPY = script("""
+def refuse(self, texts):
+    raise MemoryError
+StatesContext.compute_states = refuse
+""")
+
+
+@pytest.mark.parametrize("without_memory", [WITHOUT_MEMORY, WITHOUT_MEMORY_OF_NUMPY], ids=["llama.cpp", "NumPy"])
+def test_a_worker_without_memory_for_outputs_is_replaced_by_a_smaller_one(
+    model_file: Path, without_memory: tuple[str, ...]
+) -> None:
+    with start(model_file, without_memory) as process:
         wait_until_ready(process)
         found, _ = answers(process, [item(1, "dense rows need no such context", DENSE)])
         assert isinstance(found[1], RowItem)

@@ -37,6 +37,6 @@ def test_names_of_models(architecture: str, name: str, pooling: str | None) -> N
 
 def test_the_catalogue_agrees() -> None:
     for entry in catalogue().values():
-        if entry.task == "embed":
+        if entry.task == "embed" and entry.pooling != "none":  # files of other converters have no heads
             found = model_of(entry.architecture, entry.title)
             assert found is not None and found.pooling == entry.pooling, entry.name

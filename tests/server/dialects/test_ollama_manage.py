@@ -18,7 +18,8 @@ from edgeembed.config.settings import Settings
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import ModelPool, PoolRules
-from edgeembed.models.registry import ModelRegistry, served
+from edgeembed.models.registry import ModelRegistry
+from edgeembed.models.served_model import served
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access

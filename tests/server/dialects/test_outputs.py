@@ -152,6 +152,8 @@ async def test_models_without_dense_vectors_name_the_field(connect: Connect) -> 
         ({"sparse": True, "sparse_threshold": -1}, "sparse_threshold"),
         ({"sparse": True, "encoding_format": "bytes"}, "encoding_format"),
         ({"sparse": True, "long_text": "mean"}, "long_text"),
+        ({"sparse": True, "return_dense": False, "dimensions": 2}, "dimensions"),
+        ({"sparse": True, "return_dense": False, "output_dimension": 2}, "output_dimension"),
         ({"multi_vector": True, "dimensions": 99}, "dimensions"),
         ({"multi_vector": True, "dimensions": 99, "return_dense": False}, "dimensions"),
     ],
@@ -169,6 +171,16 @@ async def test_other_routes_refuse_what_they_do_not_return(client: TestClient, p
         response = await client.post(path, json={**body, **texts, name: True})
         assert response.status in (400, 422)
         assert name in await response.text()
+
+
+@pytest.mark.parametrize("path", ["/embed_all", "/embed_sparse", "/classify", "/predict"])
+async def test_a_field_that_a_route_does_not_obey_is_refused(client: TestClient, path: str) -> None:
+    body = {"model": "judge", "input": "a", "inputs": "a"} if path in ("/classify", "/predict") else {"inputs": "a"}
+    assert (await client.post(path, json={**body, "long_text": "none"})).status == 200
+    for more in ({"long_text": "mean"}, {"sparse_top_k": 3}, {"sparse_threshold": 0.5}, {"sparse_words": True}):
+        response = await client.post(path, json={**body, **more})
+        assert response.status in (400, 422), more
+        assert next(iter(more)) in await response.text()
 
 
 async def test_answers_are_stored_for_the_same_body(client: TestClient, server: Server) -> None:

@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
-from edgeembed.server.dialects import token_rows
+from edgeembed.hub.catalogue import Matryoshka
+from edgeembed.server.dialects import pooling, token_rows
 from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_packed_row, fake_row
 from tests.server.dialect_requests import Server, post, probabilities, unit
 
@@ -107,13 +108,41 @@ async def test_pooling_returns_a_unit_vector_for_each_token(client: TestClient) 
 
 async def test_pooling_takes_the_vectors_of_a_late_interaction_head(aiohttp_client: AioClient, whole: Server) -> None:
     client = await aiohttp_client(whole.app)
-    _, answer = await post(client, "/pooling", input="two words")
-    assert np.allclose(answer["data"][0]["data"], part("two words", "multi"), atol=1e-6)
+    for fields in ({}, {"multi_vector": True}):
+        _, answer = await post(client, "/pooling", input="two words", **fields)
+        assert np.allclose(answer["data"][0]["data"], part("two words", "multi"), atol=1e-6)
+    _, answer = await post(client, "/pooling", input="two words", multi_vector=False, normalize=False)
+    assert np.allclose(answer["data"][0]["data"], part("two words", "tokens"), atol=1e-5)
+
+
+@pytest.mark.parametrize("fields", [{}, {"task": "embed"}, {"task": "classify", "model": "judge"}])
+async def test_pooling_refuses_multi_vectors_that_there_are_not(client: TestClient, fields: dict[str, str]) -> None:
+    status, answer = await post(client, "/pooling", input="a", multi_vector=True, **fields)
+    assert (status, answer["error"]["param"]) == (400, "multi_vector")
+    assert (await post(client, "/pooling", input="a", multi_vector=False, **fields))[0] == 200
 
 
 async def test_pooling_embed_returns_one_vector(client: TestClient) -> None:
     _, answer = await post(client, "/pooling", input="one", task="embed")
     assert np.allclose(answer["data"][0]["data"], unit("one"), atol=1e-6)
+
+
+async def test_pooling_embed_cuts_as_the_models_makers_do(aiohttp_client: AioClient) -> None:
+    whole = Matryoshka(min=2, max=DIMENSIONS, layer_norm=True)
+    client = await aiohttp_client(Server(matryoshka=whole).app)
+    body = {"input": "a b", "dimensions": 3}
+    _, expected = await post(client, "/v1/embeddings", **body)
+    _, answer = await post(client, "/pooling", **body, task="embed")
+    assert np.allclose(answer["data"][0]["data"], expected["data"][0]["embedding"], atol=1e-6)
+
+
+async def test_an_alias_may_mean_another_model_for_an_input_type(aiohttp_client: AioClient) -> None:
+    server = Server(outputs=("dense", "multi", "sparse"), aliases={"tasks": "ranker", "tasks:query": "embedder"})
+    client = await aiohttp_client(server.app)
+    body = {"model": "tasks", "input": "a b", "input_type": "query"}
+    assert (await post(client, "/pooling", **body))[0] == 200
+    status, answer = await post(client, "/v1/embeddings", **body, sparse=True, sparse_words=True)
+    assert (status, answer["model"]) == (200, "embedder")
 
 
 async def test_pooling_takes_token_ids_of_the_model(client: TestClient, server: Server) -> None:
@@ -128,7 +157,10 @@ async def test_pooling_sends_bytes(client: TestClient) -> None:
     expected = [units(part(text, "tokens")) for text in texts]
     _, answer = await post(client, "/pooling", input=texts, encoding_format="base64", endianness="big")
     for item, rows in zip(answer["data"], expected, strict=True):
+        assert item["shape"] == list(rows.shape)
         assert np.allclose(np.frombuffer(base64.b64decode(item["data"]), ">f4"), rows.ravel(), atol=1e-6)
+    _, answer = await post(client, "/pooling", input=texts, encoding_format="base64", task="embed")
+    assert "shape" not in answer["data"][0]
     response = await client.post("/pooling", json={"input": texts, "encoding_format": "bytes", "embed_dtype": "float16"})
     metadata: dict[str, Any] = json.loads(response.headers["metadata"])
     assert metadata["usage"]["prompt_tokens"] == 7
@@ -154,7 +186,7 @@ async def test_pooling_classifies_with_a_classifier(client: TestClient) -> None:
     response = await client.post("/pooling", json={"input": "good", "model": "judge", "encoding_format": "bytes"})
     assert json.loads(response.headers["metadata"])["data"][0]["shape"] == [3]
     assert np.allclose(np.frombuffer(await response.read(), "<f4"), probabilities("good"), atol=1e-6)
-    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}):
+    for fields in ({"dimensions": 2}, {"embed_dtype": "int8"}, {"embd_normalize": 0}, {"repeatable": True}):
         status, answer = await post(client, "/pooling", input="good", model="judge", **fields)
         assert (status, answer["error"]["param"]) == (400, next(iter(fields)))
     status, answer = await post(client, "/pooling", input="good", task="classify", model="embedder")
@@ -207,3 +239,26 @@ async def test_large_answers_are_written_in_parts(
     assert response.headers["Transfer-Encoding"] == "chunked"
     parted = await response.json()
     assert parted == whole if path == "/embed_all" else parted["data"] == whole["data"]
+
+
+@pytest.mark.parametrize("more", [{}, {"embed_dtype": "ubinary"}, {"dimensions": 3}, {"task": "embed"}])
+async def test_large_answers_in_bytes_are_written_in_parts(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    body = {"input": [f"text number {number}" for number in range(40)], "encoding_format": "bytes", **more}
+    whole = await client.post("/pooling", json=body)
+    monkeypatch.setattr(token_rows, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(token_rows, "PART_BYTES", 500)
+    parted = await client.post("/pooling", json=body)
+    assert await parted.read() == await whole.read()
+    assert parted.headers["Content-Length"] == whole.headers["Content-Length"]
+    ends = [json.loads(response.headers["metadata"])["data"][-1]["end"] for response in (whole, parted)]
+    assert ends == [int(whole.headers["Content-Length"])] * 2
+
+
+async def test_base64_in_parts_is_one_text(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = {"input": "a b c d e f g h", "encoding_format": "base64", "embed_dtype": "ubinary"}
+    _, whole = await post(client, "/pooling", **body)
+    monkeypatch.setattr(pooling, "_BASE64_ROWS", 3)
+    _, parted = await post(client, "/pooling", **body)
+    assert parted["data"] == whole["data"]
