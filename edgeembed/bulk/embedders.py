@@ -87,6 +87,10 @@ class EmbedderInfo(NamedTuple):
     """Target size of a forward pass in tokens; 0 when unknown."""
     engine: str = ""
     """Build and device, for people; empty when unknown."""
+    context_tokens: int = 0
+    """Longest text in tokens, with prompt and special tokens; 0 when unknown."""
+    probe_tokens: int = 0
+    """Tokens of PROBE, with prompt and special tokens."""
 
     @property
     def dimensions(self) -> int:
@@ -188,7 +192,8 @@ class DaemonEmbedder:
         exact = [model for model in same if f"{model.get('name')}:{model.get('type')}".lower() == named]
         if first.digest:
             exact = [model for model in loaded if isinstance(model, dict) and model.get("digest") == first.digest]
-        digests = {str(model.get("digest", "")) for model in exact or same}
+        found = exact or same or [{}]
+        digests = {str(model.get("digest", "")) for model in found if model}
         self.info = EmbedderInfo(
             model=answer["model"],
             digest=first.digest or (digests.pop() if len(digests) == 1 else ""),
@@ -196,7 +201,9 @@ class DaemonEmbedder:
             widths=computed_of(parts, self._outputs).widths,
             description=f"the daemon at {reply.url.removesuffix('/v1/status')}" if reply else "the daemon",
             max_requests=4,
-            engine=str((exact or same or [{}])[0].get("device") or ""),
+            engine=str(found[0].get("device") or ""),
+            context_tokens=int(found[0].get("context_tokens") or 0),
+            probe_tokens=int(answer["usage"]["prompt_tokens"]),
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:
@@ -260,7 +267,7 @@ class LocalEmbedder:
         """Load the model. Raises EdgeEmbedError; what a model in this process cannot load now it cannot load later."""
         if self._model.upstream is None:
             await self._service.pool.load(self._model)
-        probe = await with_retries(lambda: self.embed([PROBE]))
+        probe = await with_retries(lambda: self._embed([PROBE]))
         slot = self._service.pool.slot_of(self._model)
         assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just embedded a text"
         info, status = slot.engine.info, slot.engine.status
@@ -268,22 +275,27 @@ class LocalEmbedder:
             model=self._model.name,
             digest=self._model.digest,
             outputs=self._options.outputs,
-            widths=probe.widths,
+            widths=_computed(probe).widths,
             description="this process",
             max_requests=4,
             batch_tokens=info.batch_tokens,
             engine=f"edgeembed {__version__}, {status.mode}, {info.llama_cpp}",
+            context_tokens=info.context_tokens,
+            probe_tokens=probe.tokens[0],
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:
-        request = msgspec.structs.replace(self._options.as_request(texts), cache="off", repeatable=True)
-        result = await self._service.embed(request)
-        _require_same_file(self._model.name, self._model.digest, result.model.digest)
-        return _computed(result)
+        return _computed(await self._embed(texts))
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
         return [len(text.ids) for text in result.tokens]
+
+    async def _embed(self, texts: Sequence[str]) -> EmbedResult:
+        request = msgspec.structs.replace(self._options.as_request(texts), cache="off", repeatable=True)
+        result = await self._service.embed(request)
+        _require_same_file(self._model.name, self._model.digest, result.model.digest)
+        return result
 
 
 def computed_of(parts: Sequence[Parts], outputs: Sequence[Output]) -> Computed:

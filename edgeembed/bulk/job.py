@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import filelock
 import msgspec
 
 from edgeembed.bulk.computed import described
-from edgeembed.bulk.embedders import Embedder
+from edgeembed.bulk.embedders import PROBE, Embedder
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.common.files import describe_os_error
+from edgeembed.common.retry import with_retries
 from edgeembed.errors import ConfigError, EdgeEmbedError
-from edgeembed.inference.chunking import Chunker, WordTokens
+from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
 
 MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
@@ -40,6 +42,12 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input_format: InputFormat | None = None
     resume: bool = False
     overwrite: bool = False
+
+    @property
+    def has_chunks(self) -> bool:
+        """Whether texts are cut into chunks: the rows of all inputs, or the text files of folders."""
+        folders = self.input_format is None and any(Path(name).is_dir() for name in self.inputs)
+        return self.rules.chunk_rows or folders
 
     @property
     def anew(self) -> bool:
@@ -131,6 +139,7 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
             found += asyncio.run_coroutine_threadsafe(part, loop).result()
         return found
 
+    job = await _fitted(job, embedder, watch)
     rules = job.rules
     inputs = open_inputs(
         job.inputs,
@@ -144,6 +153,20 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
     await run_.prepare()
     await run_.embed()
     return await run_.finish()
+
+
+async def _fitted(job: Job, embedder: Embedder, watch: JobListener) -> Job:
+    """Return the job with chunks that are no longer than the model takes. Raises EdgeEmbedError."""
+    rules, info = job.rules, embedder.info
+    if not (job.has_chunks and info.context_tokens):
+        return job
+    around = info.probe_tokens - (await with_retries(lambda: embedder.count([PROBE])))[0]
+    room = info.context_tokens - around
+    if not 0 < room < rules.chunks.tokens:
+        return job
+    watch.note(f"chunks have at most {room} tokens, because {info.model} takes {info.context_tokens}")
+    chunks = ChunkRules(room, min(rules.chunks.overlap, room // 2))
+    return msgspec.structs.replace(job, rules=msgspec.structs.replace(rules, chunks=chunks))
 
 
 class _Run:

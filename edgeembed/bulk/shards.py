@@ -116,7 +116,7 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     shard_rows: int = SHARD_ROWS
     chunks: ChunkRules = ChunkRules()
     chunk_rows: bool = False
-    long_text: str = "none"
+    long_text: str | None = None
     truncate: str | None = None
 
 

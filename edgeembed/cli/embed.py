@@ -93,7 +93,7 @@ class EmbedFlags:
     type=click.IntRange(min=8),
     default=256,
     show_default=True,
-    help="Longest chunk of the files in a folder, and of rows with --chunk, in tokens.",
+    help="Longest chunk of the files in a folder, and of rows with --chunk, in tokens; at most what the model takes.",
 )
 @click.option(
     "--overlap",
@@ -321,7 +321,7 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         shard_rows=flags.shard_rows,
         chunks=ChunkRules(flags.chunk_tokens, flags.overlap),
         chunk_rows=flags.chunk,
-        long_text=flags.long_text or "none",
+        long_text=flags.long_text,
         truncate=flags.truncate,
     )
     return Job(

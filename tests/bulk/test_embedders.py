@@ -35,7 +35,7 @@ class FakeConnection(Connection):
             {"index": index, "embedding": base64.b64encode(fake_row(text).tobytes()).decode()}
             for index, text in enumerate(body["input"])
         ]
-        answer = {"model": "mine", "data": data}
+        answer = {"model": "mine", "data": data, "usage": {"prompt_tokens": 3, "total_tokens": 3}}
         return Reply(url=f"http://here{path}", status=200, server="edgeembed/0", body=answer, digest=self.digest)
 
 

@@ -337,6 +337,9 @@ def test_long_texts_are_divided_cut_or_chunked(port: int, engine: CountingEngine
     for id_, vector in zip(ids, vectors, strict=True):
         begin, end = map(int, str(id_).partition("#")[2].split("-"))
         assert np.allclose(vector, unit(("one" if str(id_)[0] == "1" else words)[begin:end]), atol=1e-6)
+    whole = said("embed", str(path), "-o", str(tmp_path / "limited.parquet"), "--id", "key", "--chunk")
+    assert "chunks have at most 18 tokens" in whole, "the model takes 20, of which two are special ones"
+    assert "could not be embedded" not in whole
     wrong = edgeembed("embed", str(path), "-o", str(tmp_path / "x.jsonl"), "--long-text", "mean", "--truncate", "end")
     assert wrong.returncode != 0
     assert "contradict" in wrong.stderr

@@ -8,6 +8,7 @@ from functools import partial
 
 from edgeembed.engine import canary
 from edgeembed.engine.interface import Float32Matrix, Float32Row, Output, Prompted
+from edgeembed.engine.llama.library import ComputeError
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.llama.token_states import StatesContext
 from edgeembed.engine.outputs import unpack
@@ -37,13 +38,17 @@ class TokenOutputs:
 
     def compute(self, batch: Sequence[QueuedText[Reading]]) -> list[Float32Row]:
         """Return the packed row of each text. Raises ComputeError, ModelLoadError, CanaryError."""
-        context = self._context or self._checked_context()
-        states = context.compute_states([text.tokens for text in batch])
-        self._used = time.monotonic()
-        return [
-            self._model.packed_row(of_text, text.tokens, text.outputs, text.role)
-            for text, of_text in zip(batch, states, strict=True)
-        ]
+        try:
+            context = self._context or self._checked_context()
+            states = context.compute_states([text.tokens for text in batch])
+            return [
+                self._model.packed_row(of_text, text.tokens, text.outputs, text.role)
+                for text, of_text in zip(batch, states, strict=True)
+            ]
+        except MemoryError as error:  # of NumPy, whose arrays here may be large
+            raise ComputeError("there is not enough memory for vectors of tokens", "out_of_memory") from error
+        finally:
+            self._used = time.monotonic()
 
     def close(self) -> None:
         """Free the context until it is needed again."""

@@ -149,8 +149,18 @@ LlamaModel.new_states_context = refuse
 """)
 
 
-def test_a_worker_without_memory_for_the_context_is_replaced_by_a_smaller_one(model_file: Path) -> None:
-    with start(model_file, WITHOUT_MEMORY) as process:
+WITHOUT_MEMORY_OF_NUMPY = script("""
+def refuse(self, texts):
+    raise MemoryError
+StatesContext.compute_states = refuse
+""")
+
+
+@pytest.mark.parametrize("without_memory", [WITHOUT_MEMORY, WITHOUT_MEMORY_OF_NUMPY], ids=["llama.cpp", "NumPy"])
+def test_a_worker_without_memory_for_outputs_is_replaced_by_a_smaller_one(
+    model_file: Path, without_memory: tuple[str, ...]
+) -> None:
+    with start(model_file, without_memory) as process:
         wait_until_ready(process)
         found, _ = answers(process, [item(1, "dense rows need no such context", DENSE)])
         assert isinstance(found[1], RowItem)
