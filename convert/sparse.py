@@ -241,18 +241,31 @@ def _read_query(checkpoint: Checkpoint, plan: ModelPlan, vocabulary: int) -> Flo
             f"{checkpoint.modules_file}: queries are read by the modules {', '.join(kinds)}; supported is only {_STATIC}"
         )
     folder = checkpoint.query_modules[0][1]
+    _check_tokenizer(folder, checkpoint.model_folder)
     file = folder / "config.json"
     path = read_json(file).get("path") if file.is_file() else None
     if isinstance(path, str) and path.endswith(".json"):
         found = [place / Path(path).name for place in (folder, checkpoint.folder)]
-        ids = token_ids(folder if (folder / "tokenizer.json").is_file() else checkpoint.model_folder)
-        weights = _weights_by_token(next((one for one in found if one.is_file()), found[0]), vocabulary, ids)
+        table = next((one for one in found if one.is_file()), found[0])
+        weights = _weights_by_token(table, vocabulary, token_ids(checkpoint.model_folder))
     else:
         weights = _stored_weights(folder, vocabulary)
     # They are not put around a query, and their names in a text are plain text.
     around = [plan.metadata.get(key) for key in _EXCLUDED if key not in (Keys.Tokenizer.UNK_ID, Keys.Tokenizer.PAD_ID)]
     weights[[number for number in around if isinstance(number, int)]] = 0
     return weights
+
+
+def _check_tokenizer(folder: Path, documents: Path) -> None:
+    """Raise ConversionError if queries have another tokenizer than documents: the file has room for one."""
+    file, other = folder / "tokenizer.json", documents / "tokenizer.json"
+    if not file.is_file():
+        return
+    same = token_ids(folder) == token_ids(documents)
+    if other.is_file():
+        same &= all(read_json(file).get(part) == read_json(other).get(part) for part in ("normalizer", "pre_tokenizer"))
+    if not same:
+        raise ConversionError(f"{file}: queries are read by another tokenizer than documents, which is not supported")
 
 
 def _stored_weights(folder: Path, vocabulary: int) -> Float32Array:

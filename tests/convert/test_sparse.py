@@ -108,6 +108,17 @@ def test_a_router_with_another_model_for_queries_is_refused(tmp_path: Path) -> N
         convert(checkpoint)
 
 
+def test_another_tokenizer_for_queries_is_refused(tmp_path: Path) -> None:
+    checkpoint = make_inference_free(tmp_path / "checkpoint")
+    (folder,) = checkpoint.glob("query*")
+    documents = next(file for file in checkpoint.rglob("tokenizer.json") if file.parent != folder)
+    (folder / "tokenizer.json").write_bytes(documents.read_bytes())
+    assert outputs(convert(checkpoint)) == "sparse"
+    edit_json(folder / "tokenizer.json", normalizer=None)
+    with pytest.raises(ConversionError, match="queries are read by another tokenizer"):
+        convert(checkpoint)
+
+
 def test_a_router_with_other_routes_is_refused(tmp_path: Path) -> None:
     checkpoint = make_inference_free(tmp_path / "checkpoint")
     file = checkpoint / "router_config.json"
