@@ -15,7 +15,7 @@ from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
 
 TEXTS_PER_REQUEST = 256
 CHARACTERS_PER_REQUEST = 2**16
-TOKEN_ROW_CHARACTERS = 2**14
+TOKEN_ROW_CHARACTERS_PER_REQUEST = 2**14
 """Limit for a request where each token has a row: of 1,024 numbers, they take about 16 MiB."""
 FEW_TEXTS = 4
 """A request of so few texts would count as interactive (`edgeembed.inference.service.INTERACTIVE_TEXTS`)."""
@@ -46,7 +46,7 @@ async def embed_shard(
         done(len(rows))
         return found
 
-    most = TOKEN_ROW_CHARACTERS if has_token_rows(embedder.info.outputs) else CHARACTERS_PER_REQUEST
+    most = TOKEN_ROW_CHARACTERS_PER_REQUEST if has_token_rows(embedder.info.outputs) else CHARACTERS_PER_REQUEST
     tasks = [asyncio.create_task(one(rows)) for rows in requests(shard.rows, most)]
     try:
         parts = await asyncio.gather(*tasks)

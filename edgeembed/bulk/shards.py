@@ -22,7 +22,7 @@ IdKind = Literal["int", "string"]
 SHARD_ROWS = 8192
 SHARD_CHARACTERS = 2**20
 """Limit for shards of long texts; about a quarter of a million tokens."""
-TOKEN_ROW_CHARACTERS = 2**16
+TOKEN_ROW_SHARD_CHARACTERS = 2**16
 """The same where each token has a row: those of 1,024 numbers take about 64 MiB, and four times as much in scripts with a
 token for each character."""
 _INT64 = range(-(2**63), 2**63)
@@ -58,7 +58,7 @@ class Shard(NamedTuple):
 
 def cut(steps: Iterable[Step], number: int, start: Cursor, rules: JobRules) -> Shard | None:
     """Return the next shard of the records, or None when there are no more."""
-    most_characters = TOKEN_ROW_CHARACTERS if has_token_rows(rules.outputs) else SHARD_CHARACTERS
+    most_characters = TOKEN_ROW_SHARD_CHARACTERS if has_token_rows(rules.outputs) else SHARD_CHARACTERS
     rows: list[JobRow] = []
     refused: list[Refused] = []
     after: Cursor | None = None

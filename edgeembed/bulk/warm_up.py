@@ -10,18 +10,16 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
-from edgeembed.client import ask
+from edgeembed.client import Connection, connected
 from edgeembed.common.files import UNREADABLE_JSON, describe_os_error
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
-from edgeembed.config.settings import Settings
 from edgeembed.errors import CacheFileError, EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.runtime.in_process import in_process_service
 
 TEXTS_PER_REQUEST = 64
 _FIELDS = ("text", "query", "input")
-_REQUEST_SECONDS = 600.0
 
 EmbedQueries = Callable[[Sequence[str]], Awaitable[None]]
 """Embeds texts and stores their vectors. Raises EdgeEmbedError; its `param` names the text at fault, if there is one."""
@@ -68,9 +66,9 @@ async def warm_cache(
     options: as clients will send them; a vector is found again only by requests with the same model and prompt. Raises
     EdgeEmbedError.
     """
-    reply = await ask(resolved.settings, "/health")
-    if reply is not None and reply.ours:
-        return await warm(queries, _with_daemon(resolved.settings, options), on_progress)
+    async with connected(resolved.settings) as connection:
+        if await connection.is_running():
+            return await warm(queries, _with_daemon(connection, options), on_progress)
     async with in_process_service(resolved, report, cache=True) as (service, _):
         return await warm(queries, _with_service(service, options), on_progress)
 
@@ -98,16 +96,10 @@ async def warm(queries: Sequence[str], embed: EmbedQueries, on_progress: OnProgr
     return WarmUpResult(warmed, refused)
 
 
-def _with_daemon(settings: Settings, options: EmbedOptions) -> EmbedQueries:
+def _with_daemon(connection: Connection, options: EmbedOptions) -> EmbedQueries:
     async def embed(texts: Sequence[str]) -> None:
         body = {"input": list(texts), "encoding_format": "base64", "cache": "keep", **options.as_body()}
-        reply = await ask(settings, "/v1/embeddings", _REQUEST_SECONDS, body)
-        if reply is None:
-            raise EdgeEmbedError("the daemon no longer answers")
-        if reply.status != 200:
-            error = reply.body.get("error") or {}
-            message = error.get("message") or f"the daemon answered with status {reply.status}"
-            raise EdgeEmbedError(message, param=error.get("param"))
+        await connection.post("/v1/embeddings", body)
 
     return embed
 

@@ -181,8 +181,8 @@ async def test_texts_with_many_rows_are_computed_and_written_in_smaller_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A shard of long texts is held in memory."""
-    monkeypatch.setattr(shards, "TOKEN_ROW_CHARACTERS", 60)
-    monkeypatch.setattr(embedding, "TOKEN_ROW_CHARACTERS", 30)
+    monkeypatch.setattr(shards, "TOKEN_ROW_SHARD_CHARACTERS", 60)
+    monkeypatch.setattr(embedding, "TOKEN_ROW_CHARACTERS_PER_REQUEST", 30)
     folders = []
     for outputs in (("dense",), ("multi",)):
         (tmp_path / outputs[0]).mkdir()
