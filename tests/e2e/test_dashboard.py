@@ -197,6 +197,11 @@ def _late_interaction(page: Page) -> None:
     rows, columns = page.texts("#tokens-result [role=rowheader]"), page.texts("#tokens-result [role=columnheader]")
     assert len(rows) == 32 and rows[:2] == ["[CLS]", "[Q]"] and rows[-1] == "[MASK]"
     assert columns[:2] == ["[CLS]", "[D]"] and columns[-1] == "[SEP]" and not {",", "."} & set(columns)
+    page.write("#tokens-b", "rain " * 100)
+    page.find("#tokens [type=submit]").click()
+    page.wait_for("#tokens-result", "only the first 64 tokens")
+    columns = page.texts("#tokens-result [role=columnheader]")
+    assert len(columns) == 64 and columns[1] == "[D]" and columns[-1] == "[SEP]" and "64" not in columns
     assert "has no dense vectors" in page.text("#dense-missing")
     assert not page.find("#compare").is_displayed() and not page.find("#windows").is_displayed()
     page.find("#search [type=submit]").click()

@@ -136,7 +136,8 @@ async function lateVectors(text, role) {
   const rows = own.answer.data[0].multi_embedding;
   const added = probe.answer.data[0].multi_embedding.length - letter.length;
   const cut = own.answer.truncated?.length > 0;
-  return { rows, labels: lateLabels(tokens, rows.length, added, role), cut };
+  const read = cut ? cutTokens(tokens, MOST_TOKENS - Math.max(added, 0)) : tokens; // a marker is one of the tokens
+  return { rows, labels: lateLabels(read, rows.length, added, role), cut };
 }
 
 /** added: 1 for a model that marks queries and documents, -1 for one that leaves the first token out, -2 the last one, too. */
