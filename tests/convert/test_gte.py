@@ -12,6 +12,7 @@ from gguf import GGUFReader
 
 from edgeembed.engine.llama.library import ComputeError
 from edgeembed.errors import ConversionError
+from edgeembed.hub.gguf.header import read_header
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.llama_vectors import cosine, open_llama
 from tests.convert.tiny_bert import edit_json, write_safetensors
@@ -101,7 +102,8 @@ def test_a_norm_without_a_constant_is_refused(tmp_path: Path, end: str) -> None:
         convert_checkpoint(checkpoint, tmp_path / "tiny.gguf")
 
 
-def test_token_weights_are_dropped_with_a_note(tmp_path: Path) -> None:
+def test_token_weights_make_sparse_vectors(tmp_path: Path) -> None:
     checkpoint = make_tiny_gte(tmp_path / "tiny", multilingual=True, types=1)
     result = convert_checkpoint(checkpoint, tmp_path / "tiny.gguf", ConversionOptions(proof=False))
-    assert result.notes == ["its weights for single tokens, which make sparse vectors, are not computed"]
+    assert read_header(result.path).values["edgeembed.outputs"] == "dense,sparse"
+    assert result.notes == []

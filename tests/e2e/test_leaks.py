@@ -21,7 +21,7 @@ import pytest
 from tests.e2e.broken_requests import KEY, MARK, send_all
 from tests.e2e.daemon import Daemon, running
 
-CASES = 440
+CASES = 520
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
