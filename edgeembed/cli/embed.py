@@ -211,8 +211,9 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.errors import ConfigError
 
-    if flags.engine == "ray":
-        raise ConfigError("--engine ray is for whole files; name an output file with -o")
+    for flag, given in {"--engine ray": flags.engine == "ray", "--chunk": flags.chunk}.items():
+        if given:
+            raise ConfigError(f"{flag} is for whole files; name an output file with -o")
     for text in texts:
         if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
             raise ConfigError(f"{text} is a file; to embed its content, name an output file, as in -o vectors.parquet")

@@ -340,6 +340,8 @@ def test_long_texts_are_divided_cut_or_chunked(port: int, engine: CountingEngine
     whole = said("embed", str(path), "-o", str(tmp_path / "limited.parquet"), "--id", "key", "--chunk")
     assert "chunks have at most 18 tokens" in whole, "the model takes 20, of which two are special ones"
     assert "could not be embedded" not in whole
+    wrong = edgeembed("embed", words, "--chunk")
+    assert wrong.returncode != 0 and "--chunk is for whole files" in wrong.stderr
     wrong = edgeembed("embed", str(path), "-o", str(tmp_path / "x.jsonl"), "--long-text", "mean", "--truncate", "end")
     assert wrong.returncode != 0
     assert "contradict" in wrong.stderr
