@@ -159,6 +159,9 @@ class DefaultModel(msgspec.Struct, frozen=True, kw_only=True):
     context_tokens: int | UnsetType = UNSET
     """The longest text in tokens, special tokens included."""
     pooling: str | UnsetType = UNSET
+    task: _Task | UnsetType = UNSET
+    outputs: tuple[str, ...] | UnsetType = UNSET
+    """What its file has heads for; see docs/outputs.md."""
     file_type: str | UnsetType = UNSET
     parameters: int | UnsetType = UNSET
     size_bytes: int | UnsetType = UNSET

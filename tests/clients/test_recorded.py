@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from edgeembed.server.paths import ALTERNATIVES
-from tests.clients.examples import PAGE
+from tests.clients.examples import ROOT
 from tests.clients.recorded.programs import Program, address, programs
 from tests.published.run import FAILS, daemons, run_case, summary
+
+CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 
 PROGRAMS = programs()
 SECTION = "\n## Editors and apps\n"
@@ -19,9 +21,9 @@ SECTION = "\n## Editors and apps\n"
 
 def section(name: str) -> str:
     """Return what the page says about a program, in one line."""
-    _, _, rest = PAGE.read_text(encoding="utf-8").partition(SECTION)
+    _, _, rest = CLIENTS_PAGE.read_text(encoding="utf-8").partition(SECTION)
     found = re.search(rf"^### {re.escape(name)}\n(.*?)^##", rest, re.DOTALL | re.MULTILINE)
-    assert found, f"{PAGE.name} has no section {name}"
+    assert found, f"{CLIENTS_PAGE.name} has no section {name}"
     return " ".join(found[1].split())
 
 
@@ -54,14 +56,14 @@ def test_the_test_of_a_program_names_routes_that_it_uses(program: Program) -> No
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.name)
 def test_the_page_says_what_does_not_work(program: Program) -> None:
-    _, _, table = PAGE.read_text(encoding="utf-8").partition("\n## What does not work\n")
+    _, _, table = CLIENTS_PAGE.read_text(encoding="utf-8").partition("\n## What does not work\n")
     for case in program.cases:
         if case.differs:
             assert any(program.name in line and case.differs.reason in line for line in table.splitlines()), case.test
 
 
 def test_each_section_is_of_a_program() -> None:
-    _, _, rest = PAGE.read_text(encoding="utf-8").partition(SECTION)
+    _, _, rest = CLIENTS_PAGE.read_text(encoding="utf-8").partition(SECTION)
     names = set(re.findall(r"^### (.+)$", rest.partition("\n## ")[0], re.MULTILINE))
     assert names - {"Programs without embeddings of their own"} == {program.name for program in PROGRAMS}
 

@@ -54,7 +54,7 @@ def test_a_timeout_of_the_coroutine_itself_is_its_result(loop: LoopThread) -> No
 
 def test_closing_cancels_what_runs_and_refuses_more() -> None:
     loop = LoopThread("a loop")
-    future = loop.submit(asyncio.sleep(3600))
+    future = loop.submit(asyncio.sleep(3600))  # it never ends by itself
     loop.close()
     loop.close()
     with pytest.raises(CancelledError):
