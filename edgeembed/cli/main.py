@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("edgeembed.cli.serve", "serve", "Run the daemon: OpenAI's /v1/embeddings on localhost."),
     "pull": ("edgeembed.cli.pull", "pull", "Download a model, and convert it if necessary."),
-    "list": ("edgeembed.cli.models", "list_models", "List installed models, or those available."),
-    "show": ("edgeembed.cli.models", "show", "Show details of a model, or versions and licences."),
+    "list": ("edgeembed.cli.list_models", "list_models", "List installed models, or those available."),
+    "show": ("edgeembed.cli.show", "show", "Show details of a model, or versions and licences."),
     "rm": ("edgeembed.cli.rm", "rm", "Remove installed models."),
     "ps": ("edgeembed.cli.ps", "ps", "Show which models the daemon has loaded."),
     "convert": ("edgeembed.cli.convert", "convert", "Convert a checkpoint to a GGUF file."),

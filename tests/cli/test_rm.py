@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.cli.models import list_models
+from edgeembed.cli.list_models import list_models
 from edgeembed.cli.rm import rm
 from edgeembed.config.paths import Paths
 from edgeembed.errors import ConfigError, HubError, UnknownModelError

@@ -13,8 +13,9 @@ from click import Command
 from click.testing import CliRunner
 
 from edgeembed.cli import printing
-from edgeembed.cli.models import list_models, show
+from edgeembed.cli.list_models import list_models
 from edgeembed.cli.pull import pull
+from edgeembed.cli.show import show
 from edgeembed.common.progress import human_size
 from edgeembed.config.paths import Paths
 from edgeembed.errors import HubError, UnknownModelError

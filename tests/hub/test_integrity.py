@@ -9,8 +9,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.cli.models import list_models, show
+from edgeembed.cli.list_models import list_models
 from edgeembed.cli.rm import rm
+from edgeembed.cli.show import show
 from edgeembed.common.files import FileIdentity
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings

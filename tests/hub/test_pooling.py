@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner, Result
 from gguf import PoolingType
 
-from edgeembed.cli.models import show
 from edgeembed.cli.pull import pull
+from edgeembed.cli.show import show
 from edgeembed.config.paths import Paths
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 from click.testing import CliRunner, Result
 
-from edgeembed.cli.models import list_models, show
+from edgeembed.cli.list_models import list_models
 from edgeembed.cli.pull import pull
+from edgeembed.cli.show import show
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConversionError, HubError, SourceUnreachableError, UnknownModelError

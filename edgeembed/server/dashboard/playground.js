@@ -89,7 +89,7 @@ handle("search", async () => {
         "li",
         {},
         make("p", {}, row.passage),
-        ...(reranked ? [measure(late ? "MaxSim" : "reranker", row.relevance)] : []),
+        ...(reranked ? [measure(late ? "MaxSim (mean)" : "reranker", row.relevance)] : []),
         ...(found ? [measure("cosine", row.cosine, reranked ? "second" : "")] : []),
       ),
     ),

@@ -125,6 +125,9 @@ def _lengths(body: RerankBody) -> Lengths:
 
 def _divides(body: RerankBody, default: LongText) -> bool:
     """Return whether documents that are too long are divided into windows. Raises RequestError."""
+    for name in ("max_chunks_per_doc", "overlap"):
+        if (number := getattr(body, name)) is not None and number < 0:
+            raise RequestError(f"{name} is {number}; expected at least 0", param=name)
     in_chunks = (body.max_chunks_per_doc or 1) != 1 or bool(body.overlap)
     return divides(
         body.long_text,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.cli.models import show
+from edgeembed.cli.show import show
 from edgeembed.hub.gguf.coarse import describe_coarse_weights
 from edgeembed.hub.gguf.file import TensorInfo
 from edgeembed.hub.gguf.frames import frame_of_foreign

@@ -130,6 +130,13 @@ async def test_a_document_counts_with_its_best_window(
     assert len(server.ranker.computed) == computed, "the setting means the same windows"
 
 
+@pytest.mark.parametrize("field", ["max_chunks_per_doc", "overlap"])
+async def test_a_negative_number_of_chunks_is_refused(client: TestClient, server: Server, field: str) -> None:
+    status, answer = await post(client, "/v1/rerank", query="q", documents=[LONG], **{field: -1})
+    assert (status, f"{field} is -1" in str(answer)) == (400, True)
+    assert not server.ranker.computed
+
+
 async def test_an_embedder_ranks_by_the_closest_window(client: TestClient, server: Server) -> None:
     _, answer = await post(
         client, "/v1/rerank", model="embedder:cosine", query="a ship", documents=[LONG, "a gull", LONG[:30]], long_text="max"

@@ -1,4 +1,4 @@
-"""`edgeembed list` and `edgeembed show`."""
+"""`edgeembed show`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeembed.cli.catalogue_rows import entry_row, offered_row, print_offered, print_sizes
+from edgeembed.cli.catalogue_rows import entry_row, print_sizes
 from edgeembed.cli.completion import complete_model, offered_types
-from edgeembed.cli.printing import ago, iso_time, print_fields, print_json, print_prose, print_table
+from edgeembed.cli.installed_rows import installed_row, outputs_fields, print_damage
+from edgeembed.cli.printing import ago, print_fields, print_json, print_prose, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,94 +20,6 @@ if TYPE_CHECKING:
     from edgeembed.hub.store import InstalledModel, Store
 
 _NOT_INSTALLED = "not installed"
-
-
-@click.command("list")
-@click.option("--available", is_flag=True, help="Also list the models of the catalogue.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_models(available: bool, as_json: bool) -> None:
-    """List the installed models, and with --available also those of the catalogue.
-
-    Models of the catalogue come in a second table, with their default type. SIZE is that of the file, MEMORY an estimate of
-    what a loaded model takes. A narrow terminal hides some columns; output to a pipe has all of them.
-
-    \b
-    Examples:
-      edgeembed list
-      edgeembed list --available              models that `edgeembed pull` can install
-      edgeembed list --json                   with paths, digests and prompts
-    """
-    from edgeembed.config.resolution import resolve
-    from edgeembed.hub.catalogue import DEFAULT_MODEL, catalogue
-    from edgeembed.hub.store import Store
-
-    resolved = resolve()
-    store = Store(resolved.paths)
-    installed, unfinished = store.installed(), store.unfinished()
-    there = {model.name for model in installed}
-    offered = [entry for name, entry in catalogue().items() if available and name not in there]
-    if as_json:
-        rows = [_installed_row(model) | {"installed": True} for model in installed]
-        print_json(rows + [offered_row(entry, resolved.settings) | {"installed": False} for entry in offered])
-        return
-    if not installed:
-        hint = "" if offered else " To see what is available: edgeembed list --available"
-        click.echo(f"No models are installed.{hint}")
-    else:
-        print_table(
-            ("NAME", "TYPE", "TASK", "SIZE", "DIMENSIONS", "LICENCE", "LAST USED"),
-            map(_installed_cells, installed),
-            right=("SIZE", "DIMENSIONS"),
-            spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
-        )
-    if offered:
-        click.echo("\nNot installed, but in the catalogue:\n")
-        print_offered(offered, resolved.settings)
-        example = next((entry.name for entry in offered if entry.name == DEFAULT_MODEL), offered[0].name)
-        click.echo(f"\nTo install one: edgeembed pull {example}")
-    _print_damage(installed)
-    _print_unfinished(unfinished)
-
-
-def _print_damage(installed: list[InstalledModel]) -> None:
-    for model in installed:
-        if model.damage is not None:
-            click.echo(f"\n{model.damage.message}")
-
-
-def _installed_cells(model: InstalledModel) -> tuple[str, ...]:
-    from edgeembed.common.progress import human_size
-
-    return (
-        model.name,
-        model.type,
-        _task(model),
-        human_size(model.size_bytes),
-        _length_of_vectors(model),
-        model.license or "?",
-        ago(model.last_used, time.time()),
-    )
-
-
-def _length_of_vectors(model: InstalledModel) -> str:
-    if model.task != "embed" or model.outputs == ("sparse",):
-        return "-"
-    return str(model.dimensions or "?") if "dense" in model.outputs else f"{model.token_dimensions or '?'} a token"
-
-
-def _task(model: InstalledModel) -> str:
-    """Return the task, with what an embedder computes if that is more than dense vectors."""
-    return f"{model.task}: {', '.join(model.outputs)}" if _outputs([model]) else model.task
-
-
-def _print_unfinished(unfinished: dict[str, dict[Path, int]]) -> None:
-    """Print one line about unfinished downloads, of which one may be running."""
-    from edgeembed.common.progress import human_size
-
-    if unfinished:
-        named = ", ".join(f"{name} ({human_size(sum(sizes.values()))})" for name, sizes in unfinished.items())
-        first = next(iter(unfinished))
-        click.echo(f"\nUnfinished downloads: {named}. Pull again to continue, or remove with: edgeembed rm {first}")
 
 
 @click.command()
@@ -168,31 +81,7 @@ def _about_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     task = entry.task if entry else installed[0].task if installed else None
     return catalogued | {
         "task": task,
-        "installed": [_installed_row(model) | {"frame": _frame_row(model)} for model in installed],
-    }
-
-
-def _installed_row(model: InstalledModel) -> dict[str, Any]:
-    import msgspec
-
-    return {
-        "name": model.name,
-        "type": model.type,
-        "task": model.task,
-        "size_bytes": model.size_bytes,
-        "dimensions": model.dimensions if model.task == "embed" else None,
-        "classes": msgspec.to_builtins(model.classes),
-        "outputs": model.outputs if model.task == "embed" else None,
-        "matryoshka": msgspec.to_builtins(model.matryoshka),
-        "max_seq_length": model.max_seq_length,
-        "license": model.license,
-        "last_used": iso_time(model.last_used),
-        "path": str(model.path),
-        "sha256": model.digest,
-        "damage": model.damage.what if model.damage else None,
-        "source": model.source,
-        "prompts": msgspec.to_builtins(model.prompts),
-        "notes": model.notes,
+        "installed": [installed_row(model) | {"frame": _frame_row(model)} for model in installed],
     }
 
 
@@ -229,7 +118,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                     "dimensions",
                     entry.vectors if entry.token_dimensions else _dimensions(entry.task, entry.dimensions, entry.matryoshka),
                 ),
-                *_outputs(installed),
+                *outputs_fields(installed),
                 ("context", _context(entry)),
                 ("pooling", entry.pooling),
                 ("architecture", entry.architecture),
@@ -257,7 +146,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
                     else [("dimensions", _dimensions(model.task, model.dimensions, model.matryoshka))]
                 ),
                 ("classes", ", ".join(model.classes.labels) if model.classes else None),
-                *_outputs(installed),
+                *outputs_fields(installed),
             ],
             indent="  ",
         )
@@ -265,17 +154,7 @@ def _print_model(name: str, entry: CatalogueEntry | None, installed: list[Instal
     click.echo("\ninstalled files")
     for model in installed:
         _print_installed(model)
-    _print_damage(installed)
-
-
-def _outputs(installed: list[InstalledModel]) -> list[tuple[str, str]]:
-    """Return a line that tells what the installed embedder computes, if that is more than dense vectors."""
-    outputs = installed[0].outputs if installed and installed[0].task == "embed" else ("dense",)
-    if outputs == ("dense",):
-        return []
-    width = installed[0].token_dimensions
-    words = [f"{output} ({width} numbers a token)" if output == "multi" and width else output for output in outputs]
-    return [("outputs", ", ".join(words))]
+    print_damage(installed)
 
 
 def _context(entry: CatalogueEntry) -> str:
