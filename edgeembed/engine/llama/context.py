@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.context_plan import ContextShape, padding
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
@@ -48,7 +49,8 @@ class Context:
         self._context = self._make(model)
         self._memory = lib.llama_get_memory(self._context)
         # A model without a KV cache is an encoder; llama_decode would compute it too, but log a warning for each batch.
-        self._forward = lib.llama_decode if self._memory else lib.llama_encode
+        forward = lib.llama_decode if self._memory else lib.llama_encode
+        self._forward = traced(before="prepare the batch", within="compute")(forward)
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
         self._prefixes: KeptPrefixes | None = None
