@@ -272,10 +272,15 @@ class Extra final : public ExtraBufferType {
 Extra extra;
 BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
 
+// The types of weights, a bit for each, that are left to llama.cpp's own buffer types.
+std::atomic<uint64_t> left_types{0};
+
 // llama.cpp asks this about operations whose weights are, or would be, in this buffer type.
 bool Extra::supports_op(void *, const Tensor * op) {
     if (op->op != OP_MUL_MAT || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
     if (!Products::fits(op)) return false;
+    const bool has_place = op->src[0]->extra != nullptr;  // the weights of a loaded model stay where they are
+    if (!has_place && (left_types.load() >> op->src[0]->type & 1)) return false;
     if (op->src[1]->buffer == nullptr) return true;
     BufferType * type = op->src[1]->buffer->buft;
     return type->iface.is_host != nullptr && type->iface.is_host(type);
@@ -333,9 +338,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     std::vector<BufferType *> & types = ggml.extra_buffer_types();
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
-    types.push_back(&buffer_type);
+    types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
     return nullptr;
 }
+
+// Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
+EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
