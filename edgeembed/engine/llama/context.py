@@ -55,6 +55,7 @@ class Context:
         self._forward = traced(before="prepare the batch", within="compute")(forward)
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
+        self._threads_set = shape.threads
         # Encoders have no logits. On a card, the buffer may be pinned.
         self._unused_logits = None if self._memory or on_card else _UnusedLogits(model, self._context, shape.sequences)
         self._prefixes: KeptPrefixes | None = None
@@ -183,7 +184,9 @@ class Context:
             code = self._forward(self._context, batch)
         else:
             threads = self._threads.next()
-            lib.llama_set_n_threads(self._context, threads, threads)
+            if threads != self._threads_set:
+                lib.llama_set_n_threads(self._context, threads, threads)
+                self._threads_set = threads
             start = time.perf_counter()
             code = self._forward(self._context, batch)
             self._threads.record(batch.n_tokens, time.perf_counter() - start)

@@ -7,10 +7,8 @@ loaded without extra buffers, as in the lower execution modes, does not use it. 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -38,20 +36,18 @@ class Kernels:
         return self._library is not None
 
     def be_bulk(self) -> None:
-        """Make the forward passes of the calling thread wait while any thread is inside `query`."""
+        """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""
         if self._library is not None:
             self._library.edgeembed_kernels_be_bulk()
 
-    @contextlib.contextmanager
-    def query(self) -> Iterator[None]:
-        """Compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
-        if self._library is None:
-            yield
-            return
-        self._library.edgeembed_kernels_queries(1)
-        try:
-            yield
-        finally:
+    def begin_query(self) -> None:
+        """Begin to compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_queries(1)
+
+    def end_query(self) -> None:
+        """Let bulk threads go on, unless there is another query."""
+        if self._library is not None:
             self._library.edgeembed_kernels_queries(-1)
 
 

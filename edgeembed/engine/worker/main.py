@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
     sandbox = Sandbox(Path(options.path), options.device, enabled=options.sandbox)
     sandbox.restrict_files([FOLDER])
     try:
-        return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
+        return Worker(options, Pipe(os.fdopen(0, "rb", closefd=False), sink), activity_table, sandbox).run()
     except Exception as error:
         # Python's own end would wait for the reader, and abort with a message about standard input.
         _end_process(error)
