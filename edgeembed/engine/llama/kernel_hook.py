@@ -30,6 +30,8 @@ class Kernels:
     def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
         self.words = words
         self._library = library
+        # These return at once: to release Python's global lock for them would let bulk threads take it from a query.
+        self._quick = None if library is None else ctypes.PyDLL(library._name)
 
     @property
     def ours(self) -> bool:
@@ -42,13 +44,13 @@ class Kernels:
 
     def begin_query(self) -> None:
         """Begin to compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_queries(1)
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(1)
 
     def end_query(self) -> None:
         """Let bulk threads go on, unless there is another query."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_queries(-1)
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(-1)
 
 
 PLAIN_KERNELS = Kernels("llama.cpp's own kernels")

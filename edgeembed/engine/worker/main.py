@@ -25,8 +25,9 @@ OPENMP_SPINS = "4000"
 awake between two operations of a forward pass, but not between two requests (GNU OpenMP's default keeps a processor busy for
 many milliseconds)."""
 
-SWITCH_SECONDS = 0.001
-"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code."""
+SWITCH_SECONDS = 0.0002
+"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code: a query does so several
+times, beside a bulk load whose texts are read and sent meanwhile."""
 
 
 def _end_process(error: BaseException) -> NoReturn:

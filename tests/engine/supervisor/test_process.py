@@ -87,7 +87,7 @@ async def test_a_function_gets_each_message_in_order_and_its_failure_ends_the_de
     assert worker.killed_from_outside
 
 
-async def test_the_last_lines_of_a_process_that_has_ended_are_known() -> None:
+async def test_the_last_lines_of_a_process_that_has_ended_are_kept() -> None:
     program = "import sys; sys.stderr.write('x' * 200_000 + '\\nGGML_ASSERT(1 == 2) failed\\n'); exit(3)"
     worker = WorkerProcess(await WorkerPipes.start([sys.executable, "-c", program]))
     assert await worker.receive() is None
