@@ -50,9 +50,11 @@ constexpr int CHUNKS_PER_THREAD = 4;        // a thread that loses its processor
 constexpr size_t PANEL_BYTES = 1 << 18;     // activations that stay in a core's own cache while all rows are multiplied
 constexpr int64_t TWO_FROM_TOKENS = 15;     // from this number of tokens on, two groups of rows are computed together
 constexpr size_t NEAR_BYTES = 1 << 14;      // the largest group of rows whose successor fits into the L1 cache beside it
-constexpr int64_t QUERIES_AT_ONCE = 64;     // queries of a head that share one transposition of its keys
-constexpr size_t MOST_KEY_BYTES = 1 << 19;  // transposed keys that fit into a core's own cache
+constexpr int64_t QUERIES_AT_ONCE = 128;    // queries that share one transposition of their head's keys
+constexpr size_t KEY_BYTES = 1 << 19;       // unpacked keys and values that fit into a core's own cache
 constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 // Activations of all texts, quantised.
 struct Activations {
@@ -63,7 +65,7 @@ struct Activations {
     int64_t blocks;
 };
 
-// Attention of one head of one stream. Strides are in bytes.
+// Attention of some queries of `group` heads that share keys and values, in one stream. Strides are in bytes.
 struct Attention {
     const char * query;
     const char * key;
@@ -71,23 +73,71 @@ struct Attention {
     const char * mask;
     char * out;
     size_t query_stride, key_stride, value_stride, mask_stride, out_stride;
-    int64_t keys, depth, value_depth;
+    size_t query_head_stride, mask_head_stride, out_head_stride;
+    int64_t queries, group, keys, depth, value_depth;
     float scale;
 
-    const float * query_row(int64_t row) const { return reinterpret_cast<const float *>(query + row * query_stride); }
+    const float * query_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const float *>(query + row * query_stride + head * query_head_stride);
+    }
+    const uint16_t * mask_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const uint16_t *>(mask + row * mask_stride + head * mask_head_stride);
+    }
+    float * out_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<float *>(out + row * out_stride + head * out_head_stride);
+    }
     const uint16_t * key_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(key + row * key_stride); }
     const uint16_t * value_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(value + row * value_stride); }
-    const uint16_t * mask_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(mask + row * mask_stride); }
-    float * out_row(int64_t row) const { return reinterpret_cast<float *>(out + row * out_stride); }
 };
 
-// A thread's scratch memory for attention.
+// What a query has seen so far: its largest score, and the sum of its weights relative to that.
+struct Softmax {
+    float top, sum;
+};
+
+// A thread's scratch memory for attention to at most `most_keys` keys at a time.
 struct Scratch {
-    float * keys;      // transposed
-    float * values;    // [keys, depth]
-    float * queries;   // scaled
-    float * scores;    // [queries, visible keys]
-    int64_t * blocks;  // numbers of the blocks of keys that are visible to a query
+    float * keys;       // transposed
+    float * values;     // [keys, depth]
+    float * queries;    // scaled
+    float * scores;     // [queries, visible keys]
+    Softmax * softmax;  // of each row
+    int64_t * shown;    // numbers of the blocks of keys that are unpacked
+    int64_t * seen;     // numbers of those that are visible to a query
+    int64_t most_keys, first_block, shown_blocks;
+};
+
+// Sizes of the parts of a thread's scratch memory, and of all, in bytes.
+struct ScratchLayout {
+    int64_t most_keys;
+    size_t keys, values, queries, scores, softmax, blocks, bytes;
+
+    // rows: the most queries of all heads of a group together.
+    ScratchLayout(int64_t all_keys, int64_t depth, int64_t value_depth, int64_t rows) {
+        constexpr int64_t WIDEST = 16, MOST_QUERIES = 8;  // the larger of both register sizes
+        const int64_t fitting = static_cast<int64_t>(KEY_BYTES / sizeof(float)) / (depth + value_depth) / WIDEST * WIDEST;
+        most_keys = std::min((all_keys + WIDEST - 1) / WIDEST * WIDEST, std::max(fitting, WIDEST));
+        keys = aligned(most_keys * depth * sizeof(float));
+        values = aligned(most_keys * value_depth * sizeof(float));
+        queries = aligned(MOST_QUERIES * depth * sizeof(float));
+        scores = aligned(MOST_QUERIES * most_keys * sizeof(float));
+        softmax = aligned(rows * sizeof(Softmax));
+        blocks = aligned(most_keys / 8 * sizeof(int64_t));
+        bytes = keys + values + queries + scores + softmax + 2 * blocks;
+    }
+
+    Scratch at(uint8_t * memory) const {
+        Scratch scratch{};
+        scratch.keys = reinterpret_cast<float *>(memory);
+        scratch.values = reinterpret_cast<float *>(memory += keys);
+        scratch.queries = reinterpret_cast<float *>(memory += values);
+        scratch.scores = reinterpret_cast<float *>(memory += queries);
+        scratch.softmax = reinterpret_cast<Softmax *>(memory += scores);
+        scratch.shown = reinterpret_cast<int64_t *>(memory += softmax);
+        scratch.seen = reinterpret_cast<int64_t *>(memory += blocks);
+        scratch.most_keys = most_keys;
+        return scratch;
+    }
 };
 
 // Instruction sets that there are kernels for, best last.
@@ -100,7 +150,7 @@ struct Kernels {
                      size_t stride);
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
-    void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    void (*attention)(const Attention & job, Scratch & scratch);
 };
 
 #if HAS_KERNELS
@@ -381,36 +431,39 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     return these != nullptr;
 }
 
-// One head. query, out: [queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half precision.
-struct Head {
+// Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half
+// precision.
+struct Heads {
     const char *query, *key, *value, *mask;
     char * out;
-    int64_t queries, keys, depth;
+    int64_t heads, queries, keys, depth;
     float scale;
 };
 
-// Compute the attention of one head.
-EXPORTED bool edgeembed_kernels_attention(int level, const Head * head) {
+// Compute the attention of heads that share keys.
+EXPORTED bool edgeembed_kernels_attention(int level, const Heads * heads) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return false;
-    const int64_t queries = head->queries, keys = head->keys, depth = head->depth;
-    const int64_t padded = (keys + 15) / 16 * 16;
-    std::vector<float> columns(padded * depth), values(padded * depth), scaled(8 * depth), scores(8 * padded);
-    std::vector<int64_t> blocks(padded / 8);
-    Scratch scratch{columns.data(), values.data(), scaled.data(), scores.data(), blocks.data()};
+    const int64_t depth = heads->depth, row_bytes = depth * sizeof(float);
+    const ScratchLayout layout(heads->keys, depth, depth, heads->queries * heads->heads);
+    std::vector<uint8_t> memory(layout.bytes);
+    Scratch scratch = layout.at(memory.data());
     Attention job{};
-    job.query = head->query;
-    job.key = head->key;
-    job.value = head->value;
-    job.mask = head->mask;
-    job.out = head->out;
-    job.query_stride = job.out_stride = depth * sizeof(float);
+    job.query = heads->query;
+    job.key = heads->key;
+    job.value = heads->value;
+    job.mask = heads->mask;
+    job.out = heads->out;
+    job.query_stride = job.out_stride = row_bytes;
+    job.query_head_stride = job.out_head_stride = heads->queries * row_bytes;
     job.key_stride = job.value_stride = depth * sizeof(uint16_t);
-    job.mask_stride = keys * sizeof(uint16_t);
-    job.keys = keys;
+    job.mask_stride = heads->keys * sizeof(uint16_t);
+    job.queries = heads->queries;
+    job.group = heads->heads;
+    job.keys = heads->keys;
     job.depth = job.value_depth = depth;
-    job.scale = head->scale;
-    these->attention(job, 0, queries, scratch);
+    job.scale = heads->scale;
+    these->attention(job, scratch);
     return true;
 }
 
