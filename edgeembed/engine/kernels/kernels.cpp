@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 #include "ggml.h"
@@ -101,6 +102,12 @@ struct Kernels {
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    // Quantises a part of a row, which begins with this block.
+    void (*quantise_part)(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
+    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
+    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
+    void (*store_halves)(const float * from, uint16_t * to, int64_t count);
 };
 
 #if HAS_KERNELS
@@ -111,7 +118,7 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -123,7 +130,7 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -135,7 +142,7 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -281,8 +288,13 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "steps.h"
+
+#include "graph.h"
+
 // llama.cpp asks this about every operation; where the answer is null, it computes the operation itself.
 TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
+    if (op->flags & FLAG_RUN) return &runs;
     if (op->op == OP_MUL_MAT) {
         const Buffer * buffer = op->src[0]->buffer;
         return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
@@ -334,6 +346,11 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.push_back(&buffer_type);
+    Device * processor = ggml.device_by_type(DEVICE_CPU);
+    if (processor != nullptr) {
+        init_plain_backend = processor->init_backend;
+        processor->init_backend = init_backend;
+    }
     return nullptr;
 }
 
