@@ -159,6 +159,7 @@ KERNEL_FUNCTIONS = (
     "ggml_op_name",
     "ggml_unary_op_name",
     "ggml_tensor_overhead",
+    "ggml_backend_dev_by_type",
 )
 """The functions that the kernels call, in the order of `Ggml` in `kernels/ggml.h`, which declares them."""
 
