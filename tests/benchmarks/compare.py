@@ -56,7 +56,7 @@ def common(function: F) -> F:
     for option in (
         click.option("--folder", type=click.Path(path_type=Path), default=DEFAULT_FOLDER, show_default=True),
         click.option("--threads", type=int, default=usable_threads(), show_default=True, help="For every peer."),
-        click.option("--model", type=click.Choice(["minilm", "qwen3"]), default="minilm", show_default=True),
+        click.option("--model", type=click.Choice(["minilm", "qwen3", "bert12"]), default="minilm", show_default=True),
     ):
         function = option(function)
     return function
@@ -121,7 +121,7 @@ def run(
         our_flags.split(), **({"tree": tree.absolute()} if tree else {}), home=home.absolute() if home else None
     )
     taking_part = [ours, *(peer for peer in _present(peers, place, weights) if peer.name != OURS)]
-    wanted = [each for each in _scenarios(scenarios) if each.model == model]
+    wanted = [each for each in _scenarios(scenarios) if model in each.models]
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     phases = sum(len(each.phases) * (each.seconds_factor * seconds + 1.5) for each in wanted)
     busy, taken = busy_share(), gaps()
