@@ -36,6 +36,7 @@ from tests.benchmarks.place import Place, Weights
 from tests.benchmarks.processes import Loop, Server
 from tests.benchmarks.report import Comparison, cosines, table_of_settings
 from tests.benchmarks.scenarios import SCENARIOS, Scenario
+from tests.benchmarks.stages import under_load
 from tests.benchmarks.weights import make_weights, weights_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -255,21 +256,12 @@ def _compare(scenario: Scenario, running: dict[str, Server | Loop], rounds: int,
     for number in range(rounds):
         for name in list(taking_part)[:: 1 if number % 2 == 0 else -1]:
             one = taking_part[name]
-            one.thaw()
             try:
-                phases, share, hits = {}, 0.0, one.cache_hits()
-                for phase, job in scenario.jobs(seconds, seed + 104_729 * number).items():
-                    phases[phase], cpu = one.do(job)
-                    lasted = max(outcome.seconds for outcome in phases[phase].values())
-                    share = max(share, cpu / lasted / (os.cpu_count() or 1))
-                if scenario.all_new and (hits := one.cache_hits() - hits):
-                    raise RuntimeError(f"its cache answered {hits} texts that were to be new")
+                phases, share = under_load(one, scenario, seconds, seed + 104_729 * number)
                 comparison.add(number, name, phases, share)
             except RuntimeError as error:
                 comparison.failures[name] = str(error)
                 del taking_part[name]
-            finally:
-                one.freeze()
     return comparison
 
 

@@ -80,14 +80,14 @@ class Edgeembed(Peer):
     def __init__(self, flags: Sequence[str] = (), tree: Path = ROOT, home: Path | None = None) -> None:
         """Prepare. tree: the source tree to run. home: an EDGEEMBED_HOME with a tuned profile; None takes an empty one."""
         super().__init__(flags)
-        self._tree = tree
+        self.tree = tree
         self._home = home
 
     def setup(self, place: Place, weights: Weights) -> None:
         pass
 
     def missing(self, place: Place) -> str | None:
-        return None if (self._tree / "edgeembed").is_dir() else f"no source tree in {self._tree}"
+        return None if (self.tree / "edgeembed").is_dir() else f"no source tree in {self.tree}"
 
     def start(self, place: Place, weights: Weights) -> Server | Loop:
         home = self._home
@@ -99,7 +99,7 @@ class Edgeembed(Peer):
         command = [sys.executable, "-m", "edgeembed", "serve", "--model", str(weights.gguf), "--port", str(port)]
         command += ["--threads", str(place.threads), "--log-level", "warning", *self.settings(weights)]
         # The second folder gives convert/ and models/ of this tree their import names.
-        path = os.pathsep.join([str(self._tree), str(self._tree / ".ci" / "typed")])
+        path = os.pathsep.join([str(self.tree), str(self.tree / ".ci" / "typed")])
         environment = {"EDGEEMBED_HOME": str(home), "PYTHONPATH": path}
         return _OwnServer(
             self.name, command, environment, place.log(self.name), port=port, body={}, query_body={"input_type": "query"}
@@ -114,7 +114,7 @@ class EdgeembedEngine(Edgeembed):
 
     def start(self, place: Place, weights: Weights) -> Loop:
         command = [sys.executable, "-m", "tests.benchmarks.engine_peer", str(weights.gguf), "--threads", str(place.threads)]
-        return Loop(self.name, command, {"PYTHONPATH": str(overlay(place.folder, self._tree))}, place.log(self.name))
+        return Loop(self.name, command, {"PYTHONPATH": str(overlay(place.folder, self.tree))}, place.log(self.name))
 
 
 def overlay(folder: Path, tree: Path) -> Path:
