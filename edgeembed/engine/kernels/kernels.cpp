@@ -21,7 +21,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "ggml.h"
 
@@ -101,6 +103,12 @@ struct Kernels {
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    // Quantises a part of a row, which begins with this block.
+    void (*quantise_part)(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
+    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
+    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
+    void (*store_halves)(const float * from, uint16_t * to, int64_t count);
 };
 
 #if HAS_KERNELS
@@ -111,7 +119,7 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -123,7 +131,7 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -135,7 +143,7 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -286,8 +294,15 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "times.h"
+
+#include "steps.h"
+
+#include "graph.h"
+
 // llama.cpp asks this about every operation; where the answer is null, it computes the operation itself.
 TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
+    if (op->flags & FLAG_RUN) return &runs;
     if (op->op == OP_MUL_MAT) {
         const Buffer * buffer = op->src[0]->buffer;
         return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
@@ -301,10 +316,15 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
 // Whether ggml has the operations under our numbers. The tables of their names have no end mark, so they are not searched: a
 // number beyond the end would be read from other memory.
 bool has_operations() {
-    const auto is = [](const char * name, const char * expected) { return name != nullptr && std::strcmp(name, expected) == 0; };
-    return is(ggml.op_name(OP_NORM), "NORM") && is(ggml.op_name(OP_MUL_MAT), "MUL_MAT") &&
-           is(ggml.op_name(OP_FLASH_ATTN_EXT), "FLASH_ATTN_EXT") && is(ggml.op_name(OP_UNARY), "UNARY") &&
-           is(ggml.unary_op_name(UNARY_OP_GELU), "GELU");
+    const auto is = [](int number, const char * expected) {
+        const char * name = ggml.op_name(number);
+        return name != nullptr && std::strcmp(name, expected) == 0;
+    };
+    const char * unary = ggml.unary_op_name(UNARY_OP_GELU);
+    return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
+           is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
+           is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
 }  // namespace
@@ -339,11 +359,22 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    Device * processor = ggml.device_by_type(DEVICE_CPU);
+    if (processor != nullptr) {
+        init_plain_backend = processor->init_backend;
+        processor->init_backend = init_backend;
+    }
     return nullptr;
 }
 
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
+
+// Measure the parts of forward passes from now on.
+EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
+
+// Return the nanoseconds of the parts of the calling thread's latest pass.
+EXPORTED const int64_t * edgeembed_kernels_parts(void) { return part_nanoseconds; }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
