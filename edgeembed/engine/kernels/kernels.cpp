@@ -23,6 +23,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "ggml.h"
 
@@ -300,6 +301,8 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "times.h"
+
 #include "steps.h"
 
 #include "graph.h"
@@ -373,6 +376,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
+
+// Measure the parts of forward passes from now on.
+EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
+
+// Return the nanoseconds of the parts of the calling thread's latest pass.
+EXPORTED const int64_t * edgeembed_kernels_parts(void) { return part_nanoseconds; }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }

@@ -61,15 +61,24 @@ size_t activation_bytes(int64_t tokens, int64_t columns) {
 
 // How a step's products are divided among threads.
 struct Division {
-    int64_t groups, chunk;  // of all products; of a piece
+    int64_t share;  // groups of a piece, at most
+    int threads;
 
-    Division(const Step & step, int threads) : groups(0) {
+    Division(const Step & step, int threads) : threads(threads) {
+        int64_t groups = 0;
         for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
-        const int64_t wanted = static_cast<int64_t>(threads) * CHUNKS_PER_THREAD;
-        const int64_t share = (groups + wanted - 1) / wanted;
-        chunk = share > 1 || step.quantises ? (share + 1) / 2 * 2 : 1;  // kernels take groups in pairs; a block is two groups
+        share = std::max<int64_t>(groups / (static_cast<int64_t>(threads) * CHUNKS_PER_THREAD), 1);
     }
-    int64_t pieces_of(const Product & product) const { return (product.weights->ne[1] / GROUP + chunk - 1) / chunk; }
+    // Groups of a piece: as many pieces for each thread. Kernels take groups in pairs, and a block of results is two groups.
+    int64_t chunk_of(const Product & product) const {
+        const int64_t groups = product.weights->ne[1] / GROUP;
+        const int64_t wanted = ((groups + share - 1) / share + threads - 1) / threads * threads;
+        return ((groups + wanted - 1) / wanted + 1) / 2 * 2;
+    }
+    int64_t pieces_of(const Product & product) const {
+        const int64_t chunk = chunk_of(product);
+        return (product.weights->ne[1] / GROUP + chunk - 1) / chunk;
+    }
 };
 
 class Runs final : public TensorTraits {
@@ -85,7 +94,7 @@ class Runs final : public TensorTraits {
                     activations = std::max(activations, activation_bytes(rows_of(step.from), step.from->ne[0]));
                     break;
                 case Step::MULTIPLY:
-                    scratch = std::max<size_t>(scratch, TOKENS_AT_ONCE * Division(step, threads).chunk * GROUP * sizeof(float));
+                    for (int one = 0; one < step.products; one++) scratch = std::max(scratch, scratch_bytes(step.product[one]));
                     if (step.quantises) {
                         const Tensor * next = run.step[number + 1].from;
                         activations = std::max(activations, activation_bytes(rows_of(next), next->ne[0]));
@@ -113,10 +122,12 @@ class Runs final : public TensorTraits {
         const Run & run = *static_cast<const Run *>(op->extra);
         auto * work = static_cast<uint8_t *>(params->wdata);
         if (params->ith == 0) std::memset(work, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        Laps laps(params->ith == 0);
         int slot = 0;
         for (int number = 0; number < run.steps; number++) {
             const Step & step = run.step[number];
             if (number > 0) ggml.barrier(params->threadpool);
+            laps.end(WAITING);
             switch (step.kind) {
                 case Step::QUANTISE: {
                     slot ^= 1;
@@ -148,11 +159,26 @@ class Runs final : public TensorTraits {
                     break;
                 }
             }
+            laps.end(part_of(step));
         }
         return true;
     }
 
   private:
+    // A thread's results of one piece: any number of threads may compute it in the end.
+    static size_t scratch_bytes(const Product & product) {
+        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + GROUP) * sizeof(float);
+    }
+
+    static Part part_of(const Step & step) {
+        switch (step.kind) {
+            case Step::QUANTISE: return QUANTISING;
+            case Step::MULTIPLY: return PRODUCTS;
+            case Step::NORMALISE: return NORMALISING;
+            default: return step.node->op == OP_FLASH_ATTN_EXT ? ATTENTION : OTHER_STEPS;
+        }
+    }
+
     static void quantise(const ComputeParams * params, const Step & step, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from);
@@ -187,8 +213,8 @@ class Runs final : public TensorTraits {
             }
             if (number == step.products) return;
             const Product & product = step.product[number];
-            const int64_t begin = piece * division.chunk;
-            const int64_t end = std::min<int64_t>(begin + division.chunk, product.weights->ne[1] / GROUP);
+            const int64_t chunk = division.chunk_of(product), begin = piece * chunk;
+            const int64_t end = std::min<int64_t>(begin + chunk, product.weights->ne[1] / GROUP);
             multiply_piece(product, begin, end, rows_of(step.from), from, to, scratch);
         }
     }
