@@ -101,7 +101,10 @@ int edgeembed_kernels_level();
 const char * edgeembed_kernels_install(const void *, int);
 const char * edgeembed_kernels_written_for();
 }
-int main() { std::printf("%d;%s;%s", edgeembed_kernels_level(), edgeembed_kernels_install(nullptr, 1), edgeembed_kernels_written_for()); }
+int main() {
+    const char * reason = edgeembed_kernels_install(nullptr, 1);
+    std::printf("%d;%s;%s", edgeembed_kernels_level(), reason, edgeembed_kernels_written_for());
+}
 """
 
 
