@@ -6,26 +6,24 @@
 
 The model has random weights and a vocabulary of bytes. One thread computes, as in a bulk lane, and the time is that thread's
 processor time, the least of all rounds, so that other load on the machine matters little. A layer costs the same as in the
-whole model of 28 layers; only multiplications that are really done are counted: of the last layer, all tokens take part in
-the products of keys, queries and values alone.
+whole model of 28 layers; only multiplications that are really done are counted (see `ceiling`).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import gguf
 import numpy as np
 
-from edgeembed.engine.kernels import library_file
+from edgeembed.engine.llama.library import send_log_to
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.worker_options import WorkerOptions
+from tests.benchmarks.ceiling import Products
 from tests.engine.tiny_qwen3 import Qwen3Sizes, make_tiny_qwen3
 
 LONGEST = 32_768
@@ -36,49 +34,6 @@ BATCH_TOKENS = 128
 def qwen3_sizes(layers: int) -> Qwen3Sizes:
     """Return the sizes of Qwen3-0.6B with another number of layers."""
     return Qwen3Sizes(layers, width=1024, heads=16, kv_heads=8, head=128, feed_forward=3072, context=LONGEST)
-
-
-def multiplications(sizes: Qwen3Sizes) -> int:
-    """Return the multiplications of a token in all products with weights."""
-    attention = sizes.width * sizes.head * (sizes.heads + 2 * sizes.kv_heads)
-    rest = sizes.heads * sizes.head * sizes.width + 3 * sizes.width * sizes.feed_forward
-    return sizes.layers * attention + (sizes.layers - 1) * rest
-
-
-def product_rate(level: int | None = None) -> float:
-    """Return the multiplications a second of one thread in the Q8_0 product, with weights and activations in its caches.
-
-    level: of the kernels; the processor's best by default. Four sizes are timed, so that what grows only with the rows
-    (packing), only with the tokens (quantising) or with neither is told apart. Raises RuntimeError without kernels.
-    """
-    file = library_file()
-    if file is None:
-        raise RuntimeError("the kernels were not compiled")
-    library = ctypes.CDLL(str(file))
-    level = library.edgeembed_kernels_level() if level is None else level
-    few, many, columns = 64, 256, 1024
-    weights = gguf.quants.quantize(np.random.default_rng(0).standard_normal((many, columns)).astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
-    given = np.random.default_rng(1).standard_normal((many, columns)).astype(np.float32)
-    out = np.empty((many, many), dtype=np.float32)
-
-    def least(rows: int, tokens: int) -> float:
-        found = float("inf")
-        arrays = [ctypes.c_void_p(array.ctypes.data) for array in (weights, given, out)]
-        for _ in range(200):
-            start = time.thread_time()
-            library.edgeembed_kernels_multiply(level, *arrays, *map(ctypes.c_int64, (rows, columns, tokens)))
-            found = min(found, time.thread_time() - start)
-        return found
-
-    seconds = least(many, many) - least(many, few) - least(few, many) + least(few, few)
-    return (many - few) ** 2 * columns / seconds
-
-
-class Pass(NamedTuple):
-    """Processor time of a text, in seconds, and whether our kernels computed it."""
-
-    seconds: float
-    kernels: str
 
 
 def open_model(file: Path, context: int, *, batch: int = BATCH_TOKENS, threads: int = 1) -> LlamaModel:
@@ -101,30 +56,30 @@ def time_text(model: LlamaModel, tokens: int, rounds: int) -> float:
     return found
 
 
-def share_of_ceiling(file: Path, sizes: Qwen3Sizes, *, tokens: int = TOKENS, rounds: int = 30) -> dict[str, float]:
+def share_of_ceiling(file: Path, *, tokens: int = TOKENS, rounds: int = 30) -> dict[str, float]:
     """Return tokens a second of one thread and the share of the product's own rate that its multiplications reach."""
+    products = Products.read(file)
     model = open_model(file, 512)
+    rates, times = [], []
     try:
-        rates, times = [], []
-        for _ in range(3):  # in turns: the processor's clock changes
-            rates.append(product_rate())
-            times.append(time_text(model, tokens, -(-rounds // 3)))
-        rates.append(product_rate())
+        for _ in range(5):  # in turns, the best of each: the processor's clock changes
+            rates.append(products.rate(1, tokens=tokens, seconds=0.2))
+            times.append(time_text(model, tokens, -(-rounds // 5)))
     finally:
         model.close()
-    rate, seconds = max(rates), min(times)
     return {
-        "tokens/s": tokens / seconds,
-        "product G/s": rate / 1e9,
-        "share of the product's ceiling": tokens * multiplications(sizes) / seconds / rate,
+        "tokens/s": tokens / min(times),
+        "product, G/s": max(rates) / 1e9,
+        "share of the product's ceiling": products.of_text(tokens) / min(times) / max(rates),
     }
 
 
-def _peak(file: str = "/proc/self/smaps_rollup") -> float:
-    for line in Path(file).read_text(encoding="ascii").splitlines():
+def own_mebibytes() -> float:
+    """Return this process's proportional share of memory (PSS)."""
+    for line in Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines():
         if line.startswith("Pss:"):
             return int(line.split()[1]) / 1024
-    raise ValueError(f"{file} has no line Pss:")
+    raise RuntimeError("the system does not tell a process's share of memory")
 
 
 def growth(file: Path, lengths: list[int]) -> list[dict[str, float]]:
@@ -132,9 +87,10 @@ def growth(file: Path, lengths: list[int]) -> list[dict[str, float]]:
     found = []
     for tokens in lengths:
         model = open_model(file, tokens)
-        before = _peak()
+        before = own_mebibytes()
         seconds = time_text(model, tokens, max(1, 2048 // tokens))
-        found.append({"tokens": tokens, "cpu ms/1k tokens": 1e6 * seconds / tokens, "loaded MiB": before, "after MiB": _peak()})
+        cost = 1e6 * seconds / tokens
+        found.append({"tokens": tokens, "cpu ms/1k tokens": cost, "loaded MiB": before, "after MiB": own_mebibytes()})
         model.close()
     return found
 
@@ -149,6 +105,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+")
     parser.add_argument("--keep", type=Path)
     arguments = parser.parse_args()
+    send_log_to(lambda _: None, verbose=False)
     sizes = qwen3_sizes(arguments.layers)
     with tempfile.TemporaryDirectory() as folder:
         file = arguments.keep or Path(folder) / "qwen3.gguf"
@@ -157,7 +114,7 @@ def main() -> None:
         if arguments.lengths:
             rows = growth(file, arguments.lengths)
         else:
-            rows = [share_of_ceiling(file, sizes, tokens=arguments.tokens, rounds=arguments.rounds)]
+            rows = [share_of_ceiling(file, tokens=arguments.tokens, rounds=arguments.rounds)]
         print("| " + " | ".join(rows[0]) + " |\n|" + "---|" * len(rows[0]))
         for row in rows:
             print("| " + " | ".join(f"{value:,.3g}" if value < 1 else f"{value:,.0f}" for value in row.values()) + " |")

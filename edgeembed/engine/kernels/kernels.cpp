@@ -20,6 +20,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <memory>
 #include <mutex>
@@ -463,13 +464,23 @@ EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const 
     return true;
 }
 
+// The processor time of the calling thread, where the system tells it: other load on the machine is not measured.
+double thread_seconds() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec + 1e-9 * now.tv_nsec;
+#else
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
+}
+
 // Return the multiplications a second of `multiply` on the calling thread, which repeats it for about `milliseconds`: the ceiling
 // of a forward pass, if all threads measure it at the same time. Weights [rows, columns] and tokens are packed and quantised
 // before. 0 where this processor does not support the level.
 EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return 0;
-    using Clock = std::chrono::steady_clock;
     const int64_t blocks = columns / BLOCK, groups = rows / GROUP;
     const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
     std::vector<uint8_t> packed(groups * blocks * GROUP_BYTES);
@@ -485,10 +496,10 @@ EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns,
     };
     run();
     int64_t runs = 0;
-    const auto began = Clock::now(), until = began + std::chrono::milliseconds(milliseconds);
-    auto now = began;
-    for (; now < until; now = Clock::now(), runs++) run();
-    return static_cast<double>(runs * rows * columns * tokens) / std::chrono::duration<double>(now - began).count();
+    const double began = thread_seconds(), until = began + milliseconds / 1000.0;
+    double now = began;
+    for (; now < until; now = thread_seconds(), runs++) run();
+    return static_cast<double>(runs * rows * columns * tokens) / (now - began);
 }
 
 // Compute GELU.
