@@ -21,7 +21,9 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "ggml.h"
 
@@ -101,6 +103,12 @@ struct Kernels {
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    // Quantises a part of a row, which begins with this block.
+    void (*quantise_part)(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
+    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
+    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
+    void (*store_halves)(const float * from, uint16_t * to, int64_t count);
 };
 
 #if HAS_KERNELS
@@ -111,19 +119,23 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_512
 #pragma GCC pop_options
 
 #pragma GCC push_options
+#ifdef VNNI_OF_AVX512  // for tests on processors that have VNNI for 256 bits in AVX-512's encoding only
+#pragma GCC target("avx2,avx512vl,avx512vnni,fma,f16c")
+#else
 #pragma GCC target("avx2,avxvnni,fma,f16c")
+#endif
 namespace width_256_vnni {
 #define WITH_VNNI 1
 #include "width_256.h"
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -135,7 +147,7 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -151,6 +163,9 @@ bool supports(int level) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     }
+#ifdef VNNI_OF_AVX512
+    if (level == AVX_VNNI) return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#endif
     eax = 7, ecx = 1;
     __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
     return level == AVX2 || (level == AVX_VNNI && eax >> 4 & 1);
@@ -272,17 +287,29 @@ class Extra final : public ExtraBufferType {
 Extra extra;
 BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
 
+// The types of weights, a bit for each, that are left to llama.cpp's own buffer types.
+std::atomic<uint64_t> left_types{0};
+
 // llama.cpp asks this about operations whose weights are, or would be, in this buffer type.
 bool Extra::supports_op(void *, const Tensor * op) {
     if (op->op != OP_MUL_MAT || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
     if (!Products::fits(op)) return false;
+    const bool has_place = op->src[0]->extra != nullptr;  // the weights of a loaded model stay where they are
+    if (!has_place && (left_types.load() >> op->src[0]->type & 1)) return false;
     if (op->src[1]->buffer == nullptr) return true;
     BufferType * type = op->src[1]->buffer->buft;
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "times.h"
+
+#include "steps.h"
+
+#include "graph.h"
+
 // llama.cpp asks this about every operation; where the answer is null, it computes the operation itself.
 TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
+    if (op->flags & FLAG_RUN) return &runs;
     if (op->op == OP_MUL_MAT) {
         const Buffer * buffer = op->src[0]->buffer;
         return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
@@ -296,10 +323,15 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
 // Whether ggml has the operations under our numbers. The tables of their names have no end mark, so they are not searched: a
 // number beyond the end would be read from other memory.
 bool has_operations() {
-    const auto is = [](const char * name, const char * expected) { return name != nullptr && std::strcmp(name, expected) == 0; };
-    return is(ggml.op_name(OP_NORM), "NORM") && is(ggml.op_name(OP_MUL_MAT), "MUL_MAT") &&
-           is(ggml.op_name(OP_FLASH_ATTN_EXT), "FLASH_ATTN_EXT") && is(ggml.op_name(OP_UNARY), "UNARY") &&
-           is(ggml.unary_op_name(UNARY_OP_GELU), "GELU");
+    const auto is = [](int number, const char * expected) {
+        const char * name = ggml.op_name(number);
+        return name != nullptr && std::strcmp(name, expected) == 0;
+    };
+    const char * unary = ggml.unary_op_name(UNARY_OP_GELU);
+    return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
+           is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
+           is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
 }  // namespace
@@ -333,9 +365,23 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     std::vector<BufferType *> & types = ggml.extra_buffer_types();
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
-    types.push_back(&buffer_type);
+    types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    Device * processor = ggml.device_by_type(DEVICE_CPU);
+    if (processor != nullptr) {
+        init_plain_backend = processor->init_backend;
+        processor->init_backend = init_backend;
+    }
     return nullptr;
 }
+
+// Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
+EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
+
+// Measure the parts of forward passes from now on.
+EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
+
+// Return the nanoseconds of the parts of the calling thread's latest pass.
+EXPORTED const int64_t * edgeembed_kernels_parts(void) { return part_nanoseconds; }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
@@ -365,6 +411,34 @@ EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const 
     for (int64_t token = 0; token < tokens; token++) these->quantise(given + token * columns, token, activations);
     these->multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
     return true;
+}
+
+// Return the multiplications a second of `multiply` on the calling thread, which repeats it for about `milliseconds`: the ceiling
+// of a forward pass, if all threads measure it at the same time. Weights [rows, columns] and tokens are packed and quantised
+// before. 0 where this processor does not support the level.
+EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return 0;
+    using Clock = std::chrono::steady_clock;
+    const int64_t blocks = columns / BLOCK, groups = rows / GROUP;
+    const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
+    std::vector<uint8_t> packed(groups * blocks * GROUP_BYTES);
+    std::vector<int8_t> quants(tokens * columns);
+    std::vector<float> scales(tokens * blocks), out(tokens * rows);
+    std::vector<int32_t> starts(tokens * blocks);
+    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
+    const auto run = [&] {
+        for (int64_t first = 0; first < tokens; first += panel) {
+            these->multiply(packed.data(), groups, activations, first, std::min(panel, tokens - first), out.data() + first * rows,
+                            rows);
+        }
+    };
+    run();
+    int64_t runs = 0;
+    const auto began = Clock::now(), until = began + std::chrono::milliseconds(milliseconds);
+    auto now = began;
+    for (; now < until; now = Clock::now(), runs++) run();
+    return static_cast<double>(runs * rows * columns * tokens) / std::chrono::duration<double>(now - began).count();
 }
 
 // Compute GELU.

@@ -89,6 +89,15 @@ def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
         assert np.abs(multiply(level, weights, given) - expected).max() < 2e-3 * np.abs(expected).max()
 
 
+def test_the_rate_of_products_is_known_where_the_level_is_supported() -> None:
+    needs_kernels()
+    rate = library().edgeembed_kernels_rate
+    rate.restype = ctypes.c_double
+    for level in LEVELS:
+        found = rate(level, *map(ctypes.c_int64, (48, 96, 5, 1)))
+        assert (found > 0) == bool(library().edgeembed_kernels_supports(level))
+
+
 def test_extreme_numbers_do_not_overflow() -> None:
     weights = gguf.quants.quantize(np.full((16, 1536), -1, np.float32), Q8_0)
     for level in needs_kernels():
