@@ -143,6 +143,9 @@ struct ScratchLayout {
     }
 };
 
+// Gated activations, by their numbers in ggml.
+enum GluKind { GEGLU = GLU_OP_GEGLU, SWIGLU = GLU_OP_SWIGLU, GEGLU_ERF = GLU_OP_GEGLU_ERF };
+
 // Instruction sets that there are kernels for, best last.
 enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 
@@ -160,6 +163,12 @@ struct Kernels {
     void (*add)(float * row, int64_t count, const float * one, const float * other);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
+    void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
+    void (*glu)(GluKind kind, const float * gate, const float * up, float * to, int64_t count);
+    void (*turns)(float position, const float * frequencies, int64_t count, float factor, bool in_pairs, float * cosines,
+                  float * sines);
+    void (*rotate)(const float * from, float * to, int64_t count, int64_t length, bool in_pairs, const float * cosines,
+                   const float * sines);
 };
 
 #if HAS_KERNELS
@@ -170,7 +179,7 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves, rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -186,7 +195,7 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves, rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -198,7 +207,7 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves, rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
