@@ -30,9 +30,10 @@ class Team {
     template <typename Work> void run(uint64_t parts, const Work & work) {
         call_ = [](const void * object, int part) { (*static_cast<const Work *>(object))(part); };
         object_ = &work;
-        done_.store(0, std::memory_order_relaxed);
-        ticket_.store(parts << 16);  // publishes all of the above
+        done_.store(1, std::memory_order_relaxed);
+        ticket_.store(parts << 16 | 1);  // publishes all of the above
         if (asleep_.load() > 0) wake();
+        work(0);
         while (take()) {
         }
         while (done_.load(std::memory_order_acquire) != parts) pause();
@@ -45,13 +46,14 @@ class Team {
     }
 
   private:
-    // How many parts there are, and in the low 16 bits how many have been taken; more are taken than there are.
-    std::atomic<uint64_t> ticket_{0};
+    // How many parts there are, and in the low 16 bits how many have been taken; more are taken than there are. What belongs
+    // to a step is in the same cache line, which helpers fetch from another core.
+    alignas(64) std::atomic<uint64_t> ticket_{0};
+    void (*call_)(const void *, int) = nullptr;
+    const void * object_ = nullptr;
     alignas(64) std::atomic<uint64_t> done_{0};
     alignas(64) std::atomic<int> asleep_{0};
     std::atomic<int64_t> expected_{0};  // until when
-    void (*call_)(const void *, int) = nullptr;
-    const void * object_ = nullptr;
     std::mutex lock_;
     std::condition_variable wake_;
     bool ended_ = false;
