@@ -25,6 +25,7 @@
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <thread>
 
 #include "ggml.h"
 
@@ -361,6 +362,7 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "team.h"
 #include "times.h"
 
 #include "steps.h"
@@ -437,6 +439,20 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
+// Let the calling thread compute its next pass with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) {
+    team_threads = threads;
+    if (threads > 1 && (own_team == nullptr || static_cast<int>(own_team->helpers()) < threads - 1)) {
+        own_team = std::make_shared<Team>(threads - 1);
+        std::atomic_store(&latest_team, own_team);
+    }
+}
+
+// Announce a pass of a query.
+EXPORTED void edgeembed_kernels_expect(void) {
+    if (const std::shared_ptr<Team> team = std::atomic_load(&latest_team)) team->expect();
+}
+
 // Measure the parts of forward passes from now on.
 EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
 
@@ -455,6 +471,19 @@ EXPORTED void edgeembed_kernels_queries(int change) {
 }
 
 // --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----
+
+// Share steps of some parts with helpers, and return how many parts were not computed exactly once.
+EXPORTED int edgeembed_kernels_share(int helpers, int parts, int steps) {
+    Team team(helpers);
+    std::vector<std::atomic<int>> computed(parts);
+    for (int step = 0; step < steps; step++) {
+        team.run(parts, [&](int part) { computed[part].fetch_add(1, std::memory_order_relaxed); });
+        // Now and then helpers sleep, or are expected.
+        if (step % 1000 == 0) std::this_thread::sleep_for(2 * LOOKING);
+        if (step % 1500 == 0) team.expect();
+    }
+    return static_cast<int>(std::count_if(computed.begin(), computed.end(), [=](const auto & times) { return times != steps; }));
+}
 
 // Multiply. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
 EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,

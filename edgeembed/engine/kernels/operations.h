@@ -31,13 +31,16 @@ void let_queries_pass() {
 
 // --- operations -----------------------------------------------------------------------------------------------------------
 
-// Hands out pieces of work to threads. It is at the beginning of the work buffer that they share.
+// Hands out pieces of work to threads. It is at the beginning of the work buffer that they share. Without a thread pool, who
+// made the buffer has set it to zero, and threads come and go as they like.
 class Counter {
   public:
     explicit Counter(ComputeParams * params) : params_(params), next_(static_cast<std::atomic<int64_t> *>(params->wdata)) {
-        if (params->ith == 0) next_->store(0, std::memory_order_relaxed);
+        if (params->ith == 0 && params->threadpool != nullptr) next_->store(0, std::memory_order_relaxed);
     }
-    void wait_for_all() { ggml.barrier(params_->threadpool); }
+    void wait_for_all() {
+        if (params_->threadpool != nullptr) ggml.barrier(params_->threadpool);
+    }
     int64_t take() {
         let_queries_pass();
         return next_->fetch_add(1, std::memory_order_relaxed);

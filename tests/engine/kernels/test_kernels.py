@@ -74,6 +74,12 @@ def multiply(level: int, weights: Array, given: Array) -> Array:
     platform.machine() != "x86_64" or sys.platform != "linux" or shutil.which("g++") is None,
     reason="the kernels are compiled on x86 Linux with g++",
 )
+@pytest.mark.parametrize(("helpers", "parts"), [(0, 1), (1, 2), (1, 7), (3, 4), (7, 64)])
+def test_a_team_computes_each_part_of_each_step_once(helpers: int, parts: int) -> None:
+    needs_kernels()
+    assert library().edgeembed_kernels_share(helpers, parts, 20_000) == 0
+
+
 def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert library_file() is not None
     assert fingerprint() != "none"
