@@ -379,6 +379,9 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
     if (op->op == OP_UNARY) return Gelu::fits(op) ? &gelu : nullptr;
     if (op->op == OP_NORM) return Norm::fits(op) ? &norm : nullptr;
     if (op->op == OP_FLASH_ATTN_EXT) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    if (op->op == OP_ROPE) return Rope::fits(op) ? &rope : nullptr;
+    if (op->op == OP_GLU) return Glu::fits(op) ? &glu : nullptr;
+    if (op->op == OP_SET_ROWS) return SetRows::fits(op) ? &set_rows : nullptr;
     return nullptr;
 }
 
@@ -393,6 +396,7 @@ bool has_operations() {
     return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
            is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
            is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           is(OP_RMS_NORM, "RMS_NORM") && is(OP_SET_ROWS, "SET_ROWS") && is(OP_ROPE, "ROPE") && is(OP_GLU, "GLU") &&
            unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
@@ -552,6 +556,31 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     const Kernels * these = kernels_of(level);
     if (these != nullptr) these->norm(from, to, count, epsilon);
     return these != nullptr;
+}
+
+// Divide a row by the root of its mean square, and multiply it by the scale, unless that is null. count: a multiple of 16.
+EXPORTED bool edgeembed_kernels_rms_norm(int level, const float * from, float * to, int64_t count, float epsilon, const float * scale) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->rms_norm(from, to, count, epsilon, scale);
+    return these != nullptr;
+}
+
+// Compute a gated activation. kind: ggml's number.
+EXPORTED bool edgeembed_kernels_glu(int level, int kind, const float * gate, const float * up, float * to, int64_t count) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->glu(static_cast<GluKind>(kind), gate, up, to, count);
+    return these != nullptr;
+}
+
+// Rotate the first `count` numbers of a row, a multiple of 32, as at a position. frequencies: [count / 2].
+EXPORTED bool edgeembed_kernels_rotate(int level, const float * from, float * to, int64_t count, int64_t length, bool in_pairs,
+                                       float position, const float * frequencies) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
+    std::vector<float> cosines(count), sines(count);
+    these->turns(position, frequencies, count / 2, 1.0f, in_pairs, cosines.data(), sines.data());
+    these->rotate(from, to, count, length, in_pairs, cosines.data(), sines.data());
+    return true;
 }
 
 // Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half

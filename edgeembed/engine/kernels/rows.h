@@ -43,8 +43,8 @@ inline Floats gelu_erf_of(Floats x) {
 }
 
 // Gated activations: act(gate) * up. A row may have any length, and be written where it was read.
-template <typename Act>
-void gated(const float * gate, const float * up, float * to, int64_t count, Act act) {
+template <Floats (*act)(Floats)>
+void gated(const float * gate, const float * up, float * to, int64_t count) {
     int64_t at = 0;
     for (; at + WIDTH <= count; at += WIDTH) store(to + at, mul(act(load(gate + at)), load(up + at)));
     if (at < count) {
@@ -58,25 +58,25 @@ void gated(const float * gate, const float * up, float * to, int64_t count, Act 
 
 void glu(GluKind kind, const float * gate, const float * up, float * to, int64_t count) {
     switch (kind) {
-        case SWIGLU: return gated(gate, up, to, count, [](Floats x) { return silu_of(x); });
-        case GEGLU: return gated(gate, up, to, count, [](Floats x) { return gelu_of(x); });
-        case GEGLU_ERF: return gated(gate, up, to, count, [](Floats x) { return gelu_erf_of(x); });
+        case SWIGLU: return gated<silu_of>(gate, up, to, count);
+        case GEGLU: return gated<gelu_of>(gate, up, to, count);
+        case GEGLU_ERF: return gated<gelu_erf_of>(gate, up, to, count);
     }
 }
 
-// Cosines and sines of angles, accurate to 1e-6 of a turn's size for angles up to 2^18.
+// Cosines and sines of angles, accurate to 1e-6 for angles up to 2^15.
 inline void turn(Floats angle, Floats & cosine, Floats & sine) {
     const Floats n = whole(mul(angle, all(0.15915494309189535f)));  // full turns
     Floats r = mul_add(n, all(-6.28125f), angle);
-    r = mul_add(n, all(-1.9353071795e-3f), r);
-    r = mul(mul_add(n, all(-7.5e-13f), r), all(0.25f));  // a quarter of the rest: at most pi / 4
+    r = mul(mul_add(n, all(-1.9353071795865e-3f), r), all(0.25f));  // a quarter of the rest: at most pi / 4
     const Floats square = mul(r, r);
     Floats s = all(2.7557314e-6f);
     s = mul_add(s, square, all(-1.9841270e-4f));
     s = mul_add(s, square, all(8.3333333e-3f));
     s = mul_add(s, square, all(-1.6666667e-1f));
-    s = mul(mul_add(mul(s, square), all(1.0f), all(1.0f)), r);
-    Floats c = all(2.4801587e-5f);
+    s = mul(mul_add(s, square, all(1.0f)), r);
+    Floats c = all(-2.7557319e-7f);
+    c = mul_add(c, square, all(2.4801587e-5f));
     c = mul_add(c, square, all(-1.3888889e-3f));
     c = mul_add(c, square, all(4.1666667e-2f));
     c = mul_add(c, square, all(-0.5f));
