@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 
-from edgeembed.common.heap import configure_heap
+from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -75,6 +75,7 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
                 for line in ready_lines(settings, url, default, engine):
                     announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
+                trim_heap()
                 if tuned := TuningResults(paths.state).find(default.digest):
                     announce(_tuned(tuned, engine))
                 notifier.ready(f"{default.name} {default.type} on {url}")
