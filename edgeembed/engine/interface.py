@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.common.status import EngineStatus
+
+if TYPE_CHECKING:  # a worker does without it
+    import asyncio
 
 Float32Row = npt.NDArray[np.float32]
 """One row, shape (dimensions,)."""
@@ -130,7 +132,9 @@ class AutotuneResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of autotuning at a model's first load on this machine; see `edgeembed.engine.llama.autotune`."""
 
     pad_from_tokens: int | None
-    """None where there was not enough time to measure it."""
+    """None where it was not measured: there was not enough time, or our own kernels do not need it."""
+    left_types: tuple[int, ...] | None = None
+    """Types of weights, as ggml's numbers, for which llama.cpp's kernels are faster than ours; None where not measured."""
     seconds: float
     """That autotuning took."""
 

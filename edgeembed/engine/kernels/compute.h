@@ -52,6 +52,13 @@ void quantise(const float * row, int64_t token, const Activations & to) {
     for (; block < to.blocks; block++) quantise_blocks<1>(row, token, block, to);
 }
 
+void quantise_part(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to) {
+    const float * row = part - block * BLOCK;
+    const int64_t end = block + blocks;
+    for (; block + 4 <= end; block += 4) quantise_blocks<4>(row, token, block, to);
+    for (; block < end; block++) quantise_blocks<1>(row, token, block, to);
+}
+
 // Prefetch a block of the next group of rows: with few tokens, most of the time is spent waiting for weights.
 inline void fetch_ahead(const uint8_t * block, bool near) {
     constexpr int LINE = 64;
@@ -235,5 +242,30 @@ void norm(const float * from, float * to, int64_t count, float epsilon) {
     const Floats scale = all(1.0f / std::sqrt(sum(add(squares[0], squares[1])) / count + epsilon));
     for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
 }
+
+// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
+void add(float * row, int64_t count, const float * one, const float * other) {
+    for (int64_t at = 0; at < count; at += WIDTH) {
+        Floats values = load(row + at);
+        if (one) values = add(values, load(one + at));
+        if (other) values = add(values, load(other + at));
+        store(row + at, values);
+    }
+}
+
+void scale_and_shift(float * row, int64_t count, const float * scale, const float * shift) {
+    for (int64_t at = 0; at < count; at += WIDTH) {
+        Floats values = load(row + at);
+        if (scale) values = mul(values, load(scale + at));
+        if (shift) values = add(values, load(shift + at));
+        store(row + at, values);
+    }
+}
+
+void store_halves(const float * from, uint16_t * to, int64_t count) {
+    for (int64_t at = 0; at < count; at += WIDTH) store_halves(to + at, load(from + at));
+}
+
+#include "rows.h"
 
 #include "attention.h"

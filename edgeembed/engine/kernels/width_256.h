@@ -16,6 +16,9 @@ inline void store(float * to, Floats values) { _mm256_storeu_ps(to, values); }
 inline Floats load_halves(const uint16_t * from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 }
+inline void store_halves(uint16_t * to, Floats values) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline Floats add(Floats one, Floats other) { return _mm256_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm256_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm256_mul_ps(one, other); }
@@ -66,7 +69,13 @@ inline __m128i sum_of_quarters(Ints of) {
 constexpr int32_t WEIGHTS_ABOVE = 128;  // packed weights are above their value by this, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
-inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_avx_epi32(sums, weights, bytes); }
+inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
+#ifdef VNNI_OF_AVX512
+    return _mm256_dpbusd_epi32(sums, weights, bytes);
+#else
+    return _mm256_dpbusd_avx_epi32(sums, weights, bytes);
+#endif
+}
 #else
 constexpr int32_t WEIGHTS_ABOVE = 0;
 inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }
@@ -82,6 +91,8 @@ inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm256_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

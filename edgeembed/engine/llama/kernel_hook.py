@@ -1,17 +1,21 @@
 """Adds our kernels to the loaded llama.cpp, before a model is loaded.
 
 llama.cpp keeps the weights for a processor feature in a buffer type of that feature, and asks each of these types about
-every operation. Ours joins their list, behind llama.cpp's own: on a processor with AMX it gets no weights. A model that is
-loaded without extra buffers, as in the lower execution modes, does not use it. `kernels/README.md` explains the hook.
+every operation. Ours joins their list, ahead of llama.cpp's own; `product_choice` measures which types of weights it should
+leave to them. A model that is loaded without extra buffers, as in the lower execution modes, does not use it.
+`kernels/README.md` explains the hook.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from edgeembed.common import trace
 from edgeembed.engine.kernels import library_file
 from edgeembed.engine.llama import ggml
 from edgeembed.engine.llama.library import LLAMA_CPP_PYTHON
@@ -20,6 +24,21 @@ log = logging.getLogger(__name__)
 
 LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
 """Names of the values of `Level` in `kernels/kernels.cpp`."""
+
+BUFFER_TYPE = b"CPU_EDGEEMBED"
+"""The name of our buffer type."""
+
+PASS_PARTS = (
+    "find runs of nodes",
+    "quantise",
+    "products",
+    "normalise",
+    "attention",
+    "other steps",
+    "wait for threads",
+    "llama.cpp's operations",
+)
+"""What a forward pass does, by the values of `Part` in `kernels/times.h`. The rest of it, llama.cpp builds the graph."""
 
 _MAPS = Path("/proc/self/maps")
 
@@ -36,6 +55,31 @@ class Kernels:
     @property
     def ours(self) -> bool:
         return self._library is not None
+
+    def leave(self, types: Iterable[int]) -> None:
+        """Leave weights of these types to llama.cpp's own kernels, and only these, in models that are loaded from now on."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_leave(ctypes.c_uint64(sum(1 << type_ for type_ in types)))
+
+    def part_times(self) -> Callable[[], Iterable[int]]:
+        """Measure the parts of passes from now on, and return a function: those of the calling thread's latest pass.
+
+        In nanoseconds, in the order of PASS_PARTS.
+        """
+        assert self._library is not None
+        self._library.edgeembed_kernels_measure_parts()
+        parts = self._library.edgeembed_kernels_parts
+        parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
+        return lambda: parts().contents
+
+    def expect_query(self) -> None:
+        """Let the threads that compute queries look for work without sleeping, for a short time."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_expect()
+
+    def threads_setter(self) -> Callable[[int], object]:
+        """Return a function that sets how many threads compute the calling thread's next pass."""
+        return self._quick.edgeembed_kernels_threads if self._quick is not None else lambda _threads: None
 
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""
@@ -64,6 +108,28 @@ def install_kernels() -> Kernels:
     except (OSError, AttributeError) as error:
         log.debug("cannot add edgeembed's kernels to llama.cpp: %s", error)
         return _plain(str(error))
+
+
+def installed_kernels() -> Kernels:
+    """Return what computes in this process now, and install nothing."""
+    return install_kernels() if install_kernels.cache_info().currsize else PLAIN_KERNELS
+
+
+def measured(forward: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
+    """Return a function that also records the parts of a pass; the same one without a trace, or without our kernels."""
+    kernels = installed_kernels()
+    if trace.recorder is None or not kernels.ours:
+        return forward
+    times, part = kernels.part_times(), trace.recorder.part
+
+    def compute(context: Any, batch: Any) -> int:
+        code = forward(context, batch)
+        for name, nanoseconds in zip(PASS_PARTS, times(), strict=True):
+            if nanoseconds > 0:
+                part(trace.PARTS + name, nanoseconds)
+        return code
+
+    return compute
 
 
 def _install() -> Kernels:

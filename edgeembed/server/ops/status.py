@@ -32,7 +32,6 @@ from edgeembed.models.pool import Slot
 from edgeembed.server.app_keys import SERVICE, STARTED_AT
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import json_response, struct_response
-from edgeembed.upstream.engine import RemoteEngine
 
 routes = web.RouteTableDef()
 
@@ -80,7 +79,7 @@ def _health(service: EmbeddingService) -> Health:
         other.model.spec: other.reason for other in service.pool.slots if other.state == "failed" and other is not slot
     }
     # A status of its own while it loads, so that scripts can tell "wait" from "look into it".
-    loading = (slot and slot.state == "loading") or (engine and engine.state == "starting")
+    loading = service.registry.pending or (slot and slot.state == "loading") or (engine and engine.state == "starting")
     return Health(
         status="starting" if loading else "unavailable",
         model=default.name if default else None,
@@ -103,6 +102,7 @@ async def status(request: web.Request) -> web.Response:
             version=__version__,
             pid=os.getpid(),
             uptime_seconds=round(time.time() - request.app[STARTED_AT], 3),
+            starting=service.registry.pending.stage if service.registry.pending else UNSET,
             model=_default_model(service, slot),
             engine=slot.engine.status if slot and slot.engine else None,
             memory=MemoryUse(service.pool.used_bytes, service.pool.budget_bytes),
@@ -127,7 +127,11 @@ def _default_model(service: EmbeddingService, slot: Slot | None) -> DefaultModel
 
 def _upstream(slot: Slot | None) -> UpstreamStatus | None:
     """Return the status of the server that computes the default model, if another server does."""
-    return slot.engine.upstream if slot and isinstance(slot.engine, RemoteEngine) else None
+    if slot is None or not slot.model.upstream:
+        return None
+    from edgeembed.upstream.engine import RemoteEngine
+
+    return slot.engine.upstream if isinstance(slot.engine, RemoteEngine) else None
 
 
 def _vectors(stats: VectorStats) -> VectorsStatus:

@@ -8,6 +8,8 @@
 #include "../../../edgeembed/engine/kernels/ggml.h"
 #include "../signatures.h"
 #include "ggml-backend-impl.h"
+#include "ggml-impl.h"
+#include "ggml-cpu.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
 
@@ -50,6 +52,22 @@ SAME_FIELD(BufferType, iface, ggml_backend_buffer_type, iface);
 SAME_FIELD(BufferType, device, ggml_backend_buffer_type, device);
 SAME_FIELD(BufferType, context, ggml_backend_buffer_type, context);
 
+SAME_FIELD(HashSet, size, ggml_hash_set, size);
+SAME_FIELD(HashSet, used, ggml_hash_set, used);
+SAME_FIELD(HashSet, keys, ggml_hash_set, keys);
+static_assert(BITSET_SHR == 5 && sizeof(ggml_bitset_t) == sizeof(uint32_t), "ggml_hash_set.used has words of another size");
+
+SAME_FIELD(Graph, n_nodes, ggml_cgraph, n_nodes);
+SAME_FIELD(Graph, nodes, ggml_cgraph, nodes);
+SAME_FIELD(Graph, use_counts, ggml_cgraph, use_counts);
+SAME_FIELD(Graph, visited_hash_set, ggml_cgraph, visited_hash_set);
+
+SAME_SIZE(Backend, ggml_backend);
+static_assert(offsetof(Backend, graph_compute) == offsetof(ggml_backend, iface) + offsetof(ggml_backend_i, graph_compute));
+static_assert(Kinds<decltype(Backend::graph_compute)>::text == kinds_of(ggml_backend_i{}.graph_compute));
+static_assert(offsetof(Device, init_backend) == offsetof(ggml_backend_device, iface) + offsetof(ggml_backend_device_i, init_backend));
+static_assert(Kinds<decltype(Device::init_backend)>::text == kinds_of(ggml_backend_device_i{}.init_backend));
+
 SAME_SIZE(BufferInterface, ggml_backend_buffer_i);
 SAME_FUNCTION(BufferInterface, free_buffer, ggml_backend_buffer_i);
 SAME_FUNCTION(BufferInterface, get_base, ggml_backend_buffer_i);
@@ -81,11 +99,22 @@ SAME_FIELD(ComputeParams, use_ref, ggml_compute_params, use_ref);
 // --- numbers --------------------------------------------------------------------------------------------------------------
 
 static_assert(TYPE_F32 == GGML_TYPE_F32 && TYPE_F16 == GGML_TYPE_F16 && TYPE_Q8_0 == GGML_TYPE_Q8_0);
+static_assert(OP_NONE == GGML_OP_NONE && OP_ADD == GGML_OP_ADD && OP_MUL == GGML_OP_MUL && OP_CPY == GGML_OP_CPY);
 static_assert(OP_NORM == GGML_OP_NORM);
 static_assert(OP_MUL_MAT == GGML_OP_MUL_MAT);
+static_assert(OP_RESHAPE == GGML_OP_RESHAPE && OP_VIEW == GGML_OP_VIEW);
+static_assert(OP_PERMUTE == GGML_OP_PERMUTE && OP_TRANSPOSE == GGML_OP_TRANSPOSE);
 static_assert(OP_FLASH_ATTN_EXT == GGML_OP_FLASH_ATTN_EXT);
 static_assert(OP_UNARY == GGML_OP_UNARY);
 static_assert(UNARY_OP_GELU == GGML_UNARY_OP_GELU);
+static_assert(TYPE_I32 == GGML_TYPE_I32 && TYPE_I64 == GGML_TYPE_I64);
+static_assert(OP_RMS_NORM == GGML_OP_RMS_NORM && OP_SET_ROWS == GGML_OP_SET_ROWS);
+static_assert(OP_ROPE == GGML_OP_ROPE && OP_GLU == GGML_OP_GLU);
+static_assert(GLU_OP_GEGLU == GGML_GLU_OP_GEGLU && GLU_OP_SWIGLU == GGML_GLU_OP_SWIGLU);
+static_assert(GLU_OP_GEGLU_ERF == GGML_GLU_OP_GEGLU_ERF);
+static_assert(ROPE_TYPE_NORMAL == GGML_ROPE_TYPE_NORMAL && ROPE_TYPE_NEOX == GGML_ROPE_TYPE_NEOX);
+static_assert(FLAG_OUTPUT == GGML_TENSOR_FLAG_OUTPUT && FLAG_COMPUTE == GGML_TENSOR_FLAG_COMPUTE);
+static_assert(DEVICE_CPU == GGML_BACKEND_DEVICE_TYPE_CPU);
 
 // --- functions ------------------------------------------------------------------------------------------------------------
 
@@ -99,6 +128,8 @@ SAME_SIGNATURE(barrier, ggml_barrier);
 SAME_SIGNATURE(op_name, ggml_op_name);
 SAME_SIGNATURE(unary_op_name, ggml_unary_op_name);
 SAME_SIGNATURE(tensor_overhead, ggml_tensor_overhead);
+SAME_SIGNATURE(device_by_type, ggml_backend_dev_by_type);
+SAME_SIGNATURE(set_threads, ggml_backend_cpu_set_n_threads);
 
 // --- virtual functions ----------------------------------------------------------------------------------------------------
 

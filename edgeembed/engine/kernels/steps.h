@@ -1,0 +1,284 @@
+// Steps: what several nodes of a graph ask for, computed with fewer passes over memory and fewer waits of the threads for each
+// other. `graph.h` makes them. Included inside a namespace, after operations.h.
+
+constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
+constexpr int MOST_STEPS = 64;            // of a run
+constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
+
+// A product, and what is computed from each number of its result.
+struct Product {
+    const Tensor * weights;
+    const Tensor * bias;    // added to each row; or null
+    const Tensor * added;   // of the result's shape, added after the bias; or null
+    bool gelu;              // after the bias
+    const Tensor * result;  // F32 rows; or F16 in the order [heads, tokens, depth]; or null: only the next step reads it
+};
+
+struct Step {
+    enum Kind {
+        QUANTISE,   // rows, for products
+        MULTIPLY,   // what was quantised last, by weights
+        NORMALISE,  // rows; and quantise them
+        NODE,       // another of our operations
+    };
+    Kind kind;
+    const Tensor * from;                // QUANTISE, NORMALISE: rows
+    const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
+    float epsilon;
+    bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
+    int products;
+    Product product[MOST_PRODUCTS];
+    Tensor * node;
+    TensorTraits * operation;
+};
+
+// Steps in place of nodes that follow each other. The last of them has the run as its `extra`, and FLAG_RUN.
+struct Run {
+    int steps;
+    Step step[MOST_STEPS];
+    // Places in the work buffer, in bytes; set for a number of threads.
+    size_t activations[2], scratch, scratch_bytes, operations, operations_bytes, bytes;
+};
+
+// Sizes of activations of some tokens.
+Activations activations_at(void * memory, int64_t tokens, int64_t columns) {
+    auto * at = static_cast<uint8_t *>(memory);
+    Activations found{};
+    found.columns = columns;
+    found.blocks = columns / BLOCK;
+    found.quants = reinterpret_cast<int8_t *>(at);
+    at += aligned(tokens * columns);
+    found.scales = reinterpret_cast<float *>(at);
+    at += aligned(tokens * found.blocks * sizeof(float));
+    found.starts = reinterpret_cast<int32_t *>(at);
+    return found;
+}
+
+size_t activation_bytes(int64_t tokens, int64_t columns) {
+    return aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
+}
+
+// How a step's products are divided among threads.
+struct Division {
+    int64_t share;  // groups of a piece, at most
+    int threads;
+
+    Division(const Step & step, int threads) : threads(threads) {
+        int64_t groups = 0;
+        for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
+        share = std::max<int64_t>(groups / (static_cast<int64_t>(threads) * CHUNKS_PER_THREAD), 1);
+    }
+    // Groups of a piece: as many pieces for each thread. Kernels take groups in pairs, and a block of results is two groups.
+    int64_t chunk_of(const Product & product) const {
+        const int64_t groups = product.weights->ne[1] / GROUP;
+        const int64_t wanted = ((groups + share - 1) / share + threads - 1) / threads * threads;
+        return ((groups + wanted - 1) / wanted + 1) / 2 * 2;
+    }
+    int64_t pieces_of(const Product & product) const {
+        const int64_t chunk = chunk_of(product);
+        return (product.weights->ne[1] / GROUP + chunk - 1) / chunk;
+    }
+};
+
+// Of a thread that computes passes with the help of others.
+thread_local std::shared_ptr<Team> own_team;
+std::shared_ptr<Team> latest_team;  // of the thread that computes queries
+thread_local int team_threads = 1;  // of the next passes, this one included
+
+class Runs final : public TensorTraits {
+  public:
+    bool work_size(int threads, const Tensor * op, size_t & size) override {
+        if (threads == 1) threads = team_threads;
+        Run & run = *static_cast<Run *>(op->extra);
+        size_t activations = 0, scratch = 0, operations = 0;
+        for (int number = 0; number < run.steps; number++) {
+            const Step & step = run.step[number];
+            switch (step.kind) {
+                case Step::QUANTISE:
+                case Step::NORMALISE:
+                    activations = std::max(activations, activation_bytes(rows_of(step.from), step.from->ne[0]));
+                    break;
+                case Step::MULTIPLY:
+                    for (int one = 0; one < step.products; one++) scratch = std::max(scratch, scratch_bytes(step.product[one]));
+                    if (step.quantises) {
+                        const Tensor * next = run.step[number + 1].from;
+                        activations = std::max(activations, activation_bytes(rows_of(next), next->ne[0]));
+                    }
+                    break;
+                case Step::NODE: {
+                    size_t wanted = 0;
+                    step.operation->work_size(threads, step.node, wanted);
+                    operations = std::max(operations, wanted);
+                    break;
+                }
+            }
+        }
+        run.activations[0] = MOST_STEPS * COUNTER_BYTES;
+        run.activations[1] = run.activations[0] + aligned(activations);
+        run.scratch = run.activations[1] + aligned(activations);
+        run.scratch_bytes = aligned(scratch);
+        run.operations = run.scratch + threads * run.scratch_bytes;
+        run.operations_bytes = aligned(operations);
+        size = run.bytes = run.operations + std::max(run.operations_bytes, COUNTER_BYTES);
+        return true;
+    }
+
+    // Compute the steps. ggml calls it with all of its threads, which wait for each other behind each step; with one thread, a
+    // team may help.
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Run & run = *static_cast<const Run *>(op->extra);
+        Team * team = params->nth == 1 && team_threads > 1 ? own_team.get() : nullptr;
+        const int threads = team ? team_threads : params->nth;
+        if (params->ith == 0) std::memset(params->wdata, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        Laps laps(params->ith == 0);
+        int slot = 0;
+        for (int number = 0; number < run.steps; number++) {
+            const Step & step = run.step[number];
+            const int from = slot;
+            slot ^= step.kind == Step::QUANTISE || step.quantises;
+            if (team && has_parts(step)) {
+                std::memset(static_cast<uint8_t *>(params->wdata) + run.operations, 0, COUNTER_BYTES);
+                team->run(threads, [&](int part) { compute(*params, run, number, from, slot, part, threads); });
+            } else if (team) {
+                compute(*params, run, number, from, slot, 0, 1);
+            } else {
+                if (number > 0) ggml.barrier(params->threadpool);
+                laps.end(WAITING);
+                compute(*params, run, number, from, slot, params->ith, threads);
+            }
+            laps.end(part_of(step));
+        }
+        return true;
+    }
+
+  private:
+    // Whether a step is worth the microsecond that it takes to share it.
+    static bool has_parts(const Step & step) {
+        constexpr int64_t LEAST = 1 << 13;
+        return step.kind == Step::MULTIPLY || step.kind == Step::NODE || rows_of(step.from) * step.from->ne[0] > LEAST;
+    }
+
+    // Compute a thread's share of a step. from, to: which activations it reads and writes.
+    static void compute(const ComputeParams & shared, const Run & run, int number, int from, int to, int thread, int threads) {
+        const Step & step = run.step[number];
+        auto * work = static_cast<uint8_t *>(shared.wdata);
+        const auto activations = [&](int slot, const Tensor * rows) {
+            return activations_at(work + run.activations[slot], rows_of(rows), rows->ne[0]);
+        };
+        ComputeParams params = shared;
+        params.ith = thread;
+        params.nth = threads;
+        if (shared.nth == 1 && threads > 1) params.threadpool = nullptr;  // a team's threads do not wait for each other
+        switch (step.kind) {
+            case Step::QUANTISE: return quantise(params, step, activations(to, step.from));
+            case Step::NORMALISE: return normalise(params, step, activations(to, step.from));
+            case Step::MULTIPLY:
+                return multiply(params, step, activations(from, step.from),
+                                step.quantises ? activations(to, run.step[number + 1].from) : Activations{},
+                                *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
+                                reinterpret_cast<float *>(work + run.scratch + thread * run.scratch_bytes));
+            case Step::NODE:
+                params.wdata = work + run.operations;
+                params.wsize = run.operations_bytes;
+                step.operation->compute_forward(&params, step.node);
+        }
+    }
+
+    // A thread's results of one piece: any number of threads may compute it in the end.
+    static size_t scratch_bytes(const Product & product) {
+        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + GROUP) * sizeof(float);
+    }
+
+    static Part part_of(const Step & step) {
+        switch (step.kind) {
+            case Step::QUANTISE: return QUANTISING;
+            case Step::MULTIPLY: return PRODUCTS;
+            case Step::NORMALISE: return NORMALISING;
+            default: return step.node->op == OP_FLASH_ATTN_EXT ? ATTENTION : OTHER_STEPS;
+        }
+    }
+
+    static void quantise(const ComputeParams & params, const Step & step, const Activations & to) {
+        let_queries_pass();
+        const int64_t rows = rows_of(step.from);
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
+            kernels.quantise(row_of<const float>(step.from, row), row, to);
+        }
+    }
+
+    static void normalise(const ComputeParams & params, const Step & step, const Activations & to) {
+        let_queries_pass();
+        const int64_t rows = rows_of(step.from), count = step.from->ne[0];
+        const auto * scale = step.scale ? static_cast<const float *>(step.scale->data) : nullptr;
+        const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
+            auto * into = row_of<float>(step.into, row);
+            kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
+            if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            if (step.quantises) kernels.quantise(into, row, to);
+        }
+    }
+
+    // Compute pieces of the products until none is left.
+    static void multiply(const ComputeParams & params, const Step & step, const Activations & from, const Activations & to,
+                         std::atomic<int64_t> & next, float * scratch) {
+        const Division division(step, params.nth);
+        for (;;) {
+            let_queries_pass();
+            int64_t piece = next.fetch_add(1, std::memory_order_relaxed);
+            int number = 0;
+            while (number < step.products && piece >= division.pieces_of(step.product[number])) {
+                piece -= division.pieces_of(step.product[number++]);
+            }
+            if (number == step.products) return;
+            const Product & product = step.product[number];
+            const int64_t chunk = division.chunk_of(product), begin = piece * chunk;
+            const int64_t end = std::min<int64_t>(begin + chunk, product.weights->ne[1] / GROUP);
+            multiply_piece(product, begin, end, rows_of(step.from), from, to, scratch);
+        }
+    }
+
+    // Groups of rows of the weights, times all tokens.
+    static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
+                               const Activations & to, float * scratch) {
+        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * from.blocks * GROUP_BYTES;
+        const int64_t column = begin * GROUP, count = (end - begin) * GROUP;
+        const auto * bias = product.bias ? static_cast<const float *>(product.bias->data) + column : nullptr;
+        const bool in_place = product.result && product.result->type == TYPE_F32;
+        const int64_t parts = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
+        const int64_t part = std::min<int64_t>(TOKENS_AT_ONCE, ((tokens + parts - 1) / parts + 5) / 6 * 6);  // full tiles
+        for (int64_t first = 0; first < tokens; first += part) {
+            const int64_t now = std::min(part, tokens - first);
+            float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
+            const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
+            kernels.multiply(weights, end - begin, from, first, now, rows, stride);
+            for (int64_t token = 0; token < now; token++) {
+                float * row = rows + token * stride;
+                const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
+                if (bias || added) kernels.add(row, count, bias, added);
+                if (product.gelu) kernels.gelu(row, row, count);
+                if (in_place) continue;
+                if (product.result == nullptr) {
+                    kernels.quantise_part(row, first + token, column / BLOCK, count / BLOCK, to);
+                } else {
+                    store_halves_of(product.result, row, first + token, column, count);
+                }
+            }
+        }
+    }
+
+    // Store a part of a token's row into F16 of shape [heads, tokens, depth].
+    static void store_halves_of(const Tensor * into, const float * row, int64_t token, int64_t column, int64_t count) {
+        const int64_t depth = into->ne[0];
+        while (count > 0) {
+            const int64_t head = column / depth, at = column % depth, now = std::min(count, depth - at);
+            auto * to = static_cast<char *>(into->data) + head * into->nb[2] + token * into->nb[1] + at * sizeof(uint16_t);
+            kernels.store_halves(row, reinterpret_cast<uint16_t *>(to), now);
+            row += now;
+            column += now;
+            count -= now;
+        }
+    }
+};
+
+Runs runs;
