@@ -443,18 +443,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
-// Let the calling thread compute its next pass with this number of threads, itself included.
-EXPORTED void edgeembed_kernels_threads(int threads) {
-    team_threads = threads;
-    if (threads > 1 && (own_team == nullptr || static_cast<int>(own_team->helpers()) < threads - 1)) {
-        own_team = std::make_shared<Team>(threads - 1);
-        std::atomic_store(&latest_team, own_team);
-    }
-}
+// Let the calling thread compute its next passes with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) { pass_threads = threads; }
 
-// Announce a pass of a query.
+// Announce the pass of a query.
 EXPORTED void edgeembed_kernels_expect(void) {
-    if (const std::shared_ptr<Team> team = std::atomic_load(&latest_team)) team->expect();
+    if (Team * team = process_team.load()) team->expect();
 }
 
 // Measure the parts of forward passes from now on.
