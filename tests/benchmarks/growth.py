@@ -39,6 +39,7 @@ from tests.benchmarks.peers import Edgeembed
 from tests.benchmarks.place import ModelName, Place
 from tests.benchmarks.plots import Panel, Points, svg
 from tests.benchmarks.processes import Server
+from tests.benchmarks.report import write_table
 from tests.benchmarks.scenarios import percentile
 from tests.benchmarks.weights import make_weights, weights_of
 
@@ -256,14 +257,8 @@ def _number(value: float) -> str:
 
 
 def write_docs(docs: Path, name: str, grown: Grown) -> None:
-    """Write a table into growth.md and its plot beside it. Raises ValueError if the page has no place for the table."""
-    page = docs / "growth.md"
-    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
-    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
-    if not end:
-        raise ValueError(f"{page} has no lines '<!-- {name} -->' and '<!-- end of {name} -->'")
-    table = "".join(f"{line}\n" for line in grown.lines())
-    page.write_text(f"{before}{begin}{table}{end}{after}", encoding="utf-8")
+    """Write a table into growth.md and its plot beside it."""
+    write_table(docs / "growth.md", name, grown.lines())
     (docs / "growth").mkdir(exist_ok=True)
     (docs / "growth" / f"{name}.svg").write_text(svg(grown.panels), encoding="utf-8")
 
