@@ -8,10 +8,9 @@ leave to them. A model that is loaded without extra buffers, as in the lower exe
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,8 @@ class Kernels:
     def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
         self.words = words
         self._library = library
+        # These return at once: to release Python's global lock for them would let bulk threads take it from a query.
+        self._quick = None if library is None else ctypes.PyDLL(library._name)
 
     @property
     def ours(self) -> bool:
@@ -78,24 +79,22 @@ class Kernels:
 
     def threads_setter(self) -> Callable[[int], object]:
         """Return a function that sets how many threads compute the calling thread's next pass."""
-        return self._library.edgeembed_kernels_threads if self._library is not None else lambda _threads: None
+        return self._quick.edgeembed_kernels_threads if self._quick is not None else lambda _threads: None
 
     def be_bulk(self) -> None:
-        """Make the forward passes of the calling thread wait while any thread is inside `query`."""
+        """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""
         if self._library is not None:
             self._library.edgeembed_kernels_be_bulk()
 
-    @contextlib.contextmanager
-    def query(self) -> Iterator[None]:
-        """Compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
-        if self._library is None:
-            yield
-            return
-        self._library.edgeembed_kernels_queries(1)
-        try:
-            yield
-        finally:
-            self._library.edgeembed_kernels_queries(-1)
+    def begin_query(self) -> None:
+        """Begin to compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(1)
+
+    def end_query(self) -> None:
+        """Let bulk threads go on, unless there is another query."""
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(-1)
 
 
 PLAIN_KERNELS = Kernels("llama.cpp's own kernels")
