@@ -266,4 +266,6 @@ void store_halves(const float * from, uint16_t * to, int64_t count) {
     for (int64_t at = 0; at < count; at += WIDTH) store_halves(to + at, load(from + at));
 }
 
+#include "rows.h"
+
 #include "attention.h"

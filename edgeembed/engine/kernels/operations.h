@@ -224,3 +224,5 @@ Products products;
 Gelu gelu;
 Norm norm;
 FlashAttention flash_attention;
+
+#include "row_operations.h"

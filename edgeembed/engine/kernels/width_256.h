@@ -91,6 +91,8 @@ inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm256_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

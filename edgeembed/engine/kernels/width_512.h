@@ -69,6 +69,8 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_
 inline void store_bytes(int8_t * to, Ints values) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(values));
 }
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm512_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];
