@@ -26,6 +26,7 @@ from edgeembed.cache.responses import StoredResponses
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row, is_vector
 from edgeembed.cache.write_buffer import ROWS_AT_ONCE, WriteBuffer
 from edgeembed.common.status import CacheStats
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import Row
 from edgeembed.errors import EdgeEmbedError, ModelNotFoundError
 
@@ -157,6 +158,7 @@ class VectorCache:
         await self.add_from_disk(found, model, low=low, dimensions=dimensions)
         return found
 
+    @traced(within="look up")
     def get_from_memory(self, keys: Iterable[bytes], model: str = "", *, low: bool = False) -> FoundRows:
         """Return the rows in memory, without waiting: the first half of `get_many`."""
         found = FoundRows()
@@ -195,6 +197,7 @@ class VectorCache:
         found.missing = [key for key in found.missing if key not in found]
         counts.misses += len(found.missing)
 
+    @traced(within="store")
     def put(
         self,
         key: bytes,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved
     from edgeembed.diagnostics.bench.run import CellResult
     from edgeembed.diagnostics.bench.session import BenchPlan, BenchReport, ServerFacts
+    from edgeembed.diagnostics.bench.stages import StageReport
 
 DEFAULT_SECONDS = 3.0
 QUICK_SECONDS = 1.0
@@ -34,6 +35,7 @@ class BenchFlags:
     """The flags of the command, apart from those that are settings."""
 
     quick: bool
+    trace: bool
     seconds: float | None
     url: str | None
     api_key: str | None
@@ -47,6 +49,7 @@ class BenchFlags:
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), help=f"Duration of each measurement.  [default: {DEFAULT_SECONDS:g}]"
 )
+@click.option("--trace", is_flag=True, help="Print where the time of a single 10-word query goes, stage by stage.")
 @click.option("--url", help="Measure a running server instead, of any make, that has /v1/embeddings.")
 @click.option("--api-key", help="API key of the server, for --url.")
 @click.option("--seed", type=int, help="Repeat the texts of an earlier run, which printed this number.")
@@ -66,6 +69,7 @@ def bench(model: str | None, **flags: Any) -> None:
       edgeembed bench                                    the configured model
       edgeembed bench all-minilm-l6-v2:F16 --quick
       edgeembed bench ./my-model.gguf --json > before.json
+      edgeembed bench --trace                            where the time of a query goes
       edgeembed bench --url http://127.0.0.1:8080        another server, same texts
     """
     import asyncio
@@ -76,11 +80,17 @@ def bench(model: str | None, **flags: Any) -> None:
     from edgeembed.diagnostics.bench.session import measure_own, measure_url
 
     settings, options = split_flags(flags, BenchFlags)
+    if options.trace and options.url:
+        raise click.UsageError("--trace measures a daemon of its own; leave --url out")
     resolved = resolve(settings)
     setup_logging("error")
     plan = _plan(options)
     name = model or resolved.settings.model
     path = None if options.url else _installed(name, resolved)
+    if options.trace:
+        assert path is not None
+        _trace(resolved, path, plan, as_json=options.as_json)
+        return
     _announce(plan, url=options.url)
     with Progress(to_stderr, "measuring", unit=" measurements") as progress:
         listener = _BenchPrinter(progress, silent=options.as_json)
@@ -95,6 +105,35 @@ def bench(model: str | None, **flags: Any) -> None:
         _print_summary(report)
     if not any(result.requests for result in report.results):
         sys.exit(1)
+
+
+def _trace(resolved: Resolved, path: Path, plan: BenchPlan, *, as_json: bool) -> None:
+    """Measure and print the stages of a query."""
+    import asyncio
+
+    from edgeembed.diagnostics.bench.session import ended_by_signals
+    from edgeembed.diagnostics.bench.stages import StageTime, measure_stages
+
+    async def measure() -> StageReport:
+        with ended_by_signals():
+            return await measure_stages(resolved, path, plan.seconds, plan.seed)
+
+    report = asyncio.run(measure())
+    if as_json:
+        print_json(report)
+        return
+
+    def row(time: StageTime, indent: str = "") -> tuple[str, ...]:
+        return f"{indent}{time.stage}", f"{time.median_us:,.0f}", f"{time.p99_us:,.0f}", f"{time.share:.1%}"
+
+    rows: list[tuple[str, ...]] = []
+    for stage in report.stages:
+        rows.append(row(stage))
+        rows += [row(part, "  ") for part in report.parts if part.stage.startswith(f"{stage.stage}: ")]
+    click.echo(f"{report.requests} requests, one after another, with a new text of {report.words} words each")
+    print_table(
+        ("STAGE", "MEDIAN US", "P99 US", "SHARE"), [*rows, row(report.total)], right=("MEDIAN US", "P99 US", "SHARE")
+    )
 
 
 def _plan(flags: BenchFlags) -> BenchPlan:

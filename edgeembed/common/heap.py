@@ -1,4 +1,5 @@
-"""The C library's heap: memory that large requests took is returned to the system. Only glibc keeps it; see mallopt(3).
+"""Memory that is returned to the system: of the C library's heap, which only glibc keeps (see mallopt(3)), and of blocks
+whose content nobody needs.
 
 On other systems, the functions do nothing.
 """
@@ -7,7 +8,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -47,6 +50,22 @@ def trim_heap() -> None:
     """Return the free memory of the heap to the system. May take tens of milliseconds."""
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
+
+
+def drop_pages(address: int, size: int) -> None:
+    """Return the whole pages within a block of anonymous memory to the system; they are zeros when they are next used.
+
+    Linux only: elsewhere the same call may leave the content, or fail.
+    """
+    start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
+    end = (address + size) // mmap.PAGESIZE * mmap.PAGESIZE
+    if sys.platform == "linux" and start < end:
+        _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), mmap.MADV_DONTNEED)
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
 
 
 class IdleTrim:

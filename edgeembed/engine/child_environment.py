@@ -15,6 +15,8 @@ _NEEDED = re.compile(
     r"|PROCESSOR_[A-Z0-9]+"
     # of the dynamic linker, the allocator and sanitizers
     r"|LD_(LIBRARY_PATH|PRELOAD|BIND_NOW|AUDIT)|DYLD_[A-Z_]+|GLIBC_TUNABLES|MALLOC_[A-Z_]+|[ALTU]B?SAN_OPTIONS|JEMALLOC_SYS_.*"
+    # of our own: where stamps of its stages are written (common/trace.py)
+    r"|_EDGEEMBED_TRACE"
     # of Python
     r"|PYTHON[A-Z0-9]+|VIRTUAL_ENV|COVERAGE_[A-Z_]+|__PYVENV_LAUNCHER__|_MEIPASS\w*|_PYI_\w+"
     # of llama.cpp, OpenMP and linear algebra; LLAMA_API_KEY is a secret, so there is no LLAMA_ prefix

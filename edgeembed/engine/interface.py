@@ -130,7 +130,9 @@ class AutotuneResult(msgspec.Struct, frozen=True, kw_only=True):
     """The result of autotuning at a model's first load on this machine; see `edgeembed.engine.llama.autotune`."""
 
     pad_from_tokens: int | None
-    """None where there was not enough time to measure it."""
+    """None where it was not measured: there was not enough time, or our own kernels do not need it."""
+    left_types: tuple[int, ...] | None = None
+    """Types of weights, as ggml's numbers, for which llama.cpp's kernels are faster than ours; None where not measured."""
     seconds: float
     """That autotuning took."""
 

@@ -47,6 +47,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Metadata that is used instead of the file's, where that is known to be wrong or missing."""
     own_kernels: bool = True
     """Add our kernels to llama.cpp's, if `extra_buffers` is set."""
+    left_types: tuple[int, ...] | None = None
+    """Types of weights, as ggml's numbers, that our kernels leave to llama.cpp's; None to measure it."""
     sandbox: bool = True
     """Restrict what the worker may do, where the system can (see `edgeembed.engine.sandbox`)."""
     device: str = "cpu"

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from edgeembed.cache import CachedRow, KeyMaker, StoredResponse, VectorCache
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import DENSE, Output, Prompted, Role, Row, Side, Text
 from edgeembed.errors import BadVectorError, EngineUnavailableError, RequestError, WrongTaskError
 from edgeembed.inference import classifying, token_ids
@@ -257,6 +258,7 @@ class EmbeddingService:
 
     # --- responses of repeated requests -------------------------------------------------------------------------------
 
+    @traced(within="fast path")
     def find_response(self, digest: bytes) -> StoredResponse | None:
         """Return the stored response to a request body with this digest, if it would be written the same way again.
 
@@ -279,6 +281,7 @@ class EmbeddingService:
 
     # --- steps of a request -------------------------------------------------------------------------------------------
 
+    @traced(within="clean and key")
     def _prepare_texts(self, request: EmbedRequest, model: ServedModel, input_type: InputType | None) -> RowRequest:
         """Clean the texts, choose the prompt, make the keys. Raises RequestError."""
         times = len(request.texts) + len(request.ids or ())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import structs
 
 from edgeembed.common.files import read_json_or_warn, write_json
 from edgeembed.common.status import UnixSeconds
@@ -20,6 +21,7 @@ DEFAULT_CONTEXT_TOKENS = 4096
 # No measurement finds more: a profile with more comes from a damaged file.
 _MOST_THREADS = 4096
 _MOST_TOKENS = 2**20
+_MOST_TYPES = 63
 
 
 class RunProfile(msgspec.Struct, frozen=True):
@@ -29,6 +31,8 @@ class RunProfile(msgspec.Struct, frozen=True):
     batch_tokens: Annotated[int, msgspec.Meta(ge=1, le=_MOST_TOKENS)] = DEFAULT_BATCH_TOKENS
     bulk_lanes: Annotated[int, msgspec.Meta(ge=0, le=MOST_BULK_LANES)] | None = None
     pad_from_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] | None = None
+    left_types: tuple[Annotated[int, msgspec.Meta(ge=0, le=_MOST_TYPES)], ...] | None = None
+    """Types of weights, as ggml's numbers, for which llama.cpp's kernels are faster than ours; None: not measured."""
     card_batch_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MOST_TOKENS)] = 0
     """`batch_tokens` for a graphics card, which needs far larger batches; 0: the engine chooses."""
 
@@ -84,6 +88,16 @@ class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
         """How many times faster the best profile is than the initial one, by score."""
         best = next(each for each in self.measured if each.profile == self.profile)
         return 1 / best.score(self.measured[0])
+
+    @property
+    def lacks_padding(self) -> bool:
+        """Whether the length from which padding pays is still to be measured, at a model's next load."""
+        return not self.thorough and self.profile.pad_from_tokens is None
+
+    def with_profile(self, **changes: Any) -> TuningResult:
+        """Return the result with another value of a parameter that was the same in all measurements."""
+        measured = [structs.replace(each, profile=structs.replace(each.profile, **changes)) for each in self.measured]
+        return structs.replace(self, profile=structs.replace(self.profile, **changes), measured=measured)
 
 
 class TuningResults:

@@ -87,7 +87,8 @@ class WorkerConfigurator:
         self._require_same()
         self._store.require_sound(model)
         self._tuning_results = TuningResults(paths.state)
-        self._autotune = profile is None and self._tuning_results.find(model.digest) is None
+        tuned = self._tuning_results.find(model.digest)
+        self._autotune = profile is None and (tuned is None or tuned.lacks_padding)
         self._profile = profile or chosen_profile(settings, paths, model.digest)
         self._gpus = gpus
         on_cards = gpus.possible and fits_cards(model.path)
@@ -159,13 +160,22 @@ class WorkerConfigurator:
         self._failed_to_load = False
         self._gpus.loaded(self._key)
         found = info.autotune
-        if not self._autotune or found is None or found.pad_from_tokens is None:
-            return  # there was no time to find anything: it is autotuned at the next load
-        self._autotune = False
-        self._profile = msgspec.structs.replace(self._profile, pad_from_tokens=found.pad_from_tokens)
+        if found is None:
+            return
         # What the settings say is not part of the result.
-        measured = RunProfile(threads=usable_threads(), pad_from_tokens=found.pad_from_tokens)
-        result = TuningResult(profile=measured, made_at=time.time(), thorough=False, measured=[])
+        initial = RunProfile(threads=usable_threads())
+        kept = result = self._tuning_results.find(self._model.digest) or TuningResult(
+            profile=initial, made_at=time.time(), thorough=False, measured=[]
+        )
+        if self._autotune and found.pad_from_tokens is not None:  # else there was no time to measure it: the next load does
+            self._autotune = False
+            self._profile = msgspec.structs.replace(self._profile, pad_from_tokens=found.pad_from_tokens)
+            result = result.with_profile(pad_from_tokens=found.pad_from_tokens)
+        if self._profile.left_types is None and found.left_types is not None:
+            self._profile = msgspec.structs.replace(self._profile, left_types=found.left_types)
+            result = result.with_profile(left_types=found.left_types)
+        if result == kept:
+            return
         try:
             self._tuning_results.keep(self._model.digest, result)
         except OSError as error:
@@ -189,6 +199,7 @@ class WorkerConfigurator:
             extra_buffers=mode.extra_buffers,
             metadata=self._metadata,
             own_kernels=self._settings.kernels == "auto",
+            left_types=profile.left_types,
             oldest_kernels=mode.oldest_kernels,
             sandbox=self._settings.sandbox == "auto",
             task=self._model.task,

@@ -16,6 +16,8 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from edgeembed.common.trace import traced
+
 Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
 
@@ -116,6 +118,7 @@ class _StepByStep:
         # Since aiohttp 3.14.
         self.message_consumed = getattr(parser, "message_consumed", None)
 
+    @traced(before="arrive", within="parse HTTP")
     def feed_data(self, data: bytes) -> Any:
         """Return the requests whose heads are complete, whether the connection is a WebSocket now, and the rest."""
         if not self._upgrades:

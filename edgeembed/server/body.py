@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from multidict import istr
 
 from edgeembed.common.files import UNREADABLE_JSON
+from edgeembed.common.trace import traced
 from edgeembed.errors import RequestError, quoted
 from edgeembed.inference.aside import LARGE
 from edgeembed.inference.requests import CacheUse
@@ -48,6 +49,7 @@ class BodyType(Generic[T]):
         )
         self._words = dict(_words_of_fields(struct))
 
+    @traced(before="route", within="decode JSON")
     def decode(self, raw: bytes, charset: str = "utf-8") -> T:
         """Return a decoded body. Raises RequestError, RequestTooLargeError."""
         raw = as_utf8(raw, charset)

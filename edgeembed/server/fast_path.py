@@ -16,6 +16,7 @@ from email.utils import formatdate
 from aiohttp import hdrs, web
 
 from edgeembed.cache import StoredResponse
+from edgeembed.common.trace import traced
 from edgeembed.errors import BodyTimeoutError, EdgeEmbedError
 from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
 from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
@@ -70,6 +71,7 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
     return handle
 
 
+@traced(before="wake the handler")
 def _may_be_stored(request: web.BaseRequest) -> bool:
     if request.method != hdrs.METH_POST or request.rel_url.raw_path != PATH:
         return False

@@ -10,6 +10,7 @@ import logging
 from aiohttp import hdrs, web
 
 from edgeembed.common.log_content import describe_error
+from edgeembed.common.trace import traced
 from edgeembed.server.aiohttp_internals import cannot_be_read
 from edgeembed.server.auth import KEY_NAME, PROBES
 
@@ -26,6 +27,7 @@ def name_of(request: web.Request) -> str:
     return f"{method} {NO_ROUTE if resource is None else resource.canonical}"
 
 
+@traced(within="answer")
 def log_answer(request: web.Request, status: int, seconds: float) -> None:
     """Log an answered request: failures of this server as warnings, all others for --log-level debug."""
     level = logging.WARNING if status >= 500 and request.path not in PROBES else logging.DEBUG

@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from edgeembed.common.trace import STAGES
 from edgeembed.diagnostics.bench.load import Client, LoadResult
 from edgeembed.diagnostics.bench.run import Cell, CellResult, Runner
 from edgeembed.diagnostics.bench.session import BenchPlan, ServerFacts, measure_url
@@ -159,6 +160,26 @@ def test_a_model_that_cannot_be_served_is_an_error(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert "error: the daemon to be measured did not start:" in done.stderr and "cannot be served" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the worker's file is mapped until it has ended")
+def test_the_trace_of_a_daemon_has_every_stage_and_they_add_up(tmp_path: Path, home: Path) -> None:
+    model = make_tiny_qwen3(tmp_path / "tiny.gguf")
+    done = edgeembed("bench", str(model), "--trace", "--seconds", "0.2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    found = {stage["stage"]: stage for stage in report["stages"]}
+    assert [*found] == [*STAGES]
+    assert all(stage["share"] > 0 for stage in found.values())
+    assert sum(stage["share"] for stage in found.values()) == pytest.approx(1.0, abs=1e-6)
+    assert report["requests"] > 0
+    assert report["parts"] == []
+
+
+def test_a_trace_is_of_a_daemon_of_its_own() -> None:
+    done = edgeembed("bench", "--trace", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "leave --url out" in done.stderr
 
 
 def test_without_a_model_it_asks_for_one() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from msgspec import structs
 
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import resolve
@@ -17,12 +18,14 @@ from edgeembed.config.settings import Settings
 from edgeembed.diagnostics.doctor import Finding, examine
 from edgeembed.engine.execution_modes import cpu_modes
 from edgeembed.engine.gpu.placement import Gpus
+from edgeembed.engine.interface import AutotuneResult
 from edgeembed.engine.ipc import activity_table
 from edgeembed.errors import DamagedModelError, EngineUnavailableError, WrongFrameError
 from edgeembed.hub.gguf import weights
 from edgeembed.hub.gguf.frames import Frame
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.models.profiles import Measurement, RunProfile, TuningResult, TuningResults
 from edgeembed.runtime import engines
 from edgeembed.runtime.engines import WorkerConfigurator
 from tests.fakes import FakeEngine
@@ -149,3 +152,27 @@ def test_an_architecture_that_llama_cpp_lacks_is_never_put_on_a_card(
     monkeypatch.setattr(engines, "read_weights", lambda _path: pytest.fail("nothing is planned for a card"))
     monkeypatch.setattr(weights, "architecture_of", lambda _path: "mpnet")
     assert configurator(model).modes() == cpu_modes()
+
+
+def test_which_kernels_multiply_is_measured_once(model: InstalledModel) -> None:
+    """What the first worker measured is kept, and its successors and those of the next daemon are told."""
+    configured = configurator(model)
+    assert configured.options(FASTEST).left_types is None, "measure it"
+    found = AutotuneResult(pad_from_tokens=None, left_types=(8,), seconds=0.1)
+    configured.on_ready(structs.replace(FakeEngine().info, autotune=found))
+    assert configured.options(FASTEST).left_types == (8,)
+    again = configurator(model).options(FASTEST)
+    assert again.left_types == (8,)
+    assert again.autotune, "the length from which padding pays was not measured"
+
+
+def test_a_thorough_tuning_result_is_completed(model: InstalledModel) -> None:
+    profile = RunProfile(threads=1, pad_from_tokens=40)
+    measured = Measurement(profile=profile, query_ms=1.0, sentence_ms=2.0, tokens_per_second=3.0)
+    results = TuningResults(Paths.resolve().state)
+    results.keep(model.digest, TuningResult(profile=profile, made_at=1.0, thorough=True, measured=[measured]))
+    found = AutotuneResult(pad_from_tokens=None, left_types=(), seconds=0.1)
+    configurator(model).on_ready(structs.replace(FakeEngine().info, autotune=found))
+    kept = results.find(model.digest)
+    assert kept is not None and kept.profile == structs.replace(profile, left_types=())
+    assert kept.thorough and kept.gain == 1

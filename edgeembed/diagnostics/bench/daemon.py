@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from edgeembed.common.trace import VARIABLE as TRACE
 from edgeembed.config.file import write_setting
 from edgeembed.config.paths import HOME_VARIABLE
 from edgeembed.config.resolution import Resolved
@@ -61,12 +62,13 @@ class OwnDaemon:
 
 @contextlib.asynccontextmanager
 async def own_daemon(
-    resolved: Resolved, model: Path, *, cache: bool, memory: PeakMemory | None = None
+    resolved: Resolved, model: Path, *, cache: bool, memory: PeakMemory | None = None, trace: Path | None = None
 ) -> AsyncIterator[OwnDaemon]:
     """Run `edgeembed serve` with a model file and the user's settings; yield it once it is ready, and stop it afterwards.
 
     What is known about this machine (failed execution modes, run profiles) is copied, the cache is not. memory: updated with
-    the peak, so that several daemons can share one. Raises EngineUnavailableError when the daemon does not become ready.
+    the peak, so that several daemons can share one. trace: a folder for the stamps of `common.trace`. Raises
+    EngineUnavailableError when the daemon does not become ready.
     """
     memory = PeakMemory() if memory is None else memory
     with tempfile.TemporaryDirectory(prefix="edgeembed-bench-", ignore_cleanup_errors=True) as folder:
@@ -80,7 +82,7 @@ async def own_daemon(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd=home,
-            env=_environment(home),
+            env=_environment(home, trace),
         )
         log: deque[str] = deque(maxlen=20)
         listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -111,9 +113,9 @@ def _prepare_home(home: Path, resolved: Resolved) -> None:
         shutil.copytree(resolved.paths.state, home / "state", dirs_exist_ok=True)
 
 
-def _environment(home: Path) -> dict[str, str]:
+def _environment(home: Path, trace: Path | None) -> dict[str, str]:
     ours = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return {**ours, HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1"}
+    return {**ours, HOME_VARIABLE: str(home), "PYTHONUNBUFFERED": "1", **({TRACE: str(trace)} if trace else {})}
 
 
 async def _listen(process: asyncio.subprocess.Process, log: deque[str], listening: asyncio.Future[str]) -> None:

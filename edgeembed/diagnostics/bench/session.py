@@ -91,7 +91,7 @@ async def measure_own(resolved: Resolved, model: Path, plan: BenchPlan, listener
     """
     memory = PeakMemory()
     session = _Session(plan, listener)
-    with _ended_by_signals():
+    with ended_by_signals():
         async with own_daemon(resolved, model, cache=False, memory=memory) as daemon, Client(daemon.url) as client:
             await session.meet(client)
             await session.section(client, CACHE_OFF, plan.new)
@@ -109,7 +109,7 @@ async def measure_url(
     Raises EngineUnavailableError when it does not answer.
     """
     session = _Session(plan, listener)
-    with _ended_by_signals():
+    with ended_by_signals():
         async with Client(url, model=model, api_key=api_key) as client:
             await session.meet(client)
             await session.section(client, NEW_TEXTS, plan.new)
@@ -179,7 +179,7 @@ async def server_facts(client: Client) -> ServerFacts:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """Let SIGTERM and SIGHUP cancel this task, as Ctrl-C does, so that no daemon is left behind."""
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()

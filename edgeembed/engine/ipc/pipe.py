@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.ipc.messages import LENGTH_BYTES, FromWorker, ToWorker, frame, frame_length, to_worker_decoder
 
 
@@ -26,6 +27,7 @@ class Pipe:
         self._writer = threading.Thread(target=self._write_queued, name="writer", daemon=True)
         self._writer.start()
 
+    @traced(within="send the rows")
     def send(self, message: FromWorker) -> None:
         """Send a message without blocking: at once when it is short and nothing is queued, else by the writer thread."""
         framed = frame(message)
@@ -47,14 +49,17 @@ class Pipe:
 
     def read(self) -> ToWorker | None:
         """Wait for the next message and return it; None when the daemon is gone."""
+        body = self._next_frame()
+        return None if body is None else to_worker_decoder.decode(body)
+
+    @traced(within="reach the worker")
+    def _next_frame(self) -> bytes | None:
         header = self._source.read(LENGTH_BYTES)
         if len(header) < LENGTH_BYTES:
             return None
         length = frame_length(header)
         body = self._source.read(length)
-        if len(body) < length:  # it died in the middle of a message
-            return None
-        return to_worker_decoder.decode(body)
+        return body if len(body) == length else None  # it died in the middle of a message
 
     def finish(self) -> None:
         """Write what is queued, then stop writing."""

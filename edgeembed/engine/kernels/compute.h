@@ -57,11 +57,15 @@ void quantise_blocks(const float * row, int64_t token, int64_t block, const Acti
     std::memcpy(to.halves + 2 * (token * to.blocks + block), halves, 2 * COUNT * sizeof(int32_t));
 }
 
-void quantise(const float * row, int64_t token, const Activations & to) {
-    int64_t block = 0;
-    for (; block + 4 <= to.blocks; block += 4) quantise_blocks<4>(row, token, block, to);
-    for (; block < to.blocks; block++) quantise_blocks<1>(row, token, block, to);
+// Quantise a part of a row, which begins with a block.
+void quantise_part(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to) {
+    const float * row = part - block * BLOCK;
+    const int64_t end = block + blocks;
+    for (; block + 4 <= end; block += 4) quantise_blocks<4>(row, token, block, to);
+    for (; block < end; block++) quantise_blocks<1>(row, token, block, to);
 }
+
+void quantise(const float * row, int64_t token, const Activations & to) { quantise_part(row, token, 0, to.blocks, to); }
 
 // The same to 16 bits, whose blocks are larger. Only quants and scales are set.
 template <int COUNT>
@@ -89,10 +93,15 @@ void quantise_words_of(const float * row, int64_t token, int64_t block, const Ac
     std::memcpy(to.scales + token * to.blocks + block, scales, COUNT * sizeof(float));
 }
 
+void quantise_words_part(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to) {
+    const float * row = part - block * WORD_BLOCK;
+    const int64_t end = block + blocks;
+    for (; block + 4 <= end; block += 4) quantise_words_of<4>(row, token, block, to);
+    for (; block < end; block++) quantise_words_of<1>(row, token, block, to);
+}
+
 void quantise_words(const float * row, int64_t token, const Activations & to) {
-    int64_t block = 0;
-    for (; block + 4 <= to.blocks; block += 4) quantise_words_of<4>(row, token, block, to);
-    for (; block < to.blocks; block++) quantise_words_of<1>(row, token, block, to);
+    quantise_words_part(row, token, 0, to.blocks, to);
 }
 
 // --- functions ------------------------------------------------------------------------------------------------------------
@@ -153,6 +162,29 @@ void norm(const float * from, float * to, int64_t count, float epsilon) {
     }
     const Floats scale = all(1.0f / std::sqrt(sum(add(squares[0], squares[1])) / count + epsilon));
     for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
+}
+
+// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
+void add(float * row, int64_t count, const float * one, const float * other) {
+    for (int64_t at = 0; at < count; at += WIDTH) {
+        Floats values = load(row + at);
+        if (one) values = add(values, load(one + at));
+        if (other) values = add(values, load(other + at));
+        store(row + at, values);
+    }
+}
+
+void scale_and_shift(float * row, int64_t count, const float * scale, const float * shift) {
+    for (int64_t at = 0; at < count; at += WIDTH) {
+        Floats values = load(row + at);
+        if (scale) values = mul(values, load(scale + at));
+        if (shift) values = add(values, load(shift + at));
+        store(row + at, values);
+    }
+}
+
+void store_halves(const float * from, uint16_t * to, int64_t count) {
+    for (int64_t at = 0; at < count; at += WIDTH) store_halves(to + at, load(from + at));
 }
 
 #include "products.h"

@@ -17,6 +17,9 @@
 // How activations are quantised for a format: 8 bits; the same and sums of half blocks; 16 bits.
 enum Given { BYTES, HALVES, WORDS };
 
+// Columns that share a scale.
+constexpr int64_t block_columns(Given given) { return given == WORDS ? WORD_BLOCK : BLOCK; }
+
 struct Format {
     int32_t type;         // of ggml
     Given given;

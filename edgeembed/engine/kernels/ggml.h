@@ -15,6 +15,7 @@ constexpr char LLAMA_CPP_PYTHON[] = "0.3.36";  // the release that this header i
 
 struct Buffer;
 struct BufferType;
+struct Device;
 
 struct Tensor {
     int32_t type;
@@ -44,7 +45,7 @@ struct BufferTypeInterface {
 
 struct BufferType {
     BufferTypeInterface iface;
-    void * device;
+    Device * device;
     void * context;
 };
 
@@ -93,6 +94,40 @@ class ExtraBufferType {
     virtual TensorTraits * get_tensor_traits(const Tensor * op) = 0;
 };
 
+// The part of a graph that one call computes.
+struct HashSet {
+    size_t size;
+    uint32_t * used;  // a bit for each key
+    Tensor ** keys;
+};
+
+struct Graph {
+    int size;
+    int n_nodes;
+    int n_leafs;
+    Tensor ** nodes;
+    Tensor ** grads;
+    Tensor ** grad_accs;
+    Tensor ** leafs;
+    int32_t * use_counts;  // of the whole graph, by place in the set
+    HashSet visited_hash_set;
+};
+
+struct Backend {
+    void * guid;
+    // The functions of ggml_backend_i before graph_compute, which are not used here.
+    void * before[12];
+    int (*graph_compute)(Backend *, Graph *);
+    void * behind[3];
+    Device * device;
+    void * context;
+};
+
+struct Device {
+    void * before[5];
+    Backend * (*init_backend)(Device *, const char *);
+};
+
 constexpr int32_t TYPE_F32 = 0;
 constexpr int32_t TYPE_F16 = 1;
 constexpr int32_t TYPE_Q4_0 = 2;
@@ -107,11 +142,24 @@ constexpr int32_t TYPE_IQ4_NL = 20;
 constexpr int32_t TYPE_IQ4_XS = 23;
 constexpr int32_t TYPE_BF16 = 30;
 
+constexpr int32_t OP_NONE = 0;
+constexpr int32_t OP_ADD = 2;
+constexpr int32_t OP_MUL = 7;
 constexpr int32_t OP_NORM = 24;
 constexpr int32_t OP_MUL_MAT = 29;
+constexpr int32_t OP_CPY = 34;
+constexpr int32_t OP_RESHAPE = 36;
+constexpr int32_t OP_VIEW = 37;
+constexpr int32_t OP_PERMUTE = 38;
+constexpr int32_t OP_TRANSPOSE = 39;
 constexpr int32_t OP_FLASH_ATTN_EXT = 74;
 constexpr int32_t OP_UNARY = 91;
 constexpr int32_t UNARY_OP_GELU = 8;
+
+constexpr int DEVICE_CPU = 0;
+
+constexpr int32_t FLAG_OUTPUT = 2;
+constexpr int32_t FLAG_COMPUTE = 16;  // ggml computes only nodes with this flag
 
 constexpr size_t OBJECT_BYTES = 32;  // what ggml keeps in front of a tensor
 
@@ -124,6 +172,7 @@ struct Ggml {
     const char * (*op_name)(int);
     const char * (*unary_op_name)(int);
     size_t (*tensor_overhead)();
+    Device * (*device_by_type)(int);
 };
 
 }  // namespace

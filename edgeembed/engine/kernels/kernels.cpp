@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <mutex>
 
 #include "ggml.h"
@@ -78,7 +79,7 @@ struct Activations {
     // Use this memory; return how much. Those for HALVES are good for BYTES, too.
     size_t place(Given given, int64_t of_columns, int64_t tokens, uint8_t * memory) {
         columns = of_columns;
-        blocks = columns / (given == WORDS ? WORD_BLOCK : BLOCK);
+        blocks = columns / block_columns(given);
         size_t used = 0;
         const auto take = [&](size_t size) {
             const size_t at = used;
@@ -130,10 +131,16 @@ using Multiply = void (*)(const uint8_t * group, int64_t groups, const Activatio
 
 struct Kernels {
     void (*quantise[3])(const float * row, int64_t token, const Activations & to);  // one for each Given
+    // The same for a part of a row, which begins with this block.
+    void (*quantise_part[3])(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
     const Multiply * multiply;  // one for each of FORMATS
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
+    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
+    void (*store_halves)(const float * from, uint16_t * to, int64_t count);
 };
 
 #if HAS_KERNELS
@@ -144,7 +151,8 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, MULTIPLY, gelu, norm, attention};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -156,7 +164,8 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, MULTIPLY, gelu, norm, attention};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -168,7 +177,8 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, MULTIPLY, gelu, norm, attention};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -300,17 +310,27 @@ class Extra final : public ExtraBufferType {
 Extra extra;
 BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr}, nullptr, &extra};
 
+// The types of weights, a bit for each, that are left to llama.cpp's own buffer types.
+std::atomic<uint64_t> left_types{0};
+
 // llama.cpp asks this about operations whose weights are, or would be, in this buffer type.
 bool Extra::supports_op(void *, const Tensor * op) {
     if (op->op != OP_MUL_MAT || op->src[0]->buffer == nullptr || op->src[0]->buffer->buft != &buffer_type) return false;
     if (!Products::fits(op)) return false;
+    const bool has_place = op->src[0]->extra != nullptr;  // the weights of a loaded model stay where they are
+    if (!has_place && (left_types.load() >> op->src[0]->type & 1)) return false;
     if (op->src[1]->buffer == nullptr) return true;
     BufferType * type = op->src[1]->buffer->buft;
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "steps.h"
+
+#include "graph.h"
+
 // llama.cpp asks this about every operation; where the answer is null, it computes the operation itself.
 TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
+    if (op->flags & FLAG_RUN) return &runs;
     if (op->op == OP_MUL_MAT) {
         const Buffer * buffer = op->src[0]->buffer;
         return buffer != nullptr && buffer->buft == &buffer_type ? static_cast<TensorTraits *>(op->src[0]->extra) : nullptr;
@@ -324,10 +344,15 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
 // Whether ggml has the operations under our numbers. The tables of their names have no end mark, so they are not searched: a
 // number beyond the end would be read from other memory.
 bool has_operations() {
-    const auto is = [](const char * name, const char * expected) { return name != nullptr && std::strcmp(name, expected) == 0; };
-    return is(ggml.op_name(OP_NORM), "NORM") && is(ggml.op_name(OP_MUL_MAT), "MUL_MAT") &&
-           is(ggml.op_name(OP_FLASH_ATTN_EXT), "FLASH_ATTN_EXT") && is(ggml.op_name(OP_UNARY), "UNARY") &&
-           is(ggml.unary_op_name(UNARY_OP_GELU), "GELU");
+    const auto is = [](int number, const char * expected) {
+        const char * name = ggml.op_name(number);
+        return name != nullptr && std::strcmp(name, expected) == 0;
+    };
+    const char * unary = ggml.unary_op_name(UNARY_OP_GELU);
+    return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
+           is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
+           is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
 }  // namespace
@@ -361,11 +386,17 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     std::vector<BufferType *> & types = ggml.extra_buffer_types();
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
-    // llama.cpp takes the first that fits. Of its own, AMX comes before this one, and repacked weights behind it.
-    const auto repacked = [](BufferType * type) { return std::strcmp(type->iface.get_name(type), "CPU_REPACK") == 0; };
-    types.insert(std::find_if(types.begin(), types.end(), repacked), &buffer_type);
+    types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    Device * processor = ggml.device_by_type(DEVICE_CPU);
+    if (processor != nullptr) {
+        init_plain_backend = processor->init_backend;
+        processor->init_backend = init_backend;
+    }
     return nullptr;
 }
+
+// Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
+EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }
@@ -421,6 +452,34 @@ EXPORTED bool edgeembed_kernels_multiply(int level, int type, const void * weigh
     }
     these->multiply[number](packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
     return true;
+}
+
+// Return the multiplications a second of `multiply` on the calling thread, which repeats it for about `milliseconds`: the ceiling
+// of a forward pass, if all threads measure it at the same time. Weights [rows, columns] and tokens are packed and quantised
+// before. 0 where this processor does not support the level.
+EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return 0;
+    using Clock = std::chrono::steady_clock;
+    const int64_t groups = rows / GROUP;
+    const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
+    std::vector<uint8_t> packed(groups * FORMATS[Q8_0].group_bytes(columns));
+    std::vector<uint8_t> memory(Activations::bytes(BYTES, columns, tokens));
+    std::vector<float> out(tokens * rows);
+    Activations activations{};
+    activations.place(BYTES, columns, tokens, memory.data());
+    const auto run = [&] {
+        for (int64_t first = 0; first < tokens; first += panel) {
+            these->multiply[Q8_0](packed.data(), groups, activations, first, std::min(panel, tokens - first),
+                                  out.data() + first * rows, rows);
+        }
+    };
+    run();
+    int64_t runs = 0;
+    const auto began = Clock::now(), until = began + std::chrono::milliseconds(milliseconds);
+    auto now = began;
+    for (; now < until; now = Clock::now(), runs++) run();
+    return static_cast<double>(runs * rows * columns * tokens) / std::chrono::duration<double>(now - began).count();
 }
 
 // Compute GELU.

@@ -16,6 +16,9 @@ inline void store(float * to, Floats values) { _mm256_storeu_ps(to, values); }
 inline Floats load_halves(const uint16_t * from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
 }
+inline void store_halves(uint16_t * to, Floats values) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline Floats add(Floats one, Floats other) { return _mm256_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm256_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm256_mul_ps(one, other); }

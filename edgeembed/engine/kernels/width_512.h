@@ -15,6 +15,9 @@ inline void store(float * to, Floats values) { _mm512_storeu_ps(to, values); }
 inline Floats load_halves(const uint16_t * from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
 }
+inline void store_halves(uint16_t * to, Floats values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 inline Floats add(Floats one, Floats other) { return _mm512_add_ps(one, other); }
 inline Floats sub(Floats one, Floats other) { return _mm512_sub_ps(one, other); }
 inline Floats mul(Floats one, Floats other) { return _mm512_mul_ps(one, other); }

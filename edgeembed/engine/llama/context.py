@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgeembed.common.heap import drop_pages
+from edgeembed.common.trace import traced
 from edgeembed.engine.context_plan import ContextShape, padding
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
@@ -48,9 +51,12 @@ class Context:
         self._context = self._make(model)
         self._memory = lib.llama_get_memory(self._context)
         # A model without a KV cache is an encoder; llama_decode would compute it too, but log a warning for each batch.
-        self._forward = lib.llama_decode if self._memory else lib.llama_encode
+        forward = lib.llama_decode if self._memory else lib.llama_encode
+        self._forward = traced(before="prepare the batch", within="compute")(forward)
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
+        # Encoders have no logits. On a card, the buffer may be pinned.
+        self._unused_logits = None if self._memory or on_card else _UnusedLogits(model, self._context, shape.sequences)
         self._prefixes: KeptPrefixes | None = None
         if shape.prefix_cells and reader.last_only and self._memory:
             ids = range(shape.texts + 1, shape.texts + 1 + shape.prefixes)
@@ -185,6 +191,8 @@ class Context:
             raise ComputeError(
                 f"llama.cpp cannot compute this batch (code {code})", "out_of_memory" if code == _NO_MEMORY else "other"
             )
+        if self._unused_logits is not None:
+            self._unused_logits.drop(batch.n_tokens)
         if self._change is not None:
             self._change.check()
 
@@ -221,3 +229,23 @@ class Context:
                 cause=logged_cause(otherwise="out_of_memory"),
             )
         return context
+
+
+class _UnusedLogits:
+    """The memory for an encoder's logits, which are never computed: llama.cpp keeps a row of the vocabulary's size for each
+    token of the largest batch so far, 63 MB for MiniLM's 512, and fills them with zeros.
+    """
+
+    def __init__(self, model: Any, context: Any, sequences: int) -> None:
+        """sequences: of the context, which begins with a row for each."""
+        self._context = context
+        self._row_bytes = 4 * int(lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model)))
+        self._most = 0
+        self.drop(sequences)
+
+    def drop(self, tokens: int) -> None:
+        """Return it to the system after a pass of this many tokens, if there is more of it than before."""
+        if tokens > self._most:
+            self._most = tokens
+            if logits := ctypes.cast(lib.llama_get_logits(self._context), ctypes.c_void_p).value:
+                drop_pages(logits, tokens * self._row_bytes)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from collections.abc import Iterator
 from ctypes import c_bool, c_char, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from itertools import count
 from typing import Any
 
 from edgeembed.engine.llama.bindings import lib
@@ -80,6 +82,12 @@ class InitParameters(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
 
 
+class GgufParameters(ctypes.Structure):
+    """gguf.h: gguf_init_params."""
+
+    _fields_ = (("no_alloc", c_bool), ("ctx", ctypes.POINTER(c_void_p)))
+
+
 EvalCallback: Any = dict(lib.llama_context_params._fields_)["cb_eval"]
 """ggml_backend_sched_eval_callback: (address of a tensor, whether llama.cpp asks, user data) -> bool."""
 
@@ -92,6 +100,12 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_nbytes": (c_size_t, c_void_p),
     "ggml_backend_tensor_get": (None, c_void_p, c_void_p, c_size_t, c_size_t),
     "ggml_backend_tensor_set": (None, c_void_p, c_void_p, c_size_t, c_size_t),
+    "ggml_row_size": (c_size_t, c_int, c_int64),
+    "ggml_type_name": (c_char_p, c_int),
+    "gguf_init_from_file": (c_void_p, c_char_p, GgufParameters),
+    "gguf_free": (None, c_void_p),
+    "ggml_get_first_tensor": (c_void_p, c_void_p),
+    "ggml_get_next_tensor": (c_void_p, c_void_p, c_void_p),
     "ggml_init": (c_void_p, InitParameters),
     "ggml_free": (None, c_void_p),
     "ggml_tensor_overhead": (c_size_t,),
@@ -108,6 +122,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_gallocr_alloc_graph": (c_bool, c_void_p, c_void_p),
     "ggml_gallocr_free": (None, c_void_p),
     "ggml_backend_alloc_ctx_tensors_from_buft": (c_void_p, c_void_p, c_void_p),
+    "ggml_backend_buft_name": (c_char_p, c_void_p),
     "ggml_backend_buft_alloc_buffer": (c_void_p, c_void_p, c_size_t),
     "ggml_backend_buffer_free": (None, c_void_p),
     "ggml_backend_dev_init": (c_void_p, c_void_p, c_char_p),
@@ -144,6 +159,7 @@ KERNEL_FUNCTIONS = (
     "ggml_op_name",
     "ggml_unary_op_name",
     "ggml_tensor_overhead",
+    "ggml_backend_dev_by_type",
 )
 """The functions that the kernels call, in the order of `Ggml` in `kernels/ggml.h`, which declares them."""
 
@@ -172,3 +188,11 @@ def find_symbol(name: str) -> Any:
             with contextlib.suppress(AttributeError):
                 return load_shared_library(home, libggml_base_path)[name]
         raise
+
+
+def up_to_null(pointers: Any) -> Iterator[int]:
+    """Yield the addresses of an array of pointers that ends with a null, or that is null itself."""
+    for number in count() if pointers else ():
+        if not pointers[number]:
+            return
+        yield pointers[number]

@@ -1,8 +1,9 @@
 """Adds our kernels to the loaded llama.cpp, before a model is loaded.
 
 llama.cpp keeps the weights for a processor feature in a buffer type of that feature, and asks each of these types about
-every operation. Ours joins their list, behind llama.cpp's own: on a processor with AMX it gets no weights. A model that is
-loaded without extra buffers, as in the lower execution modes, does not use it. `kernels/README.md` explains the hook.
+every operation. Ours joins their list, ahead of llama.cpp's own; `product_choice` measures which types of weights it should
+leave to them. A model that is loaded without extra buffers, as in the lower execution modes, does not use it.
+`kernels/README.md` explains the hook.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -22,6 +23,9 @@ log = logging.getLogger(__name__)
 
 LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
 """Names of the values of `Level` in `kernels/kernels.cpp`."""
+
+BUFFER_TYPE = b"CPU_EDGEEMBED"
+"""The name of our buffer type."""
 
 _MAPS = Path("/proc/self/maps")
 
@@ -36,6 +40,11 @@ class Kernels:
     @property
     def ours(self) -> bool:
         return self._library is not None
+
+    def leave(self, types: Iterable[int]) -> None:
+        """Leave weights of these types to llama.cpp's own kernels, and only these, in models that are loaded from now on."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_leave(ctypes.c_uint64(sum(1 << type_ for type_ in types)))
 
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is inside `query`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Iterator, Sequence
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -92,7 +91,7 @@ class MaskedLm:
         if packed and Tensor.from_address(embeddings).type == ggml.TYPE_Q8_0:
             extra_types = find(registry, ggml.EXTRA_BUFFERS_FUNCTION)
             extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(extra_types)(device)
-            any(self._pack(device, buffer_type) for buffer_type in _up_to_null(extra))
+            any(self._pack(device, buffer_type) for buffer_type in ggml.up_to_null(extra))
         self._parts = self._place(weights)
 
     @property
@@ -217,13 +216,6 @@ def find_embeddings(new_context: Callable[[RowReader, Watch], Context]) -> int:
     if finder.address is None:
         raise ComputeError("llama.cpp's graph takes no rows from the token embeddings")
     return finder.address
-
-
-def _up_to_null(pointers: Any) -> Iterator[int]:
-    for number in count() if pointers else ():
-        if not pointers[number]:
-            return
-        yield pointers[number]
 
 
 def _overhead(tensors: int, *, graph: bool = False) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -20,6 +21,7 @@ from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.interface import (
     TYPE_KEY,
+    AutotuneResult,
     Float32Matrix,
     Float32Row,
     ModelInfo,
@@ -39,7 +41,7 @@ from edgeembed.engine.llama.file_heads import FileHeads
 from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.gated_gelu import GatedGelu
 from edgeembed.engine.llama.graph_change import GraphChange, Watch
-from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
+from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, PLAIN_KERNELS, Kernels, install_kernels
 from edgeembed.engine.llama.library import (
     ComputeError,
     ModelLoadError,
@@ -49,6 +51,7 @@ from edgeembed.engine.llama.library import (
     system_info,
 )
 from edgeembed.engine.llama.masked_lm import MaskedLm, find_embeddings
+from edgeembed.engine.llama.product_choice import slower_types, type_name
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import Head, LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.score_bias import ScoreBias
@@ -102,6 +105,7 @@ class LlamaModel:
             split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
             params.tensor_split = split
         params.use_extra_bufts = options.extra_buffers
+        left_types, measured = self._choose_products()
         overrides = metadata_overrides(_for_llama(options.metadata, architecture_of(Path(options.path))))
         params.kv_overrides = overrides
         model = lib.llama_model_load_from_file(options.path.encode(), params)
@@ -154,7 +158,7 @@ class LlamaModel:
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
         self.wide = self._new_context(self.plan.wide)
-        self.info = self._describe()
+        self.info = self._describe(left_types, measured)
         if options.autotune and not facts.pieces and facts.trained_tokens >= TILE and not facts.own_attention:
             self._autotune(facts)
 
@@ -296,6 +300,22 @@ class LlamaModel:
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
+    def _choose_products(self) -> tuple[tuple[int, ...], AutotuneResult | None]:
+        """Leave the types of weights to llama.cpp's kernels for which they are faster than ours.
+
+        Return these types, and what was measured for it, if anything was.
+        """
+        left, measured = self._options.left_types, None
+        if left is None and self.kernels.ours:
+            began = time.perf_counter()
+            self.kernels.leave(())
+            left = slower_types(self._options.path, BUFFER_TYPE)
+            if left is not None:
+                seconds = round(time.perf_counter() - began, 3)
+                measured = AutotuneResult(pad_from_tokens=None, left_types=left, seconds=seconds)
+        self.kernels.leave(left or ())
+        return left or (), measured
+
     def metadata(self, key: str) -> str | None:
         """Return a metadata value as text, of the options or of the file; None if there is none, or if it is an array."""
         if (replaced := self._options.metadata.get(key)) is not None:
@@ -335,6 +355,11 @@ class LlamaModel:
         self._options = msgspec.structs.replace(self._options, pad_from_tokens=fill)
         self.plan = make_plan(facts, self._options, last_only=self._make_reader is not None)
         self.wide.adopt(self.plan.wide)
+        before = self.info.autotune
+        if before is not None:
+            found = msgspec.structs.replace(
+                found, left_types=before.left_types, seconds=round(before.seconds + found.seconds, 3)
+            )
         self.info = msgspec.structs.replace(self.info, autotune=found)
 
     def _find_last_token_reader(self, facts: ModelFacts) -> Callable[[int], LastTokenReader] | None:
@@ -374,7 +399,8 @@ class LlamaModel:
             own_attention=self.kernels.ours,
         )
 
-    def _describe(self) -> ModelInfo:
+    def _describe(self, left_types: tuple[int, ...], measured: AutotuneResult | None) -> ModelInfo:
+        left = f", llama.cpp's for {', '.join(map(type_name, left_types))}" if left_types else ""
         return ModelInfo(
             architecture=self._architecture,
             name=self.metadata("general.name") or Path(self._options.path).stem,
@@ -387,7 +413,8 @@ class LlamaModel:
             file_type=self._file_type(),
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
-            llama_cpp=f"{system_info()}; {self.kernels.words}",
+            llama_cpp=f"{system_info()}; {self.kernels.words}{left}",
+            autotune=measured,
         )
 
     def _file_type(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.classifier import ClassifierHead
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.bindings import lib
@@ -79,6 +80,7 @@ class PooledReader:
     def expect(self, outputs: int) -> None:
         pass
 
+    @traced(within="copy out")
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
         pooled = rows if self._head is None else np.empty((len(rows), self._head.inputs), dtype=np.float32)
         target, stride = pooled.ctypes.data, pooled.strides[0]
@@ -112,6 +114,7 @@ class LastTokenReader:
     def expect(self, outputs: int) -> None:
         self._expected, self._found = outputs, False
 
+    @traced(within="copy out")
     def read(self, context: Any, sequences: Sequence[int] | range, rows: Float32Matrix) -> None:
         if not self._found:
             raise ComputeError(f"llama.cpp computed no tensor {LAST_HIDDEN_STATES.decode()} with a row for each text")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgeembed.common.logs import request_id
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, ReadTokens, RowItem, Want
 from edgeembed.engine.outputs import unpack
@@ -68,6 +69,7 @@ class PendingTexts:
     def __len__(self) -> int:
         return len(self._texts)
 
+    @traced(before="admit")
     def add(
         self,
         texts: Sequence[Text],
@@ -104,6 +106,7 @@ class PendingTexts:
             for id_, pending in self._texts.items()
         ]
 
+    @traced(before="reach the daemon")
     def finish_rows(self, rows: Sequence[RowItem], dimensions: int) -> None:
         """Resolve the futures of rows. dimensions: of a dense row. Raises ValueError for a row of another length."""
         for row in rows:

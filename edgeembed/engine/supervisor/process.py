@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.common.log_content import describe_error
+from edgeembed.common.trace import traced
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.ipc.messages import (
@@ -125,6 +126,7 @@ class WorkerProcess:
                 await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
         self._unsent.clear()
 
+    @traced(within="send to the worker")
     def _write(self, message: ToWorker) -> None:
         pipe = self._process.stdin
         if pipe and not pipe.is_closing():

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from itertools import chain, dropwhile, islice, takewhile
 from typing import Generic, NamedTuple, TypeVar
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority, Role
 from edgeembed.engine.worker.isolated_batches import pack
 
@@ -146,6 +147,7 @@ class BatchQueue(Generic[TokensT]):
         with self._lock:
             return len(self._queries) + len(self._bulk)
 
+    @traced(within="queue")
     def add(self, texts: Iterable[QueuedText[TokensT]]) -> None:
         """Append texts to the queue of their priority."""
         with self._lock:
@@ -196,6 +198,7 @@ class BatchQueue(Generic[TokensT]):
                 queue.move_to_end(text.id, last=False)
             self._wake()
 
+    @traced(within="wake the lane")
     def take(self, lane: int = WIDE, seconds: float | None = None) -> list[QueuedText[TokensT]]:
         """Wait for texts for this lane and return them, the oldest of the first priority first.
 

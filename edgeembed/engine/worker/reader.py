@@ -13,6 +13,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import Limits, Pair, Prompted, Role, Text
 from edgeembed.engine.reading import Reading, Tokens, common
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_read
@@ -93,6 +94,7 @@ class TextReader:
             return self._read_ids(text)
         return self._model.read(text)
 
+    @traced(before="decode the frame", within="tokenise")
     def read_within(self, text: Text) -> Reading:
         """Return the tokens of a text as it is computed, truncated to its limits.
 

@@ -14,6 +14,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.cache import CachedRow
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import Row
 from edgeembed.errors import RequestError
 from edgeembed.inference.aside import Aside
@@ -29,6 +30,7 @@ _LONGEST_HEADER = 8000
 """Bytes; common clients refuse longer ones."""
 
 
+@traced(before="wake the request", within="encode")
 def write_json(result: EmbedResult, numbers: NumberFormat) -> bytes:
     """Return the answer as JSON. Turning numbers into digits is most of the work of a cache hit."""
     rows = enumerate(written_rows(matrix_of(result, numbers), numbers))

@@ -14,6 +14,7 @@ import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
+from edgeembed.common.trace import traced
 from edgeembed.engine.interface import Side
 from edgeembed.errors import RequestError
 from edgeembed.inference.number_formats import Dtype, Endianness
@@ -205,6 +206,7 @@ def number_format(body: EmbeddingFields) -> NumberFormat:
     return NumberFormat(encoding or "float", dtype or "float32", "big" if body.endianness == "big" else "little", norm)
 
 
+@traced(within="validate")
 def embed_request(request: web.Request, body: EmbeddingFields, token_hint: str = "") -> EmbedRequest:
     """Return what a body asks for; its vectors are dense ones. token_hint: see `texts_of`. Raises RequestError."""
     service = request.app[SERVICE]

@@ -8,6 +8,7 @@
 #include "../../../edgeembed/engine/kernels/ggml.h"
 #include "../signatures.h"
 #include "ggml-backend-impl.h"
+#include "ggml-impl.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
 
@@ -50,6 +51,22 @@ SAME_FIELD(BufferType, iface, ggml_backend_buffer_type, iface);
 SAME_FIELD(BufferType, device, ggml_backend_buffer_type, device);
 SAME_FIELD(BufferType, context, ggml_backend_buffer_type, context);
 
+SAME_FIELD(HashSet, size, ggml_hash_set, size);
+SAME_FIELD(HashSet, used, ggml_hash_set, used);
+SAME_FIELD(HashSet, keys, ggml_hash_set, keys);
+static_assert(BITSET_SHR == 5 && sizeof(ggml_bitset_t) == sizeof(uint32_t), "ggml_hash_set.used has words of another size");
+
+SAME_FIELD(Graph, n_nodes, ggml_cgraph, n_nodes);
+SAME_FIELD(Graph, nodes, ggml_cgraph, nodes);
+SAME_FIELD(Graph, use_counts, ggml_cgraph, use_counts);
+SAME_FIELD(Graph, visited_hash_set, ggml_cgraph, visited_hash_set);
+
+SAME_SIZE(Backend, ggml_backend);
+static_assert(offsetof(Backend, graph_compute) == offsetof(ggml_backend, iface) + offsetof(ggml_backend_i, graph_compute));
+static_assert(Kinds<decltype(Backend::graph_compute)>::text == kinds_of(ggml_backend_i{}.graph_compute));
+static_assert(offsetof(Device, init_backend) == offsetof(ggml_backend_device, iface) + offsetof(ggml_backend_device_i, init_backend));
+static_assert(Kinds<decltype(Device::init_backend)>::text == kinds_of(ggml_backend_device_i{}.init_backend));
+
 SAME_SIZE(BufferInterface, ggml_backend_buffer_i);
 SAME_FUNCTION(BufferInterface, free_buffer, ggml_backend_buffer_i);
 SAME_FUNCTION(BufferInterface, get_base, ggml_backend_buffer_i);
@@ -85,11 +102,16 @@ static_assert(TYPE_Q4_0 == GGML_TYPE_Q4_0 && TYPE_Q4_1 == GGML_TYPE_Q4_1 && TYPE
 static_assert(TYPE_Q5_1 == GGML_TYPE_Q5_1 && TYPE_Q4_K == GGML_TYPE_Q4_K && TYPE_Q5_K == GGML_TYPE_Q5_K);
 static_assert(TYPE_Q6_K == GGML_TYPE_Q6_K && TYPE_IQ4_NL == GGML_TYPE_IQ4_NL && TYPE_IQ4_XS == GGML_TYPE_IQ4_XS);
 static_assert(TYPE_BF16 == GGML_TYPE_BF16);
+static_assert(OP_NONE == GGML_OP_NONE && OP_ADD == GGML_OP_ADD && OP_MUL == GGML_OP_MUL && OP_CPY == GGML_OP_CPY);
 static_assert(OP_NORM == GGML_OP_NORM);
 static_assert(OP_MUL_MAT == GGML_OP_MUL_MAT);
+static_assert(OP_RESHAPE == GGML_OP_RESHAPE && OP_VIEW == GGML_OP_VIEW);
+static_assert(OP_PERMUTE == GGML_OP_PERMUTE && OP_TRANSPOSE == GGML_OP_TRANSPOSE);
 static_assert(OP_FLASH_ATTN_EXT == GGML_OP_FLASH_ATTN_EXT);
 static_assert(OP_UNARY == GGML_OP_UNARY);
 static_assert(UNARY_OP_GELU == GGML_UNARY_OP_GELU);
+static_assert(FLAG_OUTPUT == GGML_TENSOR_FLAG_OUTPUT && FLAG_COMPUTE == GGML_TENSOR_FLAG_COMPUTE);
+static_assert(DEVICE_CPU == GGML_BACKEND_DEVICE_TYPE_CPU);
 
 // --- functions ------------------------------------------------------------------------------------------------------------
 
@@ -103,6 +125,7 @@ SAME_SIGNATURE(barrier, ggml_barrier);
 SAME_SIGNATURE(op_name, ggml_op_name);
 SAME_SIGNATURE(unary_op_name, ggml_unary_op_name);
 SAME_SIGNATURE(tensor_overhead, ggml_tensor_overhead);
+SAME_SIGNATURE(device_by_type, ggml_backend_dev_by_type);
 
 // --- virtual functions ----------------------------------------------------------------------------------------------------
 

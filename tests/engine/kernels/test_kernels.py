@@ -26,8 +26,24 @@ from edgeembed.engine.worker_options import WorkerOptions
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(7)
 
-WORDS = ["river", "engine", "night", "copper", "letter", "window", "early", "cloud", "paper", "garden", "silent", "stone"]
-TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90))]
+WORDS = [
+    "river",
+    "engine",
+    "night",
+    "copper",
+    "letter",
+    "window",
+    "early",
+    "cloud",
+    "paper",
+    "garden",
+    "silent",
+    "stone",
+]
+TEXTS = [
+    "hello",
+    *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90)),
+]
 
 
 class Head(ctypes.Structure):
@@ -67,6 +83,15 @@ def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert fingerprint() != "none"
 
 
+def test_the_rate_of_products_is_known_where_the_level_is_supported() -> None:
+    needs_kernels()
+    rate = library().edgeembed_kernels_rate
+    rate.restype = ctypes.c_double
+    for level in LEVELS:
+        found = rate(level, *map(ctypes.c_int64, (48, 96, 5, 1)))
+        assert (found > 0) == bool(library().edgeembed_kernels_supports(level))
+
+
 @pytest.mark.parametrize("level", [-1, 0, 99])
 def test_a_level_that_does_not_exist_computes_nothing(level: int) -> None:
     needs_kernels()
@@ -93,11 +118,20 @@ def test_layer_normalisation(width: int) -> None:
     expected = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
     for level in needs_kernels():
         out = np.empty_like(given)
-        library().edgeembed_kernels_norm(level, address(given), address(out), ctypes.c_int64(width), ctypes.c_float(1e-12))
+        library().edgeembed_kernels_norm(
+            level,
+            address(given),
+            address(out),
+            ctypes.c_int64(width),
+            ctypes.c_float(1e-12),
+        )
         assert np.abs(out - expected).max() < 1e-4
 
 
-@pytest.mark.parametrize(("queries", "keys", "depth"), [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)])
+@pytest.mark.parametrize(
+    ("queries", "keys", "depth"),
+    [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)],
+)
 def test_attention_is_softmax_over_the_keys_that_the_mask_shows(queries: int, keys: int, depth: int) -> None:
     query = RNG.standard_normal((queries, depth)).astype(np.float32)
     key, value = (RNG.standard_normal((keys, depth)).astype(np.float16) for _ in range(2))
@@ -133,7 +167,10 @@ json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.std
 def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
     """Return rows from a separate process: once our kernels are installed, every model in the process uses them."""
     done = subprocess.run(
-        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     found = json.loads(done.stdout)
     rows = np.array(found["rows"])
@@ -157,10 +194,17 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
 
 
 @pytest.mark.model
-def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
+def test_texts_that_share_a_batch_do_not_see_each_other(
+    minilm: Callable[[str], Path],
+) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("F32")), threads=2, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
+        path=str(minilm("F32")),
+        threads=2,
+        context_tokens=512,
+        batch_tokens=512,
+        mode="cpu",
+        extra_buffers=True,
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]
@@ -176,7 +220,9 @@ def install() -> kernel_hook.Kernels:
     return kernel_hook.install_kernels.__wrapped__()
 
 
-def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_llama_cpp_keeps_its_own_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(kernel_hook, "LLAMA_CPP_PYTHON", "9.9.9")
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
@@ -190,22 +236,33 @@ def test_another_ggml_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> 
     assert "9.9.9" in install().words
 
 
-def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: None)
     assert not install().ours
     assert "not compiled" in install().words
 
 
-def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
 
 
 @pytest.mark.model
-def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
+def test_a_bulk_thread_waits_while_a_query_computes(
+    minilm: Callable[[str], Path],
+) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
+        path=str(minilm("Q8_0")),
+        threads=1,
+        context_tokens=512,
+        batch_tokens=512,
+        mode="cpu",
+        extra_buffers=True,
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]

@@ -67,7 +67,11 @@ def rounded(given: Array, kind: Type) -> Array:
 @pytest.mark.parametrize("kind", BYTES + WORDS, ids=lambda kind: kind.name)
 def test_a_product_is_that_of_the_quantised_numbers(kind: Type) -> None:
     # One block, one panel of columns, and more than one.
-    for columns, most in ((256 if kind in LARGE else 64, 16), (512, 40), (1024 + 256, 8)):
+    for columns, most in (
+        (256 if kind in LARGE else 64, 16),
+        (512, 40),
+        (1024 + 256, 8),
+    ):
         weights = random_weights(48, columns, kind)
         given = RNG.standard_normal((40, columns)).astype(np.float32)
         expected = rounded(given, kind) @ values(weights, kind).T
@@ -96,7 +100,11 @@ def test_extreme_numbers_do_not_overflow(kind: Type) -> None:
     weights = quantise(np.full((16, columns), -1, np.float32), kind)
     expected = -3 * columns * np.abs(values(weights, kind).mean())
     for level in needs_kernels():
-        assert np.allclose(multiply(level, kind, weights, np.full((2, columns), 3, np.float32)), expected, rtol=1e-3)
+        assert np.allclose(
+            multiply(level, kind, weights, np.full((2, columns), 3, np.float32)),
+            expected,
+            rtol=1e-3,
+        )
         assert not multiply(level, kind, weights, np.zeros((2, columns), np.float32)).any()
 
 
@@ -139,7 +147,11 @@ def test_weights_may_be_set_and_read_in_parts(kind: Type, part: int) -> None:
     size = packed_bytes(kind, 32, 512)
     assert weights.nbytes <= size <= 1.03 * weights.nbytes
     given = weights.reshape(-1)
-    whole, parts, back = np.zeros(size, np.uint8), np.zeros(size, np.uint8), np.zeros_like(given)
+    whole, parts, back = (
+        np.zeros(size, np.uint8),
+        np.zeros(size, np.uint8),
+        np.zeros_like(given),
+    )
     total = ctypes.c_size_t(0), ctypes.c_size_t(given.nbytes)
     library().edgeembed_kernels_set(address(whole), place, *shape, address(given), *total)
     for begin in range(0, given.nbytes, part):
@@ -158,7 +170,10 @@ def test_weights_of_16_bits_are_read_back_rounded(kind: Type) -> None:
     needs_kernels()
     weights = random_weights(32, 512, kind)
     place, shape = ctypes.c_int(int(kind)), (ctypes.c_int64(32), ctypes.c_int64(512))
-    packed, back = np.zeros(packed_bytes(kind, 32, 512), np.uint8), np.zeros_like(weights)
+    packed, back = (
+        np.zeros(packed_bytes(kind, 32, 512), np.uint8),
+        np.zeros_like(weights),
+    )
     for begin in range(0, weights.nbytes, 1000):
         piece = weights.reshape(-1)[begin : begin + 1000].copy()
         span = ctypes.c_size_t(begin), ctypes.c_size_t(len(piece))

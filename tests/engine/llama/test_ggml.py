@@ -16,7 +16,7 @@ import pytest
 from edgeembed.engine.llama import ggml
 from tests.engine.contract import Contract
 
-HEADERS = ("llama.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-cpu/traits.h")
+HEADERS = ("llama.h", "gguf.h", "ggml-backend-impl.h", "ggml-cpu/ggml-cpu-impl.h", "ggml-cpu/traits.h")
 NUMBERS = {
     "TYPE_F32": "GGML_TYPE_F32",
     "TYPE_F16": "GGML_TYPE_F16",
@@ -38,6 +38,7 @@ NUMBERS = {
 }
 KINDS = {
     None: "v", ctypes.c_void_p: "p", ctypes.c_char_p: "p", ctypes.c_bool: "b", ctypes.c_float: "f", ggml.InitParameters: "s",
+    ggml.GgufParameters: "s",
 }  # fmt: skip
 """As in signatures.h; the kind of other types is their size."""
 
@@ -59,6 +60,8 @@ def program() -> str:
     lines += same_fields(ggml.Tensor, "ggml_tensor")
     lines += same_fields(ggml.InitParameters, "ggml_init_params")
     lines.append(f"static_assert(sizeof(ggml_init_params) == {ctypes.sizeof(ggml.InitParameters)});")
+    lines += same_fields(ggml.GgufParameters, "gguf_init_params")
+    lines.append(f"static_assert(sizeof(gguf_init_params) == {ctypes.sizeof(ggml.GgufParameters)});")
     lines += same_fields(ggml.DeviceProperties, "ggml_backend_dev_props", but=("rest",))
     lines.append(f"static_assert(sizeof(ggml_backend_dev_props) <= {ctypes.sizeof(ggml.DeviceProperties)});")
     lines += (f"static_assert({theirs} == {getattr(ggml, ours)});" for ours, theirs in NUMBERS.items())

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -12,6 +16,7 @@ import pytest
 
 from edgeembed.common.files import FileIdentity
 from edgeembed.engine import canary
+from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.outputs import unpack
@@ -173,3 +178,18 @@ def test_a_model_without_a_head_for_an_output_says_so(bert: Path) -> None:
     model = LlamaModel(options(bert))
     with pytest.raises(ComputeError, match="no output 'sparse'"):
         model.packed_row(np.ones((2, model.width), np.float32), model.read("a"), ("sparse",), "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux takes back pages of a block")
+def test_no_memory_is_kept_for_logits_that_an_encoder_does_not_have(minilm: Callable[[str], Path]) -> None:
+    model = LlamaModel(options(minilm("Q8_0")))
+    vocabulary = model.vocabulary.size
+    for tokens in (1, 8, model.info.context_tokens):  # the block grows with the largest pass so far
+        model.embed([np.ones(tokens, dtype=np.int32)])
+        logits = ctypes.cast(lib.llama_get_logits(model.wide._context), ctypes.c_void_p).value
+        assert logits is not None
+        first, end = -(-logits // mmap.PAGESIZE), (logits + 4 * vocabulary * tokens) // mmap.PAGESIZE
+        pages = (ctypes.c_ubyte * max(0, end - first))()
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(first * mmap.PAGESIZE), len(pages) * mmap.PAGESIZE, pages) == 0
+        assert not any(page & 1 for page in pages)
+    assert len(pages) * mmap.PAGESIZE > 50 * 2**20

@@ -1,0 +1,224 @@
+// Steps: what several nodes of a graph ask for, computed with fewer passes over memory and fewer waits of the threads for each
+// other. `graph.h` makes them. Included inside a namespace, after operations.h.
+
+constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
+constexpr int MOST_STEPS = 64;            // of a run
+constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
+constexpr int64_t SCRATCH_ALIGNMENT = 64;
+
+// A product, and what is computed from each number of its result.
+struct Product {
+    const Tensor * weights;
+    const Tensor * bias;    // added to each row; or null
+    const Tensor * added;   // of the result's shape, added after the bias; or null
+    bool gelu;              // after the bias
+    const Tensor * result;  // F32 rows; or F16 in the order [heads, tokens, depth]; or null: only the next step reads it
+};
+
+struct Step {
+    enum Kind {
+        QUANTISE,   // rows, for products
+        MULTIPLY,   // what was quantised last, by weights
+        NORMALISE,  // rows; and quantise them
+        NODE,       // another of our operations
+    };
+    Kind kind;
+    const Tensor * from;                // QUANTISE, NORMALISE: rows
+    const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
+    float epsilon;
+    bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
+    Given given;                        // MULTIPLY: how the rows are quantised
+    int products;
+    Product product[MOST_PRODUCTS];
+    Tensor * node;
+    TensorTraits * operation;
+};
+
+// Steps in place of nodes that follow each other. The last of them has the run as its `extra`, and FLAG_RUN.
+struct Run {
+    int steps;
+    Step step[MOST_STEPS];
+    // Places in the work buffer, in bytes; set for a number of threads.
+    size_t activations[2], scratch, scratch_bytes, operations, operations_bytes, bytes;
+};
+
+// How a step's products are divided among threads.
+struct Division {
+    int64_t groups, chunk;  // of all products; of a piece
+
+    // next: the step that multiplies the results, if this one quantises them.
+    Division(const Step & step, const Step & next, int threads) : groups(0) {
+        for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
+        const int64_t wanted = static_cast<int64_t>(threads) * CHUNKS_PER_THREAD;
+        const int64_t share = (groups + wanted - 1) / wanted;
+        const int64_t least = step.quantises ? block_columns(next.given) / GROUP : share > 1 ? 2 : 1;  // kernels take pairs
+        chunk = (share + least - 1) / least * least;
+    }
+    int64_t pieces_of(const Product & product) const { return (product.weights->ne[1] / GROUP + chunk - 1) / chunk; }
+};
+
+class Runs final : public TensorTraits {
+  public:
+    bool work_size(int threads, const Tensor * op, size_t & size) override {
+        Run & run = *static_cast<Run *>(op->extra);
+        size_t activations = 0, scratch = 0, operations = 0;
+        for (int number = 0; number < run.steps; number++) {
+            const Step &step = run.step[number], &next = run.step[number + 1];
+            switch (step.kind) {
+                case Step::QUANTISE:
+                case Step::NORMALISE: break;
+                case Step::MULTIPLY:
+                    activations = std::max(activations, Activations::bytes(step.given, step.from->ne[0], rows_of(step.from)));
+                    scratch = std::max<size_t>(scratch, TOKENS_AT_ONCE * Division(step, next, threads).chunk * GROUP * sizeof(float));
+                    break;
+                case Step::NODE: {
+                    size_t wanted = 0;
+                    step.operation->work_size(threads, step.node, wanted);
+                    operations = std::max(operations, wanted);
+                    break;
+                }
+            }
+        }
+        run.activations[0] = MOST_STEPS * COUNTER_BYTES;
+        run.activations[1] = run.activations[0] + aligned(activations);
+        run.scratch = run.activations[1] + aligned(activations);
+        run.scratch_bytes = aligned(scratch);
+        run.operations = run.scratch + threads * run.scratch_bytes;
+        run.operations_bytes = aligned(operations);
+        size = run.bytes = run.operations + run.operations_bytes;
+        return true;
+    }
+
+    bool compute_forward(ComputeParams * params, Tensor * op) override {
+        const Run & run = *static_cast<const Run *>(op->extra);
+        auto * work = static_cast<uint8_t *>(params->wdata);
+        if (params->ith == 0) std::memset(work, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        int slot = 0;
+        for (int number = 0; number < run.steps; number++) {
+            const Step &step = run.step[number], &next = run.step[number + 1];
+            // What is quantised here, or was before, for the next step or this one.
+            const auto activations_of = [&](const Step & reader) {
+                Activations found{};
+                found.place(reader.given, reader.from->ne[0], rows_of(reader.from), work + run.activations[slot]);
+                return found;
+            };
+            if (number > 0) ggml.barrier(params->threadpool);
+            switch (step.kind) {
+                case Step::QUANTISE: {
+                    slot ^= 1;
+                    quantise(params, step, next.given, activations_of(next));
+                    break;
+                }
+                case Step::NORMALISE: {
+                    slot ^= step.quantises;
+                    normalise(params, step, next.given, step.quantises ? activations_of(next) : Activations{});
+                    break;
+                }
+                case Step::MULTIPLY: {
+                    const Activations from = activations_of(step);
+                    slot ^= step.quantises;
+                    const Activations to = step.quantises ? activations_of(next) : Activations{};
+                    multiply(params, step, next, from, to, *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
+                             reinterpret_cast<float *>(work + run.scratch + params->ith * run.scratch_bytes));
+                    break;
+                }
+                case Step::NODE: {
+                    ComputeParams own = *params;
+                    own.wdata = work + run.operations;
+                    own.wsize = run.operations_bytes;
+                    step.operation->compute_forward(&own, step.node);
+                    break;
+                }
+            }
+        }
+        return true;
+    }
+
+  private:
+    static void quantise(const ComputeParams * params, const Step & step, Given given, const Activations & to) {
+        let_queries_pass();
+        const int64_t rows = rows_of(step.from);
+        for (int64_t row = params->ith; row < rows; row += params->nth) {
+            kernels.quantise[given](row_of<const float>(step.from, row), row, to);
+        }
+    }
+
+    static void normalise(const ComputeParams * params, const Step & step, Given given, const Activations & to) {
+        let_queries_pass();
+        const int64_t rows = rows_of(step.from), count = step.from->ne[0];
+        const auto * scale = step.scale ? static_cast<const float *>(step.scale->data) : nullptr;
+        const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
+        for (int64_t row = params->ith; row < rows; row += params->nth) {
+            auto * into = row_of<float>(step.into, row);
+            kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
+            if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            if (step.quantises) kernels.quantise[given](into, row, to);
+        }
+    }
+
+    // Compute pieces of the products until none is left.
+    static void multiply(const ComputeParams * params, const Step & step, const Step & reader, const Activations & from,
+                         const Activations & to, std::atomic<int64_t> & next, float * scratch) {
+        const Division division(step, reader, params->nth);
+        for (;;) {
+            let_queries_pass();
+            int64_t piece = next.fetch_add(1, std::memory_order_relaxed);
+            int number = 0;
+            while (number < step.products && piece >= division.pieces_of(step.product[number])) {
+                piece -= division.pieces_of(step.product[number++]);
+            }
+            if (number == step.products) return;
+            const Product & product = step.product[number];
+            const int64_t begin = piece * division.chunk;
+            const int64_t end = std::min<int64_t>(begin + division.chunk, product.weights->ne[1] / GROUP);
+            multiply_piece(product, begin, end, rows_of(step.from), from, reader.given, to, scratch);
+        }
+    }
+
+    // Groups of rows of the weights, times all tokens.
+    static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
+                               Given given, const Activations & to, float * scratch) {
+        const int format = format_of(product.weights->type);
+        const size_t group_bytes = FORMATS[format].group_bytes(from.columns);
+        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
+        const int64_t column = begin * GROUP, count = (end - begin) * GROUP;
+        const auto * bias = product.bias ? static_cast<const float *>(product.bias->data) + column : nullptr;
+        const bool in_place = product.result && product.result->type == TYPE_F32;
+        const int64_t parts = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
+        const int64_t part = std::min<int64_t>(TOKENS_AT_ONCE, ((tokens + parts - 1) / parts + 5) / 6 * 6);  // full tiles
+        for (int64_t first = 0; first < tokens; first += part) {
+            const int64_t now = std::min(part, tokens - first);
+            float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
+            const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
+            kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
+            for (int64_t token = 0; token < now; token++) {
+                float * row = rows + token * stride;
+                const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
+                if (bias || added) kernels.add(row, count, bias, added);
+                if (product.gelu) kernels.gelu(row, row, count);
+                if (in_place) continue;
+                if (product.result == nullptr) {
+                    const int64_t columns = block_columns(given);
+                    kernels.quantise_part[given](row, first + token, column / columns, count / columns, to);
+                } else {
+                    store_halves_of(product.result, row, first + token, column, count);
+                }
+            }
+        }
+    }
+
+    // Store a part of a token's row into F16 of shape [heads, tokens, depth].
+    static void store_halves_of(const Tensor * into, const float * row, int64_t token, int64_t column, int64_t count) {
+        const int64_t depth = into->ne[0];
+        while (count > 0) {
+            const int64_t head = column / depth, at = column % depth, now = std::min(count, depth - at);
+            auto * to = static_cast<char *>(into->data) + head * into->nb[2] + token * into->nb[1] + at * sizeof(uint16_t);
+            kernels.store_halves(row, reinterpret_cast<uint16_t *>(to), now);
+            row += now;
+            column += now;
+            count -= now;
+        }
+    }
+};
+
+Runs runs;
