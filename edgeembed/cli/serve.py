@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -46,6 +47,7 @@ def serve(**flags: Any) -> None:
     By default the daemon listens on http://127.0.0.1:8327: POST /v1/embeddings as documented by OpenAI, GET /v1/models, GET
     /health, GET /v1/status.
     """
+    gc.disable()  # until the daemon listens: nothing that is imported becomes garbage
     from edgeembed.common.logs import provide_stderr, setup_logging
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import files_others_can_read, resolve

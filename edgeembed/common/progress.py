@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    _Tqdm = tqdm[Any]
-else:
-    _Tqdm = tqdm  # generic for the type checker only
+    from edgeembed.common.progress_bar import Bar
 
 ReportLine = Callable[[str], None]
 """Called with one line for the user."""
@@ -36,8 +31,6 @@ _SHORT = 1.0
 """Seconds; shorter work shows no bar and no lines."""
 _OFTEN = 0.1
 """Seconds between updates of the bar."""
-_QUIET = 60.0
-"""Seconds after which a plain line is printed even if no further tenth is done."""
 
 
 def on_terminal() -> bool:
@@ -53,7 +46,7 @@ class Progress:
         self._steps = report if isinstance(report, StepReport) else None
         self._what = what
         self._unit = unit
-        self._bar: _Bar | None = None
+        self._bar: Bar | None = None
 
     def begin(self, done: int, total: int) -> None:
         """Start at `done` of `total` units, which do not count for the speed."""
@@ -62,7 +55,9 @@ class Progress:
             return
         if self._bar is not None:
             self._bar.close()
-        self._bar = _Bar(
+        from edgeembed.common.progress_bar import Bar  # the daemon starts sooner without tqdm
+
+        self._bar = Bar(
             report=self._report,
             drawn=on_terminal(),
             initial=done,
@@ -92,6 +87,8 @@ class Progress:
         if self._steps is not None or not on_terminal():
             self._report(line)
             return
+        from tqdm import tqdm
+
         with tqdm.external_write_mode(file=sys.stderr):
             self._report(line)
 
@@ -101,46 +98,6 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._bar is not None:
             self._bar.close()
-
-
-class _Bar(_Tqdm):
-    """Draws a bar on a terminal, and reports lines elsewhere."""
-
-    def __init__(self, *, report: ReportLine, drawn: bool, **options: Any) -> None:
-        self._report = report
-        self._drawn = drawn
-        self._tenth = 0
-        self._last = time.monotonic()
-        super().__init__(file=None if drawn else _NullStream(), **options)
-        if self.total:
-            self._tenth = int(self.n * 10 / self.total)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
-        if self._drawn:
-            return super().display(msg, pos)
-        # Lines for bytes only, as texts differ too much in length. With `msg`, tqdm clears its bar.
-        if msg is None and self.total and self.unit == "B":
-            tenth, now = int(self.n * 10 / self.total), time.monotonic()
-            if self._tenth < tenth <= 10 or (now - self._last > _QUIET and self.n < self.total):
-                self._tenth, self._last = tenth, now
-                self._report(f"{self.desc}: {int(self.n * 100 / self.total)} % of {human_size(self.total)}{self._pace()}")
-        return True
-
-    def _pace(self) -> str:
-        """Return speed and time left, once they can be computed."""
-        left = (self.total or 0) - self.n
-        rate = self.format_dict["rate"] or (self.n - self.initial) / max(self.format_dict["elapsed"], 1e-9)
-        return f", {human_size(rate)}/s, {human_time(left / rate)} left" if left > 0 and rate > 0 else ""
-
-
-class _NullStream:
-    """Discards what tqdm writes."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None:
-        pass
 
 
 def human_size(size: float) -> str:

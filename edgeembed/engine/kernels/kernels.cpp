@@ -17,6 +17,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <numeric>
 
 #include "ggml.h"
 
@@ -157,7 +158,11 @@ constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_par
 #pragma GCC pop_options
 
 #pragma GCC push_options
+#ifdef VNNI_OF_AVX512  // for tests on processors that have VNNI for 256 bits in AVX-512's encoding only
+#pragma GCC target("avx2,avx512vl,avx512vnni,fma,f16c")
+#else
 #pragma GCC target("avx2,avxvnni,fma,f16c")
+#endif
 namespace width_256_vnni {
 #define WITH_VNNI 1
 #include "width_256.h"
@@ -194,6 +199,9 @@ bool supports(int level) {
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
     }
+#ifdef VNNI_OF_AVX512
+    if (level == AVX_VNNI) return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
+#endif
     eax = 7, ecx = 1;
     __asm__("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
     return level == AVX2 || (level == AVX_VNNI && eax >> 4 & 1);
@@ -324,6 +332,8 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "times.h"
+
 #include "steps.h"
 
 #include "graph.h"
@@ -397,6 +407,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
+
+// Measure the parts of forward passes from now on.
+EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
+
+// Return the nanoseconds of the parts of the calling thread's latest pass.
+EXPORTED const int64_t * edgeembed_kernels_parts(void) { return part_nanoseconds; }
 
 // Make the calling thread wait, in its work for ggml, while queries compute.
 EXPORTED void edgeembed_kernels_be_bulk(void) { is_bulk = true; }

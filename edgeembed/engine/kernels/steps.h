@@ -44,17 +44,27 @@ struct Run {
 
 // How a step's products are divided among threads.
 struct Division {
-    int64_t groups, chunk;  // of all products; of a piece
+    int64_t share;  // groups of a piece, at most
+    int64_t least;  // groups of a piece are a multiple of it: kernels take pairs, and results are quantised in blocks
+    int threads;
 
     // next: the step that multiplies the results, if this one quantises them.
-    Division(const Step & step, const Step & next, int threads) : groups(0) {
+    Division(const Step & step, const Step & next, int threads) : threads(threads) {
+        int64_t groups = 0;
         for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
-        const int64_t wanted = static_cast<int64_t>(threads) * CHUNKS_PER_THREAD;
-        const int64_t share = (groups + wanted - 1) / wanted;
-        const int64_t least = step.quantises ? block_columns(next.given) / GROUP : share > 1 ? 2 : 1;  // kernels take pairs
-        chunk = (share + least - 1) / least * least;
+        share = std::max<int64_t>(groups / (static_cast<int64_t>(threads) * CHUNKS_PER_THREAD), 1);
+        least = step.quantises ? block_columns(next.given) / GROUP : 2;
     }
-    int64_t pieces_of(const Product & product) const { return (product.weights->ne[1] / GROUP + chunk - 1) / chunk; }
+    // Groups of a piece: as many pieces for each thread.
+    int64_t chunk_of(const Product & product) const {
+        const int64_t groups = product.weights->ne[1] / GROUP;
+        const int64_t wanted = ((groups + share - 1) / share + threads - 1) / threads * threads;
+        return ((groups + wanted - 1) / wanted + least - 1) / least * least;
+    }
+    int64_t pieces_of(const Product & product) const {
+        const int64_t chunk = chunk_of(product);
+        return (product.weights->ne[1] / GROUP + chunk - 1) / chunk;
+    }
 };
 
 class Runs final : public TensorTraits {
@@ -63,13 +73,13 @@ class Runs final : public TensorTraits {
         Run & run = *static_cast<Run *>(op->extra);
         size_t activations = 0, scratch = 0, operations = 0;
         for (int number = 0; number < run.steps; number++) {
-            const Step &step = run.step[number], &next = run.step[number + 1];
+            const Step & step = run.step[number];
             switch (step.kind) {
                 case Step::QUANTISE:
                 case Step::NORMALISE: break;
                 case Step::MULTIPLY:
                     activations = std::max(activations, Activations::bytes(step.given, step.from->ne[0], rows_of(step.from)));
-                    scratch = std::max<size_t>(scratch, TOKENS_AT_ONCE * Division(step, next, threads).chunk * GROUP * sizeof(float));
+                    for (int one = 0; one < step.products; one++) scratch = std::max(scratch, scratch_bytes(step.product[one]));
                     break;
                 case Step::NODE: {
                     size_t wanted = 0;
@@ -93,6 +103,7 @@ class Runs final : public TensorTraits {
         const Run & run = *static_cast<const Run *>(op->extra);
         auto * work = static_cast<uint8_t *>(params->wdata);
         if (params->ith == 0) std::memset(work, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        Laps laps(params->ith == 0);
         int slot = 0;
         for (int number = 0; number < run.steps; number++) {
             const Step &step = run.step[number], &next = run.step[number + 1];
@@ -103,6 +114,7 @@ class Runs final : public TensorTraits {
                 return found;
             };
             if (number > 0) ggml.barrier(params->threadpool);
+            laps.end(WAITING);
             switch (step.kind) {
                 case Step::QUANTISE: {
                     slot ^= 1;
@@ -130,11 +142,26 @@ class Runs final : public TensorTraits {
                     break;
                 }
             }
+            laps.end(part_of(step));
         }
         return true;
     }
 
   private:
+    // A thread's results of one piece: any number of threads may compute it in the end.
+    static size_t scratch_bytes(const Product & product) {
+        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
+    }
+
+    static Part part_of(const Step & step) {
+        switch (step.kind) {
+            case Step::QUANTISE: return QUANTISING;
+            case Step::MULTIPLY: return PRODUCTS;
+            case Step::NORMALISE: return NORMALISING;
+            default: return step.node->op == OP_FLASH_ATTN_EXT ? ATTENTION : OTHER_STEPS;
+        }
+    }
+
     static void quantise(const ComputeParams * params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from);
@@ -169,8 +196,8 @@ class Runs final : public TensorTraits {
             }
             if (number == step.products) return;
             const Product & product = step.product[number];
-            const int64_t begin = piece * division.chunk;
-            const int64_t end = std::min<int64_t>(begin + division.chunk, product.weights->ne[1] / GROUP);
+            const int64_t chunk = division.chunk_of(product), begin = piece * chunk;
+            const int64_t end = std::min<int64_t>(begin + chunk, product.weights->ne[1] / GROUP);
             multiply_piece(product, begin, end, rows_of(step.from), from, reader.given, to, scratch);
         }
     }

@@ -71,9 +71,21 @@ inline __m128i sum_of_quarters(Ints of) {
 constexpr int32_t WEIGHTS_ABOVE = 128;  // packed weights are above their value by this, and used so
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
-inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm256_dpbusd_avx_epi32(sums, weights, bytes); }
+inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
+#ifdef VNNI_OF_AVX512
+    return _mm256_dpbusd_epi32(sums, weights, bytes);
+#else
+    return _mm256_dpbusd_avx_epi32(sums, weights, bytes);
+#endif
+}
 // The same for two integers of 16 bits.
-inline Ints dot_add_words(Ints sums, Ints one, Ints other) { return _mm256_dpwssd_avx_epi32(sums, one, other); }
+inline Ints dot_add_words(Ints sums, Ints one, Ints other) {
+#ifdef VNNI_OF_AVX512
+    return _mm256_dpwssd_epi32(sums, one, other);
+#else
+    return _mm256_dpwssd_avx_epi32(sums, one, other);
+#endif
+}
 #else
 constexpr int32_t WEIGHTS_ABOVE = 0;
 inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }

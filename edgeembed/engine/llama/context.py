@@ -16,6 +16,7 @@ from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.graph_change import GraphChange
+from edgeembed.engine.llama.kernel_hook import measured
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import RowReader
@@ -52,7 +53,7 @@ class Context:
         self._memory = lib.llama_get_memory(self._context)
         # A model without a KV cache is an encoder; llama_decode would compute it too, but log a warning for each batch.
         forward = lib.llama_decode if self._memory else lib.llama_encode
-        self._forward = traced(before="prepare the batch", within="compute")(forward)
+        self._forward = traced(before="prepare the batch", within="compute")(measured(forward))
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
         # Encoders have no logits. On a card, the buffer may be pinned.

@@ -11,10 +11,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+from edgeembed.common import trace
 from edgeembed.engine.kernels import library_file
 from edgeembed.engine.llama import ggml
 from edgeembed.engine.llama.library import LLAMA_CPP_PYTHON
@@ -26,6 +28,18 @@ LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
 
 BUFFER_TYPE = b"CPU_EDGEEMBED"
 """The name of our buffer type."""
+
+PASS_PARTS = (
+    "find runs of nodes",
+    "quantise",
+    "products",
+    "normalise",
+    "attention",
+    "other steps",
+    "wait for threads",
+    "llama.cpp's operations",
+)
+"""What a forward pass does, by the values of `Part` in `kernels/times.h`. The rest of it, llama.cpp builds the graph."""
 
 _MAPS = Path("/proc/self/maps")
 
@@ -45,6 +59,17 @@ class Kernels:
         """Leave weights of these types to llama.cpp's own kernels, and only these, in models that are loaded from now on."""
         if self._library is not None:
             self._library.edgeembed_kernels_leave(ctypes.c_uint64(sum(1 << type_ for type_ in types)))
+
+    def part_times(self) -> Callable[[], Iterable[int]]:
+        """Measure the parts of passes from now on, and return a function: those of the calling thread's latest pass.
+
+        In nanoseconds, in the order of PASS_PARTS.
+        """
+        assert self._library is not None
+        self._library.edgeembed_kernels_measure_parts()
+        parts = self._library.edgeembed_kernels_parts
+        parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
+        return lambda: parts().contents
 
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is inside `query`."""
@@ -75,6 +100,22 @@ def install_kernels() -> Kernels:
     except (OSError, AttributeError) as error:
         log.debug("cannot add edgeembed's kernels to llama.cpp: %s", error)
         return _plain(str(error))
+
+
+def measured(forward: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
+    """Return a function that also records the parts of a pass; the same one without a trace, or without our kernels."""
+    if trace.recorder is None or not install_kernels.cache_info().currsize or not install_kernels().ours:
+        return forward
+    times, part = install_kernels().part_times(), trace.recorder.part
+
+    def compute(context: Any, batch: Any) -> int:
+        code = forward(context, batch)
+        for name, nanoseconds in zip(PASS_PARTS, times(), strict=True):
+            if nanoseconds > 0:
+                part(trace.PARTS + name, nanoseconds)
+        return code
+
+    return compute
 
 
 def _install() -> Kernels:

@@ -9,6 +9,7 @@ thread fails, the process exits too, and the daemon starts another one: a worker
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -45,6 +46,7 @@ def main(argv: list[str]) -> int:
     threading.excepthook = lambda failure: _end_process(failure.exc_value or failure.exc_type())
     faulthandler.enable()  # a native crash prints its stack to stderr, which the daemon quotes
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.disable()  # until the model is loaded: nothing that is imported becomes garbage
     configure_heap()
     # NumPy's library would start threads that compute nothing here, and Landlock restricts only the thread that asks for it.
     os.environ["OPENBLAS_NUM_THREADS"] = "1"

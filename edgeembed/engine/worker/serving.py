@@ -108,6 +108,7 @@ class Worker:
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
         gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
+        gc.enable()  # `main` has disabled it
         self._pipe.send(Ready(info))
         self._run_wide_lane(model, queue)
         self._pipe.finish()

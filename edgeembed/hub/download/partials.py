@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 PARTIALS = ".partial"
 LOCK = ".lock"
+
+
+class LockedError(Exception):
+    """Another process holds a lock."""
 
 
 class Partials:
@@ -82,15 +84,17 @@ def remove_tree(folder: Path) -> None:
 def hold(lock: Path, waiting: Callable[[], object] | None = None) -> Iterator[None]:
     """Hold a lock across processes; the operating system releases it when its holder dies.
 
-    waiting: called if another process holds it; without it, filelock's Timeout is raised then.
+    waiting: called if another process holds it; without it, LockedError is raised then.
     """
+    from filelock import FileLock, Timeout  # the daemon starts sooner without it
+
     lock.parent.mkdir(parents=True, exist_ok=True)
     file_lock = FileLock(lock)
     try:
         file_lock.acquire(timeout=0.2)
-    except Timeout:
+    except Timeout as error:
         if waiting is None:
-            raise
+            raise LockedError(f"{lock} is held by another process") from error
         waiting()
         file_lock.acquire()
     try:

@@ -32,7 +32,6 @@ from edgeembed.models.pool import Slot
 from edgeembed.server.app_keys import SERVICE, STARTED_AT
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import json_response, struct_response
-from edgeembed.upstream.engine import RemoteEngine
 
 routes = web.RouteTableDef()
 
@@ -127,7 +126,11 @@ def _default_model(service: EmbeddingService, slot: Slot | None) -> DefaultModel
 
 def _upstream(slot: Slot | None) -> UpstreamStatus | None:
     """Return the status of the server that computes the default model, if another server does."""
-    return slot.engine.upstream if slot and isinstance(slot.engine, RemoteEngine) else None
+    if slot is None or not slot.model.upstream:
+        return None
+    from edgeembed.upstream.engine import RemoteEngine
+
+    return slot.engine.upstream if isinstance(slot.engine, RemoteEngine) else None
 
 
 def _vectors(stats: VectorStats) -> VectorsStatus:
