@@ -92,7 +92,7 @@ def _print(described: dict[str, Any], problem: str | None) -> None:
         right=("FREE", "MEMORY"),
         spare=("BACKEND", "FREE"),
     )  # fmt: skip
-    nvidia = described["nvidia"]
+    nvidia, vulkan = described["nvidia"], described["vulkan"]
     cards = nvidia["cards"]
     click.echo()
     print_fields(
@@ -101,6 +101,7 @@ def _print(described: dict[str, Any], problem: str | None) -> None:
             ("setting", f"device = {described['setting']}"),
             ("NVIDIA driver", f"{nvidia['driver'] or 'unknown'}, CUDA up to {nvidia['cuda']}" if nvidia["cuda"] else None),
             ("NVIDIA cards", str(cards) if cards else None),
+            ("Vulkan loader", vulkan["loader"]),
             ("problem", problem),
         ]
     )

@@ -2,9 +2,9 @@
 """Make a folder with a Python and packages relocatable: `relocate.py copy | link FOLDER`.
 
 `copy` copies the interpreter that runs this script and its standard library, without parts that a daemon never uses.
-`link` then copies all shared libraries that files in the folder need, except glibc's, and makes the files find them in
-FOLDER/lib. The result runs on any Linux of this architecture with a glibc at least as new as this machine's. Needs patchelf,
-ldd and strip.
+`link` then copies all shared libraries that files in the folder need, except glibc's and Vulkan's loader, and makes the
+files find them in FOLDER/lib. The result runs on any Linux of this architecture with a glibc at least as new as this
+machine's. Needs patchelf, ldd and strip.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ NEVER_USED = (
 under the GPL. `ensurepip` is copied, because it installs pip."""
 
 SYSTEM_LIBRARIES = re.compile(
-    r"(ld-linux.*|linux-vdso|libc|libm|libdl|libpthread|librt|libresolv|libutil|libnsl|libanl|libmvec)\.so"
+    r"(ld-linux.*|linux-vdso|libc|libm|libdl|libpthread|librt|libresolv|libutil|libnsl|libanl|libmvec|libvulkan)\.so"
 )
-"""glibc: its parts must match each other and the loader, and every Linux has them."""
+"""glibc: its parts must match each other and the loader, and every Linux has them. Vulkan's loader: it belongs to the
+system's drivers; the module that needs it is not loaded without it."""
 
 ELF_MAGIC = b"\x7fELF"
 
@@ -78,7 +79,7 @@ def elf_files(folder: Path) -> Iterator[Path]:
 
 
 def libraries_of(file: Path) -> dict[str, Path]:
-    """Return the libraries that the loader finds for a file, except glibc's, as name -> path.
+    """Return the libraries that the loader finds for a file, except SYSTEM_LIBRARIES, as name -> path.
 
     Raises RuntimeError if one is missing.
     """

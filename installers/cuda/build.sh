@@ -98,4 +98,4 @@ if [ -z "$wheel" ]; then
   "$here/../bundle/build-llama.sh" "$work/portable"
   wheel=$(ls "$work"/portable/llama_cpp_python-*.whl)
 fi
-"$work/tools/bin/python" "$here/add_module.py" "$wheel" "$module" "cu$major$minor" "$folder"
+"$work/tools/bin/python" "$here/../add_module.py" "$wheel" "$module" "cu$major$minor" "$folder"

@@ -22,6 +22,7 @@ from edgeembed.common.files import UNREADABLE_JSON
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
+from edgeembed.engine.gpu.vulkan import VISIBLE_VARIABLE, VulkanFacts
 
 INVENTORY_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.llama.devices")
 INVENTORY_SECONDS = 20.0
@@ -31,10 +32,11 @@ GPU_BACKENDS = ("cuda", "hip", "musa", "vulkan", "metal", "sycl", "opencl", "can
 LIBRARY_VARIABLE = "LLAMA_CPP_LIB_PATH"
 """llama-cpp-python's own: another folder with libllama."""
 
-DeviceKind = Literal["cpu", "gpu", "igpu", "accel", "other"]
+DeviceKind = Literal["cpu", "gpu", "igpu", "software", "accel", "other"]
+"""igpu: a card inside the processor, with a share of main memory. software: a driver that computes on the processor."""
 NoGpuCause = Literal[
     "device_is_cpu", "hidden", "no_build", "broken_module", "no_card", "no_driver", "driver_too_old", "driver_fails",
-    "no_such_device", "inspection_failed",
+    "software_only", "no_such_device", "inspection_failed",
 ]  # fmt: skip
 
 
@@ -53,8 +55,9 @@ class Device(msgspec.Struct, frozen=True, kw_only=True):
     """Place on the PCI bus."""
 
     @property
-    def is_gpu(self) -> bool:
-        return self.kind in ("gpu", "igpu")
+    def has_memory(self) -> bool:
+        """Whether it has memory of its own, so that what it holds takes nothing from main memory."""
+        return self.kind == "gpu"
 
 
 class BackendModule(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
     modules: tuple[BackendModule, ...] = ()
     """Modules for graphics cards beside llama.cpp."""
     nvidia: NvidiaFacts = NvidiaFacts()
+    vulkan: VulkanFacts = VulkanFacts()
+    """Only where the build has Vulkan."""
     messages: tuple[str, ...] = ()
     """Warnings and errors that llama.cpp logged."""
     problem: str | None = None
@@ -81,9 +86,14 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def gpus(self) -> tuple[Device, ...]:
-        """Graphics cards; integrated ones only where there are no others."""
-        cards = tuple(device for device in self.devices if device.kind == "gpu")
-        return cards or tuple(device for device in self.devices if device.kind == "igpu")
+        """Graphics cards; those inside the processor only where there are no others."""
+        return _cards(self.devices)
+
+
+def _cards(devices: Sequence[Device]) -> tuple[Device, ...]:
+    """Return the graphics cards among the devices; those inside the processor only where there are no others."""
+    cards = tuple(device for device in devices if device.kind == "gpu")
+    return cards or tuple(device for device in devices if device.kind == "igpu")
 
 
 class NoGpuReason(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +168,10 @@ def split_setting(device: str) -> tuple[str, int | None]:
 
 
 def chosen_gpus(inventory: Inventory, device: str) -> tuple[Device, ...]:
-    """Return the GPUs that the setting allows, in llama.cpp's order, best first; none for "cpu"."""
+    """Return the GPUs that the setting allows, in llama.cpp's order, best first; none for "cpu".
+
+    A driver that computes on the processor is chosen only by its number: llama.cpp's own kernels are faster.
+    """
     word, number = split_setting(device)
     if word == "cpu":
         return ()
@@ -166,15 +179,21 @@ def chosen_gpus(inventory: Inventory, device: str) -> tuple[Device, ...]:
         # Two backends may list the same card: only the first backend's cards count.
         first = next((gpu.backend for gpu in inventory.gpus), None)
         return tuple(gpu for gpu in inventory.gpus if gpu.backend == first)
-    named = tuple(found for found in inventory.devices if found.is_gpu and found.backend in _BACKEND_OF[word])
-    if number is None:
-        return named
-    return named[number : number + 1]
+    named = tuple(found for found in inventory.devices if found.backend in _BACKEND_OF[word])
+    return _cards(named) if number is None else named[number : number + 1]
 
 
 # --- reasons ----------------------------------------------------------------------------------------------------------
 
-WHEEL_ADVICE = "the recipe in installers/cuda of the source tree builds llama-cpp-python with CUDA, beside the CPU's kernels"
+_BUILD_ADVICE = {
+    "cuda": "installers/cuda in the source tree builds the module with CUDA that llama-cpp-python lacks",
+    "vulkan": "installers/vulkan in the source tree builds the module with Vulkan that llama-cpp-python lacks",
+    "auto": "installers/vulkan in the source tree builds a module for cards of all makers, installers/cuda one for NVIDIA's",
+}
+_LOADER_ADVICE = (
+    "install Vulkan's loader: libvulkan1 on Debian and Ubuntu, vulkan-loader on Fedora; drivers for Windows bring it"
+)
+_VULKAN_DRIVER_ADVICE = "install your card's driver: mesa-vulkan-drivers on Linux for AMD and Intel, NVIDIA's own for NVIDIA"
 _DRIVER_ADVICE = "install NVIDIA's driver for your card, load its kernel module, and run `edgeembed devices` again"
 
 
@@ -189,17 +208,23 @@ def why_no_gpu(
         return []
     if inventory.problem:
         return [NoGpuReason(cause="inspection_failed", text=inventory.problem)]
-    names = {_backend_of(library) for library in libraries} | {_backend_of(Path(each.file)) for each in inventory.modules}
+    names = {backend_of(library) for library in libraries} | {backend_of(Path(each.file)) for each in inventory.modules}
     reasons = []
     if not names or (word != "auto" and word not in names and not (word == "cuda" and names & {"hip", "musa"})):
         reasons.append(_no_build(inventory.nvidia, word))
     reasons += [
-        NoGpuReason(cause="broken_module", text=f"{module.file} cannot be loaded: {module.problem}")
+        NoGpuReason(
+            cause="broken_module",
+            text=f"{module.file} cannot be loaded: {module.problem}",
+            advice=_LOADER_ADVICE if "libvulkan" in module.problem else None,
+        )
         for module in inventory.modules
         if module.problem
     ]
     if "cuda" in names and word in ("auto", "cuda") and not chosen_gpus(inventory, "cuda"):
         reasons += _why_no_cuda(inventory, environ)
+    if "vulkan" in names and word in ("auto", "vulkan") and not chosen_gpus(inventory, "vulkan"):
+        reasons += _why_no_vulkan(inventory.vulkan, environ)
     if not reasons:
         logged = f" ({'; '.join(inventory.messages)})" if inventory.messages else ""
         which = f"{word} device number {number}" if number is not None else f"{'GPU' if word == 'auto' else word} device"
@@ -212,7 +237,7 @@ def _no_build(nvidia: NvidiaFacts, word: str) -> NoGpuReason:
     text = f"this build of llama.cpp has no kernels for {missing}"
     if nvidia.cards:
         text += f"; NVIDIA cards in this machine: {nvidia.cards}"
-    return NoGpuReason(cause="no_build", text=text, advice=WHEEL_ADVICE if word in ("auto", "cuda") else None)
+    return NoGpuReason(cause="no_build", text=text, advice=_BUILD_ADVICE.get(word))
 
 
 def _why_no_cuda(inventory: Inventory, environ: Mapping[str, str]) -> list[NoGpuReason]:
@@ -253,5 +278,25 @@ _INIT_ERRORS = {
 """What cuInit's results mean (CUDA driver API, CUresult)."""
 
 
-def _backend_of(library: Path) -> str:
+def _why_no_vulkan(facts: VulkanFacts, environ: Mapping[str, str]) -> list[NoGpuReason]:
+    visible = environ.get(VISIBLE_VARIABLE)
+    if facts.devices is None:
+        if facts.error is None:
+            return []  # without the loader's library the module cannot be loaded, which is a reason of its own
+        text = f"Vulkan's loader {facts.loader or ''} reports error {facts.error}"
+        return [NoGpuReason(cause="driver_fails", text=text)]
+    if not facts.devices:
+        return [NoGpuReason(cause="no_driver", text="no Vulkan driver finds a card", advice=_VULKAN_DRIVER_ADVICE)]
+    if visible is not None and len(facts.software) < len(facts.devices):
+        text = f"{VISIBLE_VARIABLE} is {visible!r}; Vulkan has the devices 0 to {len(facts.devices) - 1}"
+        return [NoGpuReason(cause="hidden", text=text, advice="unset the variable, or set it to the number of a card")]
+    if facts.software:
+        names = " and ".join(sorted(facts.software))
+        text = f"the Vulkan driver {names} computes on the processor, more slowly than llama.cpp's own kernels for it"
+        return [NoGpuReason(cause="software_only", text=text, advice="to test with it, set device to vulkan:0")]
+    return []
+
+
+def backend_of(library: Path) -> str:
+    """Return the backend of a library or module, as in GPU_BACKENDS."""
     return library.name.removeprefix("lib").removeprefix("ggml-").partition(".")[0]

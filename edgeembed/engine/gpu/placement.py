@@ -182,14 +182,18 @@ class Gpus:
     def weights_on_cards(self, sizes: Sizes, options: WorkerOptions) -> int:
         """Return the estimated bytes of a model's layers that cards would hold in place of main memory, if loaded now.
 
-        The output layer is not counted: where it is the matrix of the token embeddings, main memory holds it too.
+        None on a card inside the processor: its memory is main memory. The output layer is not counted: where it is the
+        matrix of the token embeddings, main memory holds it too.
         """
         if not self.possible or not chosen_gpus(self.inventory(), self.device):
             return 0
         try:
-            layers = self.preview(sizes, options).gpu_layers - 1
+            plan = self.preview(sizes, options)
         except ModeUnavailableError:
             return 0
+        if any(device.name in plan.devices and not device.has_memory for device in self.inventory().devices):
+            return 0
+        layers = plan.gpu_layers - 1
         return sum(sizes[0].layers[-layers:]) if layers > 0 else 0
 
     def describe(self) -> dict[str, Any]:
@@ -203,6 +207,7 @@ class Gpus:
             "devices": [msgspec.to_builtins(device) for device in inventory.devices],
             "modules": [msgspec.to_builtins(module) for module in inventory.modules],
             "nvidia": msgspec.to_builtins(inventory.nvidia),
+            "vulkan": msgspec.to_builtins(inventory.vulkan),
             "used": [device.name for device in chosen_gpus(inventory, self.device)],
             "why_no_gpu": [msgspec.to_builtins(reason) for reason in self.why_none()],
         }
@@ -214,14 +219,14 @@ class Gpus:
         devices = chosen_gpus(self.inventory(fresh=True), self.device)
         if not devices:
             raise self._no_device()
-        rooms = []
-        for device in devices:
-            mine = self._taken(device, lambda other, place: other == key and place.ready) if own else 0
-            coming = self._taken(
-                device, lambda other, place: other != key and not place.ready and _age(place) < LOADING_SECONDS
-            )
-            rooms.append(max(0, room_on(device, self._utilization, mine) - coming))
-        return devices, rooms
+        return devices, [self._room_of(device, key, own=own) for device in devices]
+
+    def _room_of(self, device: Device, key: str, *, own: bool) -> int:
+        # Drivers without VK_EXT_memory_budget report all memory as free, whatever is loaded.
+        silent = device.memory_free == device.memory_total
+        mine = self._taken(device, lambda other, place: other == key and place.ready) if own else 0
+        others = self._taken(device, lambda other, place: other != key and _uncounted(place, silent=silent))
+        return max(0, room_on(device, self._utilization, mine) - others)
 
     def _no_device(self) -> ModeUnavailableError:
         inventory, reasons = self.inventory(), self.why_none()
@@ -266,5 +271,6 @@ def for_card(options: WorkerOptions, batch_tokens: int | None) -> WorkerOptions:
     )
 
 
-def _age(place: _Placement) -> float:
-    return time.monotonic() - place.at
+def _uncounted(place: _Placement, *, silent: bool) -> bool:
+    """Return whether the free memory that a card reports does not tell what a model takes. silent: it never does."""
+    return silent if place.ready else time.monotonic() - place.at < LOADING_SECONDS

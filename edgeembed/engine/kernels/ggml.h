@@ -173,6 +173,7 @@ struct Ggml {
     const char * (*unary_op_name)(int);
     size_t (*tensor_overhead)();
     Device * (*device_by_type)(int);
+    void (*set_threads)(Backend *, int);
 };
 
 }  // namespace

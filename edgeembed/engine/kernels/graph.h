@@ -69,6 +69,20 @@ class RunFinder {
         }
     }
 
+    // Whether ggml's own threads would have next to nothing to do: what is not in a run is less than a 20th of the work.
+    bool is_nearly_all() const {
+        int64_t inside = 0, outside = 0;
+        for (int number = 0; number < graph_->n_nodes; number++) {
+            const Tensor * one = graph_->nodes[number];
+            if (is_view(one)) continue;
+            int64_t work = one->ne[0] * rows_of(one);
+            if (one->op == OP_MUL_MAT) work = work / 64 * one->src[0]->ne[0] + work;
+            if (one->op == OP_FLASH_ATTN_EXT) work = work / 16 * one->src[1]->ne[1] + work;
+            (is_computed(one) && !(one->flags & FLAG_RUN) ? outside : inside) += work;
+        }
+        return 20 * outside < inside;
+    }
+
     // Make the nodes as they were.
     void restore() {
         for (const Kept & kept : kept_) {
@@ -315,6 +329,11 @@ int compute_graph(Backend * backend, Graph * graph) {
     Laps laps(true), whole(true);
     std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
+    if (own_team && finder.is_nearly_all()) {
+        ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
+    } else {
+        team_threads = 1;
+    }
     laps.end(FINDING_RUNS);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();

@@ -14,10 +14,12 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <thread>
 
 #include "ggml.h"
 
@@ -55,9 +57,11 @@ constexpr int CHUNKS_PER_THREAD = 4;        // a thread that loses its processor
 constexpr size_t PANEL_BYTES = 1 << 18;     // activations that stay in a core's own cache while all rows are multiplied
 constexpr int64_t TWO_FROM_TOKENS = 15;     // from this number of tokens on, two groups of rows are computed together
 constexpr size_t NEAR_BYTES = 1 << 14;      // the largest group of rows whose successor fits into the L1 cache beside it
-constexpr int64_t QUERIES_AT_ONCE = 64;     // queries of a head that share one transposition of its keys
-constexpr size_t MOST_KEY_BYTES = 1 << 19;  // transposed keys that fit into a core's own cache
+constexpr int64_t QUERIES_AT_ONCE = 128;    // queries that share one transposition of their head's keys
+constexpr size_t KEY_BYTES = 1 << 19;       // unpacked keys and values that fit into a core's own cache
 constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
+
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 #include "formats.h"
 
@@ -84,7 +88,7 @@ struct Activations {
         size_t used = 0;
         const auto take = [&](size_t size) {
             const size_t at = used;
-            used += (size + 63) / 64 * 64;
+            used += aligned(size);
             return memory == nullptr ? nullptr : memory + at;
         };
         quants = reinterpret_cast<int8_t *>(take(tokens * columns * (given == WORDS ? 2 : 1)));
@@ -96,7 +100,7 @@ struct Activations {
     }
 };
 
-// Attention of one head of one stream. Strides are in bytes.
+// Attention of some queries of `group` heads that share keys and values, in one stream. Strides are in bytes.
 struct Attention {
     const char * query;
     const char * key;
@@ -104,23 +108,71 @@ struct Attention {
     const char * mask;
     char * out;
     size_t query_stride, key_stride, value_stride, mask_stride, out_stride;
-    int64_t keys, depth, value_depth;
+    size_t query_head_stride, mask_head_stride, out_head_stride;
+    int64_t queries, group, keys, depth, value_depth;
     float scale;
 
-    const float * query_row(int64_t row) const { return reinterpret_cast<const float *>(query + row * query_stride); }
+    const float * query_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const float *>(query + row * query_stride + head * query_head_stride);
+    }
+    const uint16_t * mask_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const uint16_t *>(mask + row * mask_stride + head * mask_head_stride);
+    }
+    float * out_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<float *>(out + row * out_stride + head * out_head_stride);
+    }
     const uint16_t * key_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(key + row * key_stride); }
     const uint16_t * value_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(value + row * value_stride); }
-    const uint16_t * mask_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(mask + row * mask_stride); }
-    float * out_row(int64_t row) const { return reinterpret_cast<float *>(out + row * out_stride); }
 };
 
-// A thread's scratch memory for attention.
+// What a query has seen so far: its largest score, and the sum of its weights relative to that.
+struct Softmax {
+    float top, sum;
+};
+
+// A thread's scratch memory for attention to at most `most_keys` keys at a time.
 struct Scratch {
-    float * keys;      // transposed
-    float * values;    // [keys, depth]
-    float * queries;   // scaled
-    float * scores;    // [queries, visible keys]
-    int64_t * blocks;  // numbers of the blocks of keys that are visible to a query
+    float * keys;       // transposed
+    float * values;     // [keys, depth]
+    float * queries;    // scaled
+    float * scores;     // [queries, visible keys]
+    Softmax * softmax;  // of each row
+    int64_t * shown;    // numbers of the blocks of keys that are unpacked
+    int64_t * seen;     // numbers of those that are visible to a query
+    int64_t most_keys, first_block, shown_blocks;
+};
+
+// Sizes of the parts of a thread's scratch memory, and of all, in bytes.
+struct ScratchLayout {
+    int64_t most_keys;
+    size_t keys, values, queries, scores, softmax, blocks, bytes;
+
+    // rows: the most queries of all heads of a group together.
+    ScratchLayout(int64_t all_keys, int64_t depth, int64_t value_depth, int64_t rows) {
+        constexpr int64_t WIDEST = 16, MOST_QUERIES = 8;  // the larger of both register sizes
+        const int64_t fitting = static_cast<int64_t>(KEY_BYTES / sizeof(float)) / (depth + value_depth) / WIDEST * WIDEST;
+        most_keys = std::min((all_keys + WIDEST - 1) / WIDEST * WIDEST, std::max(fitting, WIDEST));
+        keys = aligned(most_keys * depth * sizeof(float));
+        values = aligned(most_keys * value_depth * sizeof(float));
+        queries = aligned(MOST_QUERIES * depth * sizeof(float));
+        scores = aligned(MOST_QUERIES * most_keys * sizeof(float));
+        softmax = aligned(rows * sizeof(Softmax));
+        blocks = aligned(most_keys / 8 * sizeof(int64_t));
+        bytes = keys + values + queries + scores + softmax + 2 * blocks;
+    }
+
+    Scratch at(uint8_t * memory) const {
+        Scratch scratch{};
+        scratch.keys = reinterpret_cast<float *>(memory);
+        scratch.values = reinterpret_cast<float *>(memory += keys);
+        scratch.queries = reinterpret_cast<float *>(memory += values);
+        scratch.scores = reinterpret_cast<float *>(memory += queries);
+        scratch.softmax = reinterpret_cast<Softmax *>(memory += scores);
+        scratch.shown = reinterpret_cast<int64_t *>(memory += softmax);
+        scratch.seen = reinterpret_cast<int64_t *>(memory += blocks);
+        scratch.most_keys = most_keys;
+        return scratch;
+    }
 };
 
 // Instruction sets that there are kernels for, best last.
@@ -137,7 +189,7 @@ struct Kernels {
     const Multiply * multiply;  // one for each of FORMATS
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
-    void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
+    void (*attention)(const Attention & job, Scratch & scratch);
     // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
     void (*add)(float * row, int64_t count, const float * one, const float * other);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
@@ -332,6 +384,7 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "team.h"
 #include "times.h"
 
 #include "steps.h"
@@ -408,6 +461,20 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
+// Let the calling thread compute its next pass with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) {
+    team_threads = threads;
+    if (threads > 1 && (own_team == nullptr || static_cast<int>(own_team->helpers()) < threads - 1)) {
+        own_team = std::make_shared<Team>(threads - 1);
+        std::atomic_store(&latest_team, own_team);
+    }
+}
+
+// Announce a pass of a query.
+EXPORTED void edgeembed_kernels_expect(void) {
+    if (const std::shared_ptr<Team> team = std::atomic_load(&latest_team)) team->expect();
+}
+
 // Measure the parts of forward passes from now on.
 EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
 
@@ -426,6 +493,19 @@ EXPORTED void edgeembed_kernels_queries(int change) {
 }
 
 // --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----
+
+// Share steps of some parts with helpers, and return how many parts were not computed exactly once.
+EXPORTED int edgeembed_kernels_share(int helpers, int parts, int steps) {
+    Team team(helpers);
+    std::vector<std::atomic<int>> computed(parts);
+    for (int step = 0; step < steps; step++) {
+        team.run(parts, [&](int part) { computed[part].fetch_add(1, std::memory_order_relaxed); });
+        // Now and then helpers sleep, or are expected.
+        if (step % 1000 == 0) std::this_thread::sleep_for(2 * LOOKING);
+        if (step % 1500 == 0) team.expect();
+    }
+    return static_cast<int>(std::count_if(computed.begin(), computed.end(), [=](const auto & times) { return times != steps; }));
+}
 
 // Return the bytes of packed weights of a type.
 EXPORTED size_t edgeembed_kernels_packed(int type, int64_t rows, int64_t columns) {
@@ -470,13 +550,23 @@ EXPORTED bool edgeembed_kernels_multiply(int level, int type, const void * weigh
     return true;
 }
 
+// The processor time of the calling thread, where the system tells it: other load on the machine is not measured.
+double thread_seconds() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec + 1e-9 * now.tv_nsec;
+#else
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
+}
+
 // Return the multiplications a second of `multiply` on the calling thread, which repeats it for about `milliseconds`: the ceiling
 // of a forward pass, if all threads measure it at the same time. Weights [rows, columns] and tokens are packed and quantised
 // before. 0 where this processor does not support the level.
 EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return 0;
-    using Clock = std::chrono::steady_clock;
     const int64_t groups = rows / GROUP;
     const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
     std::vector<uint8_t> packed(groups * FORMATS[Q8_0].group_bytes(columns));
@@ -492,10 +582,10 @@ EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns,
     };
     run();
     int64_t runs = 0;
-    const auto began = Clock::now(), until = began + std::chrono::milliseconds(milliseconds);
-    auto now = began;
-    for (; now < until; now = Clock::now(), runs++) run();
-    return static_cast<double>(runs * rows * columns * tokens) / std::chrono::duration<double>(now - began).count();
+    const double began = thread_seconds(), until = began + milliseconds / 1000.0;
+    double now = began;
+    for (; now < until; now = thread_seconds(), runs++) run();
+    return static_cast<double>(runs * rows * columns * tokens) / (now - began);
 }
 
 // Compute GELU.
@@ -512,36 +602,39 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     return these != nullptr;
 }
 
-// One head. query, out: [queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half precision.
-struct Head {
+// Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half
+// precision.
+struct Heads {
     const char *query, *key, *value, *mask;
     char * out;
-    int64_t queries, keys, depth;
+    int64_t heads, queries, keys, depth;
     float scale;
 };
 
-// Compute the attention of one head.
-EXPORTED bool edgeembed_kernels_attention(int level, const Head * head) {
+// Compute the attention of heads that share keys.
+EXPORTED bool edgeembed_kernels_attention(int level, const Heads * heads) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return false;
-    const int64_t queries = head->queries, keys = head->keys, depth = head->depth;
-    const int64_t padded = (keys + 15) / 16 * 16;
-    std::vector<float> columns(padded * depth), values(padded * depth), scaled(8 * depth), scores(8 * padded);
-    std::vector<int64_t> blocks(padded / 8);
-    Scratch scratch{columns.data(), values.data(), scaled.data(), scores.data(), blocks.data()};
+    const int64_t depth = heads->depth, row_bytes = depth * sizeof(float);
+    const ScratchLayout layout(heads->keys, depth, depth, heads->queries * heads->heads);
+    std::vector<uint8_t> memory(layout.bytes);
+    Scratch scratch = layout.at(memory.data());
     Attention job{};
-    job.query = head->query;
-    job.key = head->key;
-    job.value = head->value;
-    job.mask = head->mask;
-    job.out = head->out;
-    job.query_stride = job.out_stride = depth * sizeof(float);
+    job.query = heads->query;
+    job.key = heads->key;
+    job.value = heads->value;
+    job.mask = heads->mask;
+    job.out = heads->out;
+    job.query_stride = job.out_stride = row_bytes;
+    job.query_head_stride = job.out_head_stride = heads->queries * row_bytes;
     job.key_stride = job.value_stride = depth * sizeof(uint16_t);
-    job.mask_stride = keys * sizeof(uint16_t);
-    job.keys = keys;
+    job.mask_stride = heads->keys * sizeof(uint16_t);
+    job.queries = heads->queries;
+    job.group = heads->heads;
+    job.keys = heads->keys;
     job.depth = job.value_depth = depth;
-    job.scale = head->scale;
-    these->attention(job, 0, queries, scratch);
+    job.scale = heads->scale;
+    these->attention(job, scratch);
     return true;
 }
 }

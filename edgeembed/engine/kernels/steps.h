@@ -4,7 +4,6 @@
 constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
 constexpr int MOST_STEPS = 64;            // of a run
 constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
-constexpr int64_t SCRATCH_ALIGNMENT = 64;
 
 // A product, and what is computed from each number of its result.
 struct Product {
@@ -67,9 +66,15 @@ struct Division {
     }
 };
 
+// Of a thread that computes passes with the help of others.
+thread_local std::shared_ptr<Team> own_team;
+std::shared_ptr<Team> latest_team;  // of the thread that computes queries
+thread_local int team_threads = 1;  // of the next passes, this one included
+
 class Runs final : public TensorTraits {
   public:
     bool work_size(int threads, const Tensor * op, size_t & size) override {
+        if (threads == 1) threads = team_threads;
         Run & run = *static_cast<Run *>(op->extra);
         size_t activations = 0, scratch = 0, operations = 0;
         for (int number = 0; number < run.steps; number++) {
@@ -95,52 +100,32 @@ class Runs final : public TensorTraits {
         run.scratch_bytes = aligned(scratch);
         run.operations = run.scratch + threads * run.scratch_bytes;
         run.operations_bytes = aligned(operations);
-        size = run.bytes = run.operations + run.operations_bytes;
+        size = run.bytes = run.operations + std::max(run.operations_bytes, COUNTER_BYTES);
         return true;
     }
 
+    // Compute the steps. ggml calls it with all of its threads, which wait for each other behind each step; with one thread, a
+    // team may help.
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const Run & run = *static_cast<const Run *>(op->extra);
-        auto * work = static_cast<uint8_t *>(params->wdata);
-        if (params->ith == 0) std::memset(work, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        Team * team = params->nth == 1 && team_threads > 1 ? own_team.get() : nullptr;
+        const int threads = team ? team_threads : params->nth;
+        if (params->ith == 0) std::memset(params->wdata, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
         Laps laps(params->ith == 0);
         int slot = 0;
         for (int number = 0; number < run.steps; number++) {
-            const Step &step = run.step[number], &next = run.step[number + 1];
-            // What is quantised here, or was before, for the next step or this one.
-            const auto activations_of = [&](const Step & reader) {
-                Activations found{};
-                found.place(reader.given, reader.from->ne[0], rows_of(reader.from), work + run.activations[slot]);
-                return found;
-            };
-            if (number > 0) ggml.barrier(params->threadpool);
-            laps.end(WAITING);
-            switch (step.kind) {
-                case Step::QUANTISE: {
-                    slot ^= 1;
-                    quantise(params, step, next.given, activations_of(next));
-                    break;
-                }
-                case Step::NORMALISE: {
-                    slot ^= step.quantises;
-                    normalise(params, step, next.given, step.quantises ? activations_of(next) : Activations{});
-                    break;
-                }
-                case Step::MULTIPLY: {
-                    const Activations from = activations_of(step);
-                    slot ^= step.quantises;
-                    const Activations to = step.quantises ? activations_of(next) : Activations{};
-                    multiply(params, step, next, from, to, *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
-                             reinterpret_cast<float *>(work + run.scratch + params->ith * run.scratch_bytes));
-                    break;
-                }
-                case Step::NODE: {
-                    ComputeParams own = *params;
-                    own.wdata = work + run.operations;
-                    own.wsize = run.operations_bytes;
-                    step.operation->compute_forward(&own, step.node);
-                    break;
-                }
+            const Step & step = run.step[number];
+            const int from = slot;
+            slot ^= step.kind == Step::QUANTISE || step.quantises;
+            if (team && has_parts(step)) {
+                std::memset(static_cast<uint8_t *>(params->wdata) + run.operations, 0, COUNTER_BYTES);
+                team->run(threads, [&](int part) { compute(*params, run, number, from, slot, part, threads); });
+            } else if (team) {
+                compute(*params, run, number, from, slot, 0, 1);
+            } else {
+                if (number > 0) ggml.barrier(params->threadpool);
+                laps.end(WAITING);
+                compute(*params, run, number, from, slot, params->ith, threads);
             }
             laps.end(part_of(step));
         }
@@ -148,6 +133,42 @@ class Runs final : public TensorTraits {
     }
 
   private:
+    // Whether a step is worth the microsecond that it takes to share it.
+    static bool has_parts(const Step & step) {
+        constexpr int64_t LEAST = 1 << 13;
+        return step.kind == Step::MULTIPLY || step.kind == Step::NODE || rows_of(step.from) * step.from->ne[0] > LEAST;
+    }
+
+    // Compute a thread's share of a step. from, to: which activations it reads and writes.
+    static void compute(const ComputeParams & shared, const Run & run, int number, int from, int to, int thread, int threads) {
+        const Step &step = run.step[number], &next = run.step[number + 1];
+        auto * work = static_cast<uint8_t *>(shared.wdata);
+        // What is quantised for a step that multiplies.
+        const auto activations = [&](int slot, const Step & reader) {
+            Activations found{};
+            found.place(reader.given, reader.from->ne[0], rows_of(reader.from), work + run.activations[slot]);
+            return found;
+        };
+        ComputeParams params = shared;
+        params.ith = thread;
+        params.nth = threads;
+        if (shared.nth == 1 && threads > 1) params.threadpool = nullptr;  // a team's threads do not wait for each other
+        switch (step.kind) {
+            case Step::QUANTISE: return quantise(params, step, next.given, activations(to, next));
+            case Step::NORMALISE:
+                return normalise(params, step, next.given, step.quantises ? activations(to, next) : Activations{});
+            case Step::MULTIPLY:
+                return multiply(params, step, next, activations(from, step),
+                                step.quantises ? activations(to, next) : Activations{},
+                                *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
+                                reinterpret_cast<float *>(work + run.scratch + thread * run.scratch_bytes));
+            case Step::NODE:
+                params.wdata = work + run.operations;
+                params.wsize = run.operations_bytes;
+                step.operation->compute_forward(&params, step.node);
+        }
+    }
+
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
         return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
@@ -162,20 +183,20 @@ class Runs final : public TensorTraits {
         }
     }
 
-    static void quantise(const ComputeParams * params, const Step & step, Given given, const Activations & to) {
+    static void quantise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from);
-        for (int64_t row = params->ith; row < rows; row += params->nth) {
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
             kernels.quantise[given](row_of<const float>(step.from, row), row, to);
         }
     }
 
-    static void normalise(const ComputeParams * params, const Step & step, Given given, const Activations & to) {
+    static void normalise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from), count = step.from->ne[0];
         const auto * scale = step.scale ? static_cast<const float *>(step.scale->data) : nullptr;
         const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
-        for (int64_t row = params->ith; row < rows; row += params->nth) {
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
             auto * into = row_of<float>(step.into, row);
             kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
             if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
@@ -184,9 +205,9 @@ class Runs final : public TensorTraits {
     }
 
     // Compute pieces of the products until none is left.
-    static void multiply(const ComputeParams * params, const Step & step, const Step & reader, const Activations & from,
+    static void multiply(const ComputeParams & params, const Step & step, const Step & reader, const Activations & from,
                          const Activations & to, std::atomic<int64_t> & next, float * scratch) {
-        const Division division(step, reader, params->nth);
+        const Division division(step, reader, params.nth);
         for (;;) {
             let_queries_pass();
             int64_t piece = next.fetch_add(1, std::memory_order_relaxed);

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from edgeembed.engine.gpu.inventory import GPU_BACKENDS, LIBRARY_VARIABLE
+from edgeembed.engine.gpu import vulkan
+from edgeembed.engine.gpu.inventory import GPU_BACKENDS, LIBRARY_VARIABLE, backend_of, gpu_libraries
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import DEVICE_CPU, SCORE_FUNCTION, function
 from edgeembed.engine.llama.library import ModelLoadError
@@ -31,6 +32,8 @@ def load_backends(*, oldest: bool, gpu: bool = False) -> None:
     suits this processor.
     """
     if gpu:
+        if has_vulkan():
+            vulkan.show_software()
         for file in gpu_modules():
             _load(file)
     modules = processor_modules()
@@ -54,6 +57,11 @@ def gpu_modules() -> list[Path]:
     """Return the modules for graphics cards; none where the build has none, or has them in the library itself."""
     names = {name for backend in GPU_BACKENDS for name in (f"libggml-{backend}.so", f"ggml-{backend}.dll")}
     return sorted(file for file in FOLDER.glob("*ggml-*") if file.name in names and not _is_linked(file))
+
+
+def has_vulkan() -> bool:
+    """Return whether the build has Vulkan, as a module or in the library itself. Vulkan's drivers are loaded only then."""
+    return any(backend_of(file) == "vulkan" for file in gpu_libraries(FOLDER))
 
 
 def device_handles(names: Sequence[str]) -> Any:

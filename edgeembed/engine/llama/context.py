@@ -16,7 +16,7 @@ from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.graph_change import GraphChange
-from edgeembed.engine.llama.kernel_hook import measured
+from edgeembed.engine.llama.kernel_hook import installed_kernels, measured
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import RowReader
@@ -56,6 +56,7 @@ class Context:
         self._forward = traced(before="prepare the batch", within="compute")(measured(forward))
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
+        self._set_threads = installed_kernels().threads_setter()
         # Encoders have no logits. On a card, the buffer may be pinned.
         self._unused_logits = None if self._memory or on_card else _UnusedLogits(model, self._context, shape.sequences)
         self._prefixes: KeptPrefixes | None = None
@@ -185,6 +186,7 @@ class Context:
         else:
             threads = self._threads.next()
             lib.llama_set_n_threads(self._context, threads, threads)
+            self._set_threads(threads)
             start = time.perf_counter()
             code = self._forward(self._context, batch)
             self._threads.record(batch.n_tokens, time.perf_counter() - start)

@@ -12,9 +12,9 @@ import sys
 
 import msgspec
 
-from edgeembed.engine.gpu import nvidia
+from edgeembed.engine.gpu import nvidia, vulkan
 from edgeembed.engine.gpu.inventory import BackendModule, Device, DeviceKind, Inventory
-from edgeembed.engine.llama.backends import gpu_modules, load_backends
+from edgeembed.engine.llama.backends import gpu_modules, has_vulkan, load_backends
 from edgeembed.engine.llama.ggml import DEVICE_ACCEL, DEVICE_CPU, DEVICE_GPU, DEVICE_IGPU, DeviceProperties, function
 from edgeembed.engine.llama.library import send_log_to
 
@@ -27,30 +27,35 @@ def list_devices() -> Inventory:
     send_log_to(logged.append, verbose=False)
     modules = [BackendModule(file=file.name, problem=_problem(str(file))) for file in gpu_modules()]
     load_backends(oldest=False, gpu=True)
-    devices = _devices()
+    vulkan_facts = vulkan.inspect() if has_vulkan() else vulkan.VulkanFacts()
+    devices = _devices(vulkan_facts.software)
     return Inventory(
         backends=tuple(dict.fromkeys(device.backend for device in devices)),
         devices=devices,
         modules=tuple(modules),
         nvidia=nvidia.inspect(),
+        vulkan=vulkan_facts,
         messages=tuple(line for text in logged if (line := text.strip())),
     )
 
 
-def _devices() -> tuple[Device, ...]:
+def _devices(software: frozenset[str]) -> tuple[Device, ...]:
     get = function("ggml_backend_dev_get")
-    return tuple(_device(get(number)) for number in range(function("ggml_backend_dev_count")()))
+    return tuple(_device(get(number), software) for number in range(function("ggml_backend_dev_count")()))
 
 
-def _device(device: int) -> Device:
+def _device(device: int, software: frozenset[str]) -> Device:
+    """Return a device of ggml. software: names of Vulkan's devices that compute on the processor, which ggml calls GPUs."""
     properties = DeviceProperties()
     function("ggml_backend_dev_get_props")(device, ctypes.addressof(properties))
-    backend = function("ggml_backend_reg_name")(function("ggml_backend_dev_backend_reg")(device))
+    backend = _text(function("ggml_backend_reg_name")(function("ggml_backend_dev_backend_reg")(device)))
+    description = _text(properties.description)
+    in_software = backend == "Vulkan" and description in software
     return Device(
         name=_text(properties.name),
-        description=_text(properties.description),
-        backend=_text(backend),
-        kind=_KINDS.get(properties.type, "other"),
+        description=description,
+        backend=backend,
+        kind="software" if in_software else _KINDS.get(properties.type, "other"),
         memory_free=properties.memory_free,
         memory_total=properties.memory_total,
         id=_text(properties.device_id) or None,

@@ -71,6 +71,15 @@ class Kernels:
         parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
         return lambda: parts().contents
 
+    def expect_query(self) -> None:
+        """Let the threads that compute queries look for work without sleeping, for a short time."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_expect()
+
+    def threads_setter(self) -> Callable[[int], object]:
+        """Return a function that sets how many threads compute the calling thread's next pass."""
+        return self._library.edgeembed_kernels_threads if self._library is not None else lambda _threads: None
+
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is inside `query`."""
         if self._library is not None:
@@ -102,11 +111,17 @@ def install_kernels() -> Kernels:
         return _plain(str(error))
 
 
+def installed_kernels() -> Kernels:
+    """Return what computes in this process now, and install nothing."""
+    return install_kernels() if install_kernels.cache_info().currsize else PLAIN_KERNELS
+
+
 def measured(forward: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
     """Return a function that also records the parts of a pass; the same one without a trace, or without our kernels."""
-    if trace.recorder is None or not install_kernels.cache_info().currsize or not install_kernels().ours:
+    kernels = installed_kernels()
+    if trace.recorder is None or not kernels.ours:
         return forward
-    times, part = install_kernels().part_times(), trace.recorder.part
+    times, part = kernels.part_times(), trace.recorder.part
 
     def compute(context: Any, batch: Any) -> int:
         code = forward(context, batch)

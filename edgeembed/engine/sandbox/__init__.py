@@ -130,15 +130,29 @@ def card_grants(device: str, environment: Mapping[str, str]) -> list[Grant]:
     the driver cannot do so later.
     """
     home = Path(environment.get("HOME") or "/nonexistent")
-    cached = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     if device.startswith("CUDA"):
         caches = [Path(environment.get("CUDA_CACHE_PATH") or home / ".nv" / "ComputeCache")]
     else:
-        caches = [cached / name for name in ("mesa_shader_cache", "mesa_shader_cache_db", "nvidia")]
+        cached = environment.get("XDG_CACHE_HOME")
+        mesa = environment.get("MESA_SHADER_CACHE_DIR") or environment.get("MESA_GLSL_CACHE_DIR") or cached
+        caches = [
+            *(Path(mesa or _account_home() / ".cache") / name for name in ("mesa_shader_cache", "mesa_shader_cache_db")),
+            Path(cached or home / ".cache") / "nvidia",
+        ]
     for folder in caches:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
     return [Grant(path, CHANGE) for path in (Path("/dev"), Path("/proc/self"), *caches)]
+
+
+def _account_home() -> Path:
+    """Return the user's home folder of the password database, where Mesa looks instead of in HOME."""
+    import pwd  # absent on Windows
+
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        return Path("/nonexistent")
 
 
 def _python() -> Iterator[Path]:

@@ -78,7 +78,7 @@ def missing(peer_python: str = sys.executable) -> list[str]:
     if card() is None:
         lines.append("no card: nvidia-smi is not there, or finds none")
     inventory = take_inventory()
-    if not any(device.is_gpu for device in inventory.devices):
+    if not inventory.gpus:
         found = ", ".join(inventory.backends) or inventory.problem or "nothing"
         lines.append(
             f"llama.cpp finds no GPU (backends: {found})" + "".join(f"; {said}" for said in inventory.messages[-2:])

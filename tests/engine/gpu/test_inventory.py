@@ -21,10 +21,12 @@ from edgeembed.engine.gpu.inventory import (
     why_no_gpu,
 )
 from edgeembed.engine.gpu.nvidia import NvidiaFacts, version_in
+from edgeembed.engine.gpu.vulkan import VulkanDevice, VulkanFacts, VulkanKind
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda, module_name
 
 CPU = Device(name="CPU", description="a processor", backend="CPU", kind="cpu", memory_free=1, memory_total=2)
 CUDA_LIBRARY = [Path("libggml-cuda.so")]
+VULKAN_LIBRARY = [Path("libggml-vulkan.so")]
 
 
 def gpu(name: str, backend: str, **more: Any) -> Device:
@@ -48,7 +50,7 @@ CARDS = (CPU, gpu("CUDA0", "CUDA"), gpu("CUDA1", "CUDA"), gpu("Vulkan0", "Vulkan
         ("cuda", ["CUDA0", "CUDA1"]),
         ("cuda:1", ["CUDA1"]),
         ("cuda:2", []),
-        ("vulkan", ["Vulkan0", "Vulkan1"]),
+        ("vulkan", ["Vulkan0"]),
         ("vulkan:1", ["Vulkan1"]),
         ("metal", []),
     ],
@@ -61,6 +63,20 @@ def test_a_card_inside_the_processor_is_used_where_there_is_no_other() -> None:
     inside = gpu("MTL0", "MTL", kind="igpu")
     assert chosen_gpus(Inventory(devices=(CPU, inside)), "auto") == (inside,)
     assert chosen_gpus(Inventory(devices=(CPU, inside)), "metal") == (inside,)
+    outside = gpu("CUDA0", "CUDA")
+    assert chosen_gpus(Inventory(devices=(CPU, inside, outside)), "auto") == (outside,)
+    assert chosen_gpus(Inventory(devices=(CPU, inside, outside)), "metal") == (inside,), "it is named"
+
+
+def test_a_driver_that_computes_on_the_processor_is_used_only_by_its_number() -> None:
+    software = gpu("Vulkan0", "Vulkan", kind="software")
+    listed = Inventory(devices=(CPU, software))
+    assert chosen_gpus(listed, "auto") == chosen_gpus(listed, "vulkan") == ()
+    assert chosen_gpus(listed, "vulkan:0") == (software,)
+    card = gpu("Vulkan1", "Vulkan")
+    both = Inventory(devices=(CPU, software, card))
+    assert chosen_gpus(both, "auto") == chosen_gpus(both, "vulkan") == (card,)
+    assert chosen_gpus(both, "vulkan:0") == (software,)
 
 
 # --- reasons ----------------------------------------------------------------------------------------------------------
@@ -103,7 +119,32 @@ def test_each_reason_has_its_cause() -> None:
 
 def test_a_build_without_cuda_says_how_to_get_it() -> None:
     (reason,) = why_no_gpu(without(cards=2), "auto", libraries=[], environ={})
-    assert "2" in reason.text and "installers/cuda" in (reason.advice or "")
+    assert "2" in reason.text and "installers/cuda" in (reason.advice or "") and "installers/vulkan" in (reason.advice or "")
+
+
+def vulkan(*kinds: VulkanKind, **more: Any) -> Inventory:
+    found = tuple(VulkanDevice(name=f"{kind} {number}", kind=kind) for number, kind in enumerate(kinds))
+    return Inventory(devices=(CPU,), vulkan=VulkanFacts(**{"loader": "1.3.239", "devices": found} | more))
+
+
+def test_each_reason_of_vulkan_has_its_cause() -> None:
+    def of(inventory: Inventory, device: str = "auto", **environ: str) -> list[str]:
+        return causes(inventory, device, libraries=VULKAN_LIBRARY, **environ)
+
+    for device in ("auto", "vulkan", "vulkan:0"):
+        assert of(vulkan(), device) == ["no_driver"]
+        assert of(vulkan("software"), device) == ["software_only"]
+        assert of(vulkan(devices=None, error=-3), device) == ["driver_fails"]
+        assert of(vulkan("gpu", "software"), device, GGML_VK_VISIBLE_DEVICES="") == ["hidden"]
+        assert of(vulkan("gpu", "software"), device, GGML_VK_VISIBLE_DEVICES="1") == ["hidden"]
+        assert of(vulkan("gpu"), device) == ["no_such_device"], "a card that lacks what ggml needs"
+    module = BackendModule(file="libggml-vulkan.so", problem="libvulkan.so.1: cannot open shared object file")
+    (reason,) = why_no_gpu(Inventory(devices=(CPU,), modules=(module,)), "auto", libraries=VULKAN_LIBRARY, environ={})
+    assert reason.cause == "broken_module" and "libvulkan1" in (reason.advice or "")
+    (reason,) = why_no_gpu(vulkan("software"), "auto", libraries=VULKAN_LIBRARY, environ={})
+    assert "software 0" in reason.text and "vulkan:0" in (reason.advice or "")
+    (reason,) = why_no_gpu(Inventory(devices=(CPU,)), "vulkan", libraries=CUDA_LIBRARY, environ={})
+    assert reason.cause == "no_build" and "installers/vulkan" in (reason.advice or "")
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,10 @@ def test_layers_on_cards_do_not_count_as_main_memory() -> None:
     assert gpus(Machine(8), layers="12").weights_on_cards(SIZES, options()) == sum(WEIGHTS.layers[-11:])
     for without in (gpus(Machine(0.3)), gpus(Machine()), gpus(Machine(), "cuda"), gpus(Machine(8), "cpu")):
         assert without.weights_on_cards(SIZES, options()) == 0
+    inside = Machine(8)
+    inside.devices = [msgspec.structs.replace(device, kind="igpu") for device in inside.devices]
+    assert modes(gpus(inside)) == ["gpu-full", "gpu-partial"]
+    assert gpus(inside).weights_on_cards(SIZES, options()) == 0, "the memory of a card inside the processor is main memory"
 
 
 def test_settings_determine_the_modes() -> None:
@@ -92,6 +96,20 @@ def test_models_spread_over_the_cards_while_loading_and_afterwards() -> None:
     made.loaded("two")
     assert made.place(GPU_FULL, "three", SIZES, options()).device == "CUDA2"
     assert (first.gpu_layers, first.tensor_split, first.mode) == (29, (), "x")
+
+
+def test_models_count_on_a_card_whose_driver_reports_all_memory_as_free() -> None:
+    made = gpus(Machine(10))
+    for model in ("one", "two"):
+        made.place(GPU_FULL, model, SIZES, options())
+        made.loaded(model)
+        made.require_room(GPU_FULL, model, SIZES, options())
+        if model == "one":
+            continue
+        with pytest.raises(ModeUnavailableError, match="out of memory"):
+            made.place(GPU_FULL, "three", SIZES, options())
+    made.unloaded("one")
+    made.place(GPU_FULL, "three", SIZES, options())
 
 
 def test_a_mode_without_room_is_refused_with_the_numbers_and_the_next_one_uses_less() -> None:

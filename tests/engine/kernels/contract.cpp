@@ -9,6 +9,7 @@
 #include "../signatures.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
+#include "ggml-cpu.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
 
@@ -126,6 +127,7 @@ SAME_SIGNATURE(op_name, ggml_op_name);
 SAME_SIGNATURE(unary_op_name, ggml_unary_op_name);
 SAME_SIGNATURE(tensor_overhead, ggml_tensor_overhead);
 SAME_SIGNATURE(device_by_type, ggml_backend_dev_by_type);
+SAME_SIGNATURE(set_threads, ggml_backend_cpu_set_n_threads);
 
 // --- virtual functions ----------------------------------------------------------------------------------------------------
 

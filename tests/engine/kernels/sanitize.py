@@ -28,10 +28,7 @@ NOT_SOURCE = shutil.ignore_patterns(".*", "build", "*.egg-info", "__pycache__", 
 def build(tree: Path) -> None:
     """Compile the kernels of a source tree with both sanitizers."""
     library = tree / KERNELS / f"_kernels{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run(
-        ["g++", *FLAGS, str(tree / KERNELS / "kernels.cpp"), "-o", str(library)],
-        check=True,
-    )
+    subprocess.run(["g++", *FLAGS, str(tree / KERNELS / "kernels.cpp"), "-o", str(library)], check=True)
 
 
 def runtime(name: str) -> str:
@@ -57,17 +54,7 @@ def main(arguments: list[str]) -> int:
             "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={folder}/report",
             "PYTHONMALLOC": "malloc",  # without Python's own allocator, so that each array has its bounds checked
         }
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-p",
-            "no:cacheprovider",
-            "-n",
-            "0",
-            *TESTS,
-            *arguments,
-        ]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", *TESTS, *arguments]
         status = subprocess.run(command, cwd=tree, env=environ, check=False).returncode
         reports = sorted(Path(folder).glob("report.*"))
         for report in reports:

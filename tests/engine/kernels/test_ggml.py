@@ -30,10 +30,7 @@ def test_structures_numbers_and_functions_are_those_of_ggml(contract: Contract, 
         ("int32_t flags;\n", "int64_t flags;\n"),
         ("OP_UNARY = 91", "OP_UNARY = 90"),
         ("void (*barrier)(void * threadpool);", "void (*barrier)(int threadpool);"),
-        (
-            "virtual bool work_size(",
-            "virtual bool another();\n    virtual bool work_size(",
-        ),
+        ("virtual bool work_size(", "virtual bool another();\n    virtual bool work_size("),
     ],
 )
 def test_a_difference_from_ggml_is_found(contract: Contract, tmp_path: Path, declared: str, changed: str) -> None:
@@ -42,11 +39,7 @@ def test_a_difference_from_ggml_is_found(contract: Contract, tmp_path: Path, dec
     assert declared in text
     (tmp_path / "changed.h").write_text(text.replace(declared, changed), encoding="utf-8")
     program = Path(__file__).with_name("contract.cpp").read_text(encoding="utf-8")
-    program = re.sub(
-        r'#include "[./]*edgeembed/engine/kernels/ggml.h"',
-        '#include "changed.h"',
-        program,
-    )
+    program = re.sub(r'#include "[./]*edgeembed/engine/kernels/ggml.h"', '#include "changed.h"', program)
     (tmp_path / "contract.cpp").write_text(program.replace("../signatures.h", "signatures.h"), encoding="utf-8")
     with pytest.raises(AssertionError, match=r"llama\.cpp's headers say something else"):
         contract.run(tmp_path / "contract.cpp", tmp_path)

@@ -26,32 +26,16 @@ from edgeembed.engine.worker_options import WorkerOptions
 Array = npt.NDArray[Any]
 RNG = np.random.default_rng(7)
 
-WORDS = [
-    "river",
-    "engine",
-    "night",
-    "copper",
-    "letter",
-    "window",
-    "early",
-    "cloud",
-    "paper",
-    "garden",
-    "silent",
-    "stone",
-]
-TEXTS = [
-    "hello",
-    *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90)),
-]
+WORDS = ["river", "engine", "night", "copper", "letter", "window", "early", "cloud", "paper", "garden", "silent", "stone"]
+TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90))]
 
 
-class Head(ctypes.Structure):
+class Heads(ctypes.Structure):
     """The structure of this name in kernels.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mask", "out")),
-        *((name, ctypes.c_int64) for name in ("queries", "keys", "depth")),
+        *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "depth")),
         ("scale", ctypes.c_float),
     )
 
@@ -78,6 +62,12 @@ def address(array: Array) -> ctypes.c_void_p:
     platform.machine() != "x86_64" or sys.platform != "linux" or shutil.which("g++") is None,
     reason="the kernels are compiled on x86 Linux with g++",
 )
+@pytest.mark.parametrize(("helpers", "parts"), [(0, 1), (1, 2), (1, 7), (3, 4), (7, 64)])
+def test_a_team_computes_each_part_of_each_step_once(helpers: int, parts: int) -> None:
+    needs_kernels()
+    assert library().edgeembed_kernels_share(helpers, parts, 20_000) == 0
+
+
 def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert library_file() is not None
     assert fingerprint() != "none"
@@ -118,37 +108,35 @@ def test_layer_normalisation(width: int) -> None:
     expected = (given - given.mean(dtype=np.float64)) / np.sqrt(given.var(dtype=np.float64) + 1e-12)
     for level in needs_kernels():
         out = np.empty_like(given)
-        library().edgeembed_kernels_norm(
-            level,
-            address(given),
-            address(out),
-            ctypes.c_int64(width),
-            ctypes.c_float(1e-12),
-        )
+        library().edgeembed_kernels_norm(level, address(given), address(out), ctypes.c_int64(width), ctypes.c_float(1e-12))
         assert np.abs(out - expected).max() < 1e-4
 
 
 @pytest.mark.parametrize(
-    ("queries", "keys", "depth"),
-    [(2, 2, 16), (14, 14, 32), (64, 64, 64), (9, 33, 128), (77, 301, 48)],
+    ("heads", "queries", "keys", "depth"),
+    [(1, 2, 2, 16), (1, 14, 14, 32), (3, 64, 64, 64), (1, 9, 33, 128), (1, 77, 301, 48), (4, 5, 40, 16), (2, 11, 1300, 128)],
 )
-def test_attention_is_softmax_over_the_keys_that_the_mask_shows(queries: int, keys: int, depth: int) -> None:
-    query = RNG.standard_normal((queries, depth)).astype(np.float32)
+def test_attention_is_softmax_over_the_keys_that_the_mask_shows(heads: int, queries: int, keys: int, depth: int) -> None:
+    """1,300 keys of 128 numbers are more than are unpacked at a time."""
+    query = RNG.standard_normal((heads, queries, depth)).astype(np.float32)
     key, value = (RNG.standard_normal((keys, depth)).astype(np.float16) for _ in range(2))
     mask = np.where(RNG.random((queries, keys)) < 0.7, -np.inf, 0).astype(np.float16)
     mask[:, 16:96] = -np.inf  # blocks that are hidden from all queries
     mask[0] = RNG.standard_normal(keys)  # a bias, such as ALiBi's
     mask[1] = -np.inf  # a query that all keys are hidden from
     mask[2:, 0] = 0
+    mask[-1, 100:] = -np.inf  # nothing to see in later parts
+    if queries > 3:
+        mask[3, :1200] = -np.inf  # or in the first
     scores = query.astype(np.float64) @ key.T.astype(np.float64) * 0.3 + mask
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True, where=np.isfinite(scores), initial=-1e9))
-    expected = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=1, keepdims=True), 1e-30)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True, where=np.isfinite(scores), initial=-1e9))
+    expected = weights @ value.astype(np.float64) / np.maximum(weights.sum(axis=-1, keepdims=True), 1e-30)
     for level in needs_kernels():
-        out = np.full_like(query, 7)
-        head = Head(*map(address, (query, key, value, mask, out)), queries, keys, depth, 0.3)
-        library().edgeembed_kernels_attention(level, ctypes.byref(head))
+        out = np.full_like(query, np.nan)
+        given = Heads(*map(address, (query, key, value, mask, out)), heads, queries, keys, depth, 0.3)
+        library().edgeembed_kernels_attention(level, ctypes.byref(given))
         assert np.abs(out - expected).max() < 1e-4
-        assert not out[1].any()
+        assert not out[:, 1].any()
 
 
 _ROWS = """
@@ -167,10 +155,7 @@ json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.std
 def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
     """Return rows from a separate process: once our kernels are installed, every model in the process uses them."""
     done = subprocess.run(
-        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
     )
     found = json.loads(done.stdout)
     rows = np.array(found["rows"])
@@ -194,17 +179,10 @@ def test_rows_are_those_of_llama_cpp(minilm: Callable[[str], Path], quantization
 
 
 @pytest.mark.model
-def test_texts_that_share_a_batch_do_not_see_each_other(
-    minilm: Callable[[str], Path],
-) -> None:
+def test_texts_that_share_a_batch_do_not_see_each_other(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("F32")),
-        threads=2,
-        context_tokens=512,
-        batch_tokens=512,
-        mode="cpu",
-        extra_buffers=True,
+        path=str(minilm("F32")), threads=2, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]
@@ -220,9 +198,7 @@ def install() -> kernel_hook.Kernels:
     return kernel_hook.install_kernels.__wrapped__()
 
 
-def test_another_llama_cpp_keeps_its_own_kernels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_another_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_hook, "LLAMA_CPP_PYTHON", "9.9.9")
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
@@ -236,33 +212,22 @@ def test_another_ggml_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> 
     assert "9.9.9" in install().words
 
 
-def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: None)
     assert not install().ours
     assert "not compiled" in install().words
 
 
-def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
 
 
 @pytest.mark.model
-def test_a_bulk_thread_waits_while_a_query_computes(
-    minilm: Callable[[str], Path],
-) -> None:
+def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     options = WorkerOptions(
-        path=str(minilm("Q8_0")),
-        threads=1,
-        context_tokens=512,
-        batch_tokens=512,
-        mode="cpu",
-        extra_buffers=True,
+        path=str(minilm("Q8_0")), threads=1, context_tokens=512, batch_tokens=512, mode="cpu", extra_buffers=True
     )
     model = LlamaModel(options)
     tokens = [model.tokenize(text) for text in TEXTS]

@@ -18,14 +18,7 @@ import pytest
 from edgeembed.engine.kernels import FOLDER
 from edgeembed.engine.llama import ggml, product_choice
 from edgeembed.engine.llama.kernel_hook import install_kernels
-from edgeembed.engine.llama.product_choice import (
-    LEAST_GAIN,
-    REPEATS,
-    TOKENS,
-    relative_speed,
-    slower_types,
-    weight_shapes,
-)
+from edgeembed.engine.llama.product_choice import LEAST_GAIN, REPEATS, TOKENS, relative_speed, slower_types, weight_shapes
 from tests.engine.kernels.test_kernels import needs_kernels
 
 FAST, SLOW = 0, 20_000
@@ -80,25 +73,13 @@ def rival(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("the stand-in for AMX is compiled on Linux with g++")
     library = tmp_path_factory.mktemp("rival") / "rival.so"
     source = Path(__file__).with_name("rival.cpp")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", f"-I{FOLDER}", source, "-o", library],
-        check=True,
-        timeout=100,
-    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", f"-I{FOLDER}", source, "-o", library], check=True, timeout=100)
     return library
 
 
 def load(file: Path, rival: Path, slowness: int, left: list[int] | None = None) -> dict[str, Any]:
     """Load a model twice in a process of its own, and return what was chosen for it."""
-    command = [
-        sys.executable,
-        "-c",
-        _CHOICE,
-        str(file),
-        str(rival),
-        str(slowness),
-        json.dumps(left),
-    ]
+    command = [sys.executable, "-c", _CHOICE, str(file), str(rival), str(slowness), json.dumps(left)]
     found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=100).stdout)
     return found
 
@@ -131,9 +112,7 @@ def test_what_was_measured_before_is_not_measured_again(
 
 
 @pytest.mark.model
-def test_types_and_shapes_are_those_of_the_layers(
-    minilm: Callable[[str], Path],
-) -> None:
+def test_types_and_shapes_are_those_of_the_layers(minilm: Callable[[str], Path]) -> None:
     shapes = weight_shapes(str(minilm("Q8_0")))
     assert list(shapes) == [ggml.TYPE_Q8_0]
     assert shapes[ggml.TYPE_Q8_0] in {(384, 1536), (1536, 384)}
@@ -147,9 +126,7 @@ def test_a_file_that_cannot_be_read_has_no_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.model
-def test_nothing_is_measured_where_only_one_can_multiply(
-    minilm: Callable[[str], Path],
-) -> None:
+def test_nothing_is_measured_where_only_one_can_multiply(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     assert install_kernels().ours
     assert slower_types(str(minilm("F32")), b"CPU_EDGEEMBED") is None

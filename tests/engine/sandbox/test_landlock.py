@@ -198,6 +198,20 @@ def test_a_card_may_change_devices_and_the_drivers_cache(tmp_path: Path) -> None
     vulkan = {grant.path for grant in sandbox.card_grants("Vulkan0", {**home, "XDG_CACHE_HOME": str(tmp_path / "cached")})}
     assert {tmp_path / "cached" / name for name in ("mesa_shader_cache", "mesa_shader_cache_db", "nvidia")} < vulkan
     assert not {tmp_path, Path("/"), Path("/tmp")} & vulkan
+    chosen = {"XDG_CACHE_HOME": str(tmp_path / "cached"), "MESA_SHADER_CACHE_DIR": str(tmp_path / "mesa")}
+    named = sandbox.card_grants("Vulkan0", home | chosen)
+    assert named[-3].path == tmp_path / "mesa" / "mesa_shader_cache"
+    assert named[-1].path == tmp_path / "cached" / "nvidia"
+
+
+def test_mesas_cache_is_in_the_home_folder_of_the_account_whatever_home_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pwd = pytest.importorskip("pwd", reason="Windows has no password database")
+    account = pwd.struct_passwd(("user", "x", os.getuid(), 0, "", str(tmp_path / "account"), ""))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _user: account)
+    granted = {grant.path for grant in sandbox.card_grants("Vulkan0", {"HOME": str(tmp_path)})}
+    assert {tmp_path / "account" / ".cache" / "mesa_shader_cache", tmp_path / ".cache" / "nvidia"} < granted
 
 
 def test_the_filter_follows_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
