@@ -10,56 +10,51 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-from edgeembed.common.heap import configure_heap
+from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
-from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.hub.store import Store
+from edgeembed.models.pending import PendingModel
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.served_model import ServedModel
+from edgeembed.runtime.default_model import Announce, find_default
 from edgeembed.runtime.models import find_configured_models
 from edgeembed.runtime.replacement import FileWatch, ModelFiles
-from edgeembed.runtime.service import make_service
-from edgeembed.runtime.upstream import make_remote
-
-if TYPE_CHECKING:
-    from edgeembed.upstream.remote import Remote
+from edgeembed.runtime.service import adopt_default, make_service
 
 log = logging.getLogger(__name__)
-
-Announce = Callable[[str], None]
 
 ONE_SIGNAL_SECONDS = 1.0
 
 
-async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
-    """Serve a model until SIGTERM or Ctrl-C; return the exit status.
+async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
+    """Serve the configured model until SIGTERM or Ctrl-C; return the exit status.
 
-    model: None for the model of the setting `upstream`. announce: called with lines for a person at a terminal. Raises
-    ConfigError when the address cannot be used.
+    announce: called with lines for a person at a terminal. Raises ConfigError when the address cannot be used, HubError when
+    there is no model.
     """
     stop = _stop_on_signals()
-    try:
-        default_model = model or await _find_upstream_model(settings, paths, stop, announce)
-        configured = find_configured_models(settings, paths, default_model)
-    except EngineUnavailableError as error:
-        announce(f"error: {error.message}")
-        return 1
+    pending = PendingModel("looking for the model", settings.load_wait)
+    configured = find_configured_models(settings, paths)
     store = Store(paths)
     files = ModelFiles(store)
-    service = make_service(settings, paths, configured, files)
+    service = make_service(settings, paths, configured, files, pending)
     notifier = Notifier()
 
     def note_use(models: Sequence[ServedModel]) -> None:
         for used in models:
             store.mark_used(used.digest)
 
-    default = configured.default
-    loading = asyncio.create_task(service.pool.load(default))
+    async def find_and_load() -> tuple[ServedModel, Engine]:
+        found = await find_default(settings, paths, pending, announce, stop)
+        default = adopt_default(service, configured, found)
+        return default, await service.pool.load(default)
+
+    loading = asyncio.create_task(find_and_load())
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
@@ -67,18 +62,22 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
 
+        if loading.done():  # it has failed: nothing needs to listen
+            await loading
         others = (*configured.pinned, *configured.preload)
         async with listening(service, settings, others, note_use, stop.set, paths) as url:
             gc.enable()  # `edgeembed serve` has disabled it
-            announce(listening_line(settings, url, default))
+            announce(listening_line(settings, url, configured.default, pending.stage))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                for line in ready_lines(settings, url, default, await loading):
+                default, engine = await loading
+                for line in ready_lines(settings, url, default, engine):
                     announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
+                trim_heap()
                 if tuned := TuningResults(paths.state).find(default.digest):
-                    announce(_tuned(tuned, await loading))
+                    announce(_tuned(tuned, engine))
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
@@ -92,16 +91,6 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
         watching.cancel()
         await service.pool.close()
     return 0
-
-
-async def _find_upstream_model(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
-    """Return the upstream server's model, after contacting the server. Raises EngineUnavailableError, ConfigError."""
-    remote = await make_remote(settings, paths)
-    announce(f"upstream {settings.upstream} computes {remote.model}")
-    if remote.entry is None:
-        announce("it is not in the catalogue: input_type has no effect, as its prompts are unknown")
-    await remote.identify(settings.load_timeout, stop)
-    return remote
 
 
 def _tuned(tuned: TuningResult, engine: Engine) -> str:
@@ -141,11 +130,11 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def run(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
+def run(settings: Settings, paths: Paths, announce: Announce) -> int:
     """Run `serve` on a new event loop; return the exit status."""
     configure_heap()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings, paths, model, announce))
+        return runner.run(serve(settings, paths, announce))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -16,7 +16,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgeembed.common.heap import IdleTrim
+from edgeembed.common.heap import IdleTrim, trim_heap
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import (
@@ -109,6 +109,7 @@ class Worker:
         self._loaded.set()
         gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
         gc.enable()  # `main` has disabled it
+        trim_heap()  # what loading took
         self._pipe.send(Ready(info))
         self._run_wide_lane(model, queue)
         self._pipe.finish()

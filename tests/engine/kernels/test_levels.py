@@ -1,6 +1,6 @@
 """The kernels for each kind of processor: which are chosen, and that they need no instructions that the processor lacks.
 
-QEMU plays processors without AVX-512, and 64-bit Arm. It has no AVX-VNNI and no AVX-512: the rung for AVX-VNNI is compiled
+QEMU plays processors without AVX-512, and 64-bit Arm. It has no AVX-VNNI and no AVX-512: the level AVX-VNNI is compiled
 with AVX-512's encoding of the same instruction, and no processor with AVX-VNNI ran it.
 """
 
@@ -73,7 +73,7 @@ def test_older_processors_get_the_kernels_that_they_can_run(cpu: str, level: int
 def other_encoding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Compile the kernels with AVX-512's encoding of the instruction of AVX-VNNI, and return the library."""
     needs_kernels()
-    compiler, library = tool("g++"), tmp_path_factory.mktemp("rungs") / "kernels.so"
+    compiler, library = tool("g++"), tmp_path_factory.mktemp("levels") / "kernels.so"
     flags = ("-shared", "-fPIC", "-O1", "-std=c++17", "-w", "-DVNNI_OF_AVX512")
     subprocess.run([compiler, *flags, FOLDER / "kernels.cpp", "-o", library], check=True, timeout=300)
     found = ctypes.CDLL(str(library))
