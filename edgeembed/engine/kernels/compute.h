@@ -191,4 +191,6 @@ void store_halves(const float * from, uint16_t * to, int64_t count) {
 
 #include "expand.h"
 
+#include "rows.h"
+
 #include "attention.h"

@@ -329,11 +329,8 @@ int compute_graph(Backend * backend, Graph * graph) {
     Laps laps(true), whole(true);
     std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
-    if (own_team && finder.is_nearly_all()) {
-        ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
-    } else {
-        team_threads = 1;
-    }
+    const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
+    if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
     laps.end(FINDING_RUNS);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();

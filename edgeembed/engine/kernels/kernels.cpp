@@ -175,6 +175,9 @@ struct ScratchLayout {
     }
 };
 
+// Gated activations, by their numbers in ggml.
+enum GluKind { GEGLU = GLU_OP_GEGLU, SWIGLU = GLU_OP_SWIGLU, GEGLU_ERF = GLU_OP_GEGLU_ERF };
+
 // Instruction sets that there are kernels for, best last.
 enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 
@@ -194,6 +197,12 @@ struct Kernels {
     void (*add)(float * row, int64_t count, const float * one, const float * other);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
+    void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
+    void (*glu)(GluKind kind, const float * gate, const float * up, float * to, int64_t count);
+    void (*turns)(float position, const float * frequencies, int64_t count, float factor, bool in_pairs, float * cosines,
+                  float * sines);
+    void (*rotate)(const float * from, float * to, int64_t count, int64_t length, bool in_pairs, const float * cosines,
+                   const float * sines);
 };
 
 #if HAS_KERNELS
@@ -205,7 +214,8 @@ namespace width_512 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -222,7 +232,8 @@ namespace width_256_vnni {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -235,7 +246,8 @@ namespace width_256 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves};
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -401,6 +413,9 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
     if (op->op == OP_UNARY) return Gelu::fits(op) ? &gelu : nullptr;
     if (op->op == OP_NORM) return Norm::fits(op) ? &norm : nullptr;
     if (op->op == OP_FLASH_ATTN_EXT) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    if (op->op == OP_ROPE) return Rope::fits(op) ? &rope : nullptr;
+    if (op->op == OP_GLU) return Glu::fits(op) ? &glu : nullptr;
+    if (op->op == OP_SET_ROWS) return SetRows::fits(op) ? &set_rows : nullptr;
     return nullptr;
 }
 
@@ -415,6 +430,7 @@ bool has_operations() {
     return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
            is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
            is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           is(OP_RMS_NORM, "RMS_NORM") && is(OP_SET_ROWS, "SET_ROWS") && is(OP_ROPE, "ROPE") && is(OP_GLU, "GLU") &&
            unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
@@ -461,18 +477,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
-// Let the calling thread compute its next pass with this number of threads, itself included.
-EXPORTED void edgeembed_kernels_threads(int threads) {
-    team_threads = threads;
-    if (threads > 1 && (own_team == nullptr || static_cast<int>(own_team->helpers()) < threads - 1)) {
-        own_team = std::make_shared<Team>(threads - 1);
-        std::atomic_store(&latest_team, own_team);
-    }
-}
+// Let the calling thread compute its next passes with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) { pass_threads = threads; }
 
-// Announce a pass of a query.
+// Announce the pass of a query.
 EXPORTED void edgeembed_kernels_expect(void) {
-    if (const std::shared_ptr<Team> team = std::atomic_load(&latest_team)) team->expect();
+    if (Team * team = process_team.load()) team->expect();
 }
 
 // Measure the parts of forward passes from now on.
@@ -600,6 +610,31 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     const Kernels * these = kernels_of(level);
     if (these != nullptr) these->norm(from, to, count, epsilon);
     return these != nullptr;
+}
+
+// Divide a row by the root of its mean square, and multiply it by the scale, unless that is null. count: a multiple of 16.
+EXPORTED bool edgeembed_kernels_rms_norm(int level, const float * from, float * to, int64_t count, float epsilon, const float * scale) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->rms_norm(from, to, count, epsilon, scale);
+    return these != nullptr;
+}
+
+// Compute a gated activation. kind: ggml's number.
+EXPORTED bool edgeembed_kernels_glu(int level, int kind, const float * gate, const float * up, float * to, int64_t count) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->glu(static_cast<GluKind>(kind), gate, up, to, count);
+    return these != nullptr;
+}
+
+// Rotate the first `count` numbers of a row, a multiple of 32, as at a position. frequencies: [count / 2].
+EXPORTED bool edgeembed_kernels_rotate(int level, const float * from, float * to, int64_t count, int64_t length, bool in_pairs,
+                                       float position, const float * frequencies) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
+    std::vector<float> cosines(count), sines(count);
+    these->turns(position, frequencies, count / 2, 1.0f, in_pairs, cosines.data(), sines.data());
+    these->rotate(from, to, count, length, in_pairs, cosines.data(), sines.data());
+    return true;
 }
 
 // Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half

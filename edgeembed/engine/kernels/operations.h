@@ -221,3 +221,5 @@ Products products;
 Gelu gelu;
 Norm norm;
 FlashAttention flash_attention;
+
+#include "row_operations.h"

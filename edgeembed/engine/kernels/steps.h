@@ -66,15 +66,10 @@ struct Division {
     }
 };
 
-// Of a thread that computes passes with the help of others.
-thread_local std::shared_ptr<Team> own_team;
-std::shared_ptr<Team> latest_team;  // of the thread that computes queries
-thread_local int team_threads = 1;  // of the next passes, this one included
-
 class Runs final : public TensorTraits {
   public:
     bool work_size(int threads, const Tensor * op, size_t & size) override {
-        if (threads == 1) threads = team_threads;
+        if (pass_team != nullptr) threads = pass_threads;
         Run & run = *static_cast<Run *>(op->extra);
         size_t activations = 0, scratch = 0, operations = 0;
         for (int number = 0; number < run.steps; number++) {
@@ -108,8 +103,8 @@ class Runs final : public TensorTraits {
     // team may help.
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const Run & run = *static_cast<const Run *>(op->extra);
-        Team * team = params->nth == 1 && team_threads > 1 ? own_team.get() : nullptr;
-        const int threads = team ? team_threads : params->nth;
+        Team * team = params->nth == 1 ? pass_team : nullptr;
+        const int threads = team ? pass_threads : params->nth;
         if (params->ith == 0) std::memset(params->wdata, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
         Laps laps(params->ith == 0);
         int slot = 0;

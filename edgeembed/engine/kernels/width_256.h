@@ -122,6 +122,8 @@ inline Floats load_unsigned_bytes(const uint8_t * from) {
 inline Floats load_signed_bytes(const uint8_t * from) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
 }
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm256_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

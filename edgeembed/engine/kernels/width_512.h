@@ -91,6 +91,8 @@ inline Floats load_unsigned_bytes(const uint8_t * from) {
 inline Floats load_signed_bytes(const uint8_t * from) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
 }
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm512_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

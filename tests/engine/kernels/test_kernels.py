@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +145,23 @@ import numpy as np
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
 texts = json.loads(sys.argv[3])
-model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512, batch_tokens=512, mode="cpu",
-                                 extra_buffers=sys.argv[2] == "ours", pad_from_tokens=0))
+model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512,
+                                 batch_tokens=int(sys.argv[4]), mode="cpu", extra_buffers=sys.argv[2] == "ours",
+                                 pad_from_tokens=0))
 rows = model.embed([model.tokenize(text) for text in texts])
 json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.stdout)
 """
 
 
 def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
+    """Return unit rows of `TEXTS`, and a description of the kernels."""
+    return rows_of_texts(file, kernels, TEXTS, batch=512)
+
+
+def rows_of_texts(file: Path, kernels: str, texts: Sequence[str], *, batch: int) -> tuple[str, Array]:
     """Return rows from a separate process: once our kernels are installed, every model in the process uses them."""
-    done = subprocess.run(
-        [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(TEXTS)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(texts), str(batch)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
     rows = np.array(found["rows"])
     return found["by"], rows / np.linalg.norm(rows, axis=1, keepdims=True)
