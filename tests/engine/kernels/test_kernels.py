@@ -95,7 +95,7 @@ def test_a_product_is_that_of_the_quantised_numbers(tokens: int) -> None:
         assert np.abs(multiply(level, weights, given) - expected).max() < 2e-3 * np.abs(expected).max()
 
 
-def test_the_rate_of_products_is_known_where_the_level_is_supported() -> None:
+def test_the_rate_of_products_is_measured_where_the_level_is_supported() -> None:
     needs_kernels()
     rate = library().edgeembed_kernels_rate
     rate.restype = ctypes.c_double
