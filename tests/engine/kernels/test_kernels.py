@@ -73,7 +73,7 @@ def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert fingerprint() != "none"
 
 
-def test_the_rate_of_products_is_known_where_the_level_is_supported() -> None:
+def test_the_rate_of_products_is_measured_where_the_level_is_supported() -> None:
     needs_kernels()
     rate = library().edgeembed_kernels_rate
     rate.restype = ctypes.c_double
@@ -246,12 +246,13 @@ def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path
         events.append("bulk")
 
     thread = threading.Thread(target=bulk)
-    with model.kernels.query():
-        thread.start()
-        begun.wait()
-        # Hundreds of pieces of work, each of which waits: seconds, for what would take milliseconds.
-        thread.join(timeout=0.5)
-        events.append("query")
+    model.kernels.begin_query()
+    thread.start()
+    begun.wait()
+    # Hundreds of pieces of work, each of which waits: seconds, for what would take milliseconds.
+    thread.join(timeout=0.5)
+    events.append("query")
+    model.kernels.end_query()
     thread.join(timeout=60)
     assert events == ["query", "bulk"]
     model.close()
