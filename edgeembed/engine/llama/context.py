@@ -61,6 +61,7 @@ class Context:
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
         self._kernels = installed_kernels()
+        self._threads_set = shape.threads
         self._set_threads = self._kernels.threads_setter()
         self._pass_tokens = 0
         # Encoders have no logits. On a card, the buffer may be pinned.
@@ -194,7 +195,9 @@ class Context:
             code = self._forward(self._context, batch)
         else:
             threads = self._threads.next()
-            lib.llama_set_n_threads(self._context, threads, threads)
+            if threads != self._threads_set:
+                lib.llama_set_n_threads(self._context, threads, threads)
+                self._threads_set = threads
             self._set_threads(threads)
             start = time.perf_counter()
             code = self._forward(self._context, batch)

@@ -306,12 +306,13 @@ def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path
         events.append("bulk")
 
     thread = threading.Thread(target=bulk)
-    with model.kernels.query():
-        thread.start()
-        begun.wait()
-        # Hundreds of pieces of work, each of which waits: seconds, for what would take milliseconds.
-        thread.join(timeout=0.5)
-        events.append("query")
+    model.kernels.begin_query()
+    thread.start()
+    begun.wait()
+    # Hundreds of pieces of work, each of which waits: seconds, for what would take milliseconds.
+    thread.join(timeout=0.5)
+    events.append("query")
+    model.kernels.end_query()
     thread.join(timeout=60)
     assert events == ["query", "bulk"]
     model.close()
