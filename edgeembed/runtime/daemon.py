@@ -30,7 +30,7 @@ from edgeembed.runtime.service import adopt_default, make_service
 log = logging.getLogger(__name__)
 
 ONE_SIGNAL_SECONDS = 1.0
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0002
 """How long the event loop waits at most, whenever it wakes, for a thread that works on a large request or writes to the
 cache. Python's default of 5 ms would be several times a query."""
 COLLECTIONS = (5_000, 20, 20)

@@ -130,9 +130,19 @@ struct Device {
 
 constexpr int32_t TYPE_F32 = 0;
 constexpr int32_t TYPE_F16 = 1;
+constexpr int32_t TYPE_Q4_0 = 2;
+constexpr int32_t TYPE_Q4_1 = 3;
+constexpr int32_t TYPE_Q5_0 = 6;
+constexpr int32_t TYPE_Q5_1 = 7;
 constexpr int32_t TYPE_Q8_0 = 8;
+constexpr int32_t TYPE_Q4_K = 12;
+constexpr int32_t TYPE_Q5_K = 13;
+constexpr int32_t TYPE_Q6_K = 14;
+constexpr int32_t TYPE_IQ4_NL = 20;
+constexpr int32_t TYPE_IQ4_XS = 23;
 constexpr int32_t TYPE_I32 = 26;
 constexpr int32_t TYPE_I64 = 27;
+constexpr int32_t TYPE_BF16 = 30;
 
 constexpr int32_t OP_NONE = 0;
 constexpr int32_t OP_ADD = 2;

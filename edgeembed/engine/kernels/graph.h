@@ -224,6 +224,9 @@ class RunFinder {
         if (!is_computed(one)) return false;
         if (one->op == OP_MUL_MAT) {
             if (step.products == MOST_PRODUCTS || !is_product(one) || one->src[1] != step.from) return false;
+            const Given given = FORMATS[format_of(one->src[0]->type)].given;
+            if (step.products > 0 && (given == WORDS) != (step.given == WORDS)) return false;
+            step.given = std::max(step.given, given);  // what is quantised for HALVES is good for BYTES
             last[step.products] = one;
             step.product[step.products++].weights = one->src[0];
             return true;
@@ -295,7 +298,7 @@ class RunFinder {
         if (before.kind == Step::NORMALISE && before.into == step.from) return before.quantises = true;
         if (before.kind != Step::MULTIPLY || before.products != 1 || before.product[0].result != step.from) return false;
         if (!is_inner(step.from) || step.products != 1 || before.product[0].added) return false;
-        if (before.product[0].weights->ne[1] % (2 * GROUP) != 0) return false;  // pieces have to be whole blocks
+        if (before.product[0].weights->ne[1] % block_columns(step.given) != 0) return false;  // pieces have to be whole blocks
         before.product[0].result = nullptr;
         return before.quantises = true;
     }

@@ -77,8 +77,8 @@ class Kernels:
 
     def expect_query(self) -> None:
         """Let the threads that compute queries look for work without sleeping, for a short time."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_expect()
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_expect()
 
     def threads_setter(self) -> Callable[[int], object]:
         """Return a function that sets how many threads compute the calling thread's next pass."""

@@ -187,6 +187,8 @@ class Worker:
                 else:
                     self._queue.close()
             if items:
+                if len(items) == 1 and items[0].priority == INTERACTIVE and self._queue.is_idle and self._model is not None:
+                    self._model.kernels.expect_query()  # they wake while the text is tokenised
                 self._tokenizing.add(items)
 
     def _add_queries(self, texts: list[Queued]) -> None:

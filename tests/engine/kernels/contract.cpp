@@ -99,6 +99,10 @@ SAME_FIELD(ComputeParams, use_ref, ggml_compute_params, use_ref);
 // --- numbers --------------------------------------------------------------------------------------------------------------
 
 static_assert(TYPE_F32 == GGML_TYPE_F32 && TYPE_F16 == GGML_TYPE_F16 && TYPE_Q8_0 == GGML_TYPE_Q8_0);
+static_assert(TYPE_Q4_0 == GGML_TYPE_Q4_0 && TYPE_Q4_1 == GGML_TYPE_Q4_1 && TYPE_Q5_0 == GGML_TYPE_Q5_0);
+static_assert(TYPE_Q5_1 == GGML_TYPE_Q5_1 && TYPE_Q4_K == GGML_TYPE_Q4_K && TYPE_Q5_K == GGML_TYPE_Q5_K);
+static_assert(TYPE_Q6_K == GGML_TYPE_Q6_K && TYPE_IQ4_NL == GGML_TYPE_IQ4_NL && TYPE_IQ4_XS == GGML_TYPE_IQ4_XS);
+static_assert(TYPE_BF16 == GGML_TYPE_BF16);
 static_assert(OP_NONE == GGML_OP_NONE && OP_ADD == GGML_OP_ADD && OP_MUL == GGML_OP_MUL && OP_CPY == GGML_OP_CPY);
 static_assert(OP_NORM == GGML_OP_NORM);
 static_assert(OP_MUL_MAT == GGML_OP_MUL_MAT);
