@@ -224,6 +224,9 @@ class RunFinder {
         if (!is_computed(one)) return false;
         if (one->op == OP_MUL_MAT) {
             if (step.products == MOST_PRODUCTS || !is_product(one) || one->src[1] != step.from) return false;
+            const Given given = FORMATS[format_of(one->src[0]->type)].given;
+            if (step.products > 0 && (given == WORDS) != (step.given == WORDS)) return false;
+            step.given = std::max(step.given, given);  // what is quantised for HALVES is good for BYTES
             last[step.products] = one;
             step.product[step.products++].weights = one->src[0];
             return true;
@@ -295,7 +298,7 @@ class RunFinder {
         if (before.kind == Step::NORMALISE && before.into == step.from) return before.quantises = true;
         if (before.kind != Step::MULTIPLY || before.products != 1 || before.product[0].result != step.from) return false;
         if (!is_inner(step.from) || step.products != 1 || before.product[0].added) return false;
-        if (before.product[0].weights->ne[1] % (2 * GROUP) != 0) return false;  // pieces have to be whole blocks
+        if (before.product[0].weights->ne[1] % block_columns(step.given) != 0) return false;  // pieces have to be whole blocks
         before.product[0].result = nullptr;
         return before.quantises = true;
     }
@@ -326,11 +329,8 @@ int compute_graph(Backend * backend, Graph * graph) {
     Laps laps(true), whole(true);
     std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
-    if (own_team && finder.is_nearly_all()) {
-        ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
-    } else {
-        team_threads = 1;
-    }
+    const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
+    if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
     laps.end(FINDING_RUNS);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();

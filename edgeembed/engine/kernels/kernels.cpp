@@ -1,15 +1,9 @@
 // Kernels for operations that are slow in llama.cpp when it computes embeddings on x86 processors without AMX: products with
-// Q8_0 weights (llama.cpp does not repack them for the processor), attention of few queries or of many short texts that share
-// a batch, GELU, layer normalisation.
+// weights (formats.h), attention of few queries or of many short texts that share a batch, GELU, layer normalisation.
 //
 // llama.cpp keeps the weights for a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
 // each of these types about each operation. This file adds one more; llama.cpp computes everything else itself. README.md
 // explains the hook, which `edgeembed/engine/llama/kernel_hook.py` installs before a model is loaded.
-//
-// Layout of packed weights: groups of 16 rows; for each block of 32 columns of a group, 4 columns of all 16 rows at a time.
-//   8 x 64 bytes  quants + 128, because the first factor of VNNI's dpbusd is unsigned
-//   16 x 2 bytes  scales, half precision
-// A group takes as much memory as 16 rows of Q8_0 in a file.
 //
 // Source of the instructions: Intel's intrinsics guide.
 
@@ -49,6 +43,15 @@ constexpr size_t SCALE_BYTES = 2;
 constexpr size_t BLOCK_BYTES = 34;  // of Q8_0 in a file: a scale, 32 quants
 constexpr size_t GROUP_BYTES = GROUP * BLOCK_BYTES;
 constexpr size_t SCALES_AT = GROUP * BLOCK;
+constexpr size_t LINE = 64;         // bytes of 4 columns of a group, at 8 bits
+constexpr int LARGE = 256;          // columns of a block of K types
+constexpr size_t EXPANDED_BYTES = GROUP * BLOCK + 2 * GROUP * sizeof(float);  // of a block of a group, see expand.h
+constexpr int64_t PANEL_BLOCKS = 32;  // blocks of a group that are expanded at a time
+constexpr size_t LARGEST_BLOCK_BYTES = 256;  // of all formats, in a file
+constexpr int WORD_BLOCK = 64;      // columns that share a scale at 16 bits
+constexpr size_t WORD_GROUP_BYTES = GROUP * (2 * WORD_BLOCK + sizeof(float));
+// At 16 bits, a product of a block must fit into 32 bits: the largest activation times the sum of the weights, rounded up.
+constexpr float MOST_GIVEN_WORD = 16383.0f, MOST_WORD = 32767.0f, MOST_SUM_OF_WORDS = 131000.0f;
 constexpr size_t COUNTER_BYTES = 64;
 constexpr int CHUNKS_PER_THREAD = 4;        // a thread that loses its processor delays the others by one chunk at most
 constexpr size_t PANEL_BYTES = 1 << 18;     // activations that stay in a core's own cache while all rows are multiplied
@@ -60,13 +63,41 @@ constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
 
 size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Activations of all texts, quantised.
+#include "formats.h"
+
+// Activations of all texts, quantised. Blocks are of 32 columns, or of WORD_BLOCK.
 struct Activations {
-    int8_t * quants;   // [tokens, columns]
+    int8_t * quants;   // [tokens, columns]; integers of 16 bits for WORDS
     float * scales;    // [tokens, blocks]
+    float * sums;      // [tokens, blocks]: of the values
     int32_t * starts;  // [tokens, blocks]: start values of sums, which cancel the 128 that was added to the weights
+    int32_t * halves;  // [tokens, blocks, 2]: the same for both halves of a block; null unless for HALVES
     int64_t columns;
     int64_t blocks;
+
+    // Bytes of memory for a number of tokens.
+    static size_t bytes(Given given, int64_t columns, int64_t tokens) {
+        Activations none{};
+        return none.place(given, columns, tokens, nullptr);
+    }
+
+    // Use this memory; return how much. Those for HALVES are good for BYTES, too.
+    size_t place(Given given, int64_t of_columns, int64_t tokens, uint8_t * memory) {
+        columns = of_columns;
+        blocks = columns / block_columns(given);
+        size_t used = 0;
+        const auto take = [&](size_t size) {
+            const size_t at = used;
+            used += aligned(size);
+            return memory == nullptr ? nullptr : memory + at;
+        };
+        quants = reinterpret_cast<int8_t *>(take(tokens * columns * (given == WORDS ? 2 : 1)));
+        scales = reinterpret_cast<float *>(take(tokens * blocks * sizeof(float)));
+        sums = given == WORDS ? nullptr : reinterpret_cast<float *>(take(tokens * blocks * sizeof(float)));
+        starts = given == WORDS ? nullptr : reinterpret_cast<int32_t *>(take(tokens * blocks * sizeof(int32_t)));
+        halves = given != HALVES ? nullptr : reinterpret_cast<int32_t *>(take(2 * tokens * blocks * sizeof(int32_t)));
+        return used;
+    }
 };
 
 // Attention of some queries of `group` heads that share keys and values, in one stream. Strides are in bytes.
@@ -144,23 +175,34 @@ struct ScratchLayout {
     }
 };
 
+// Gated activations, by their numbers in ggml.
+enum GluKind { GEGLU = GLU_OP_GEGLU, SWIGLU = GLU_OP_SWIGLU, GEGLU_ERF = GLU_OP_GEGLU_ERF };
+
 // Instruction sets that there are kernels for, best last.
 enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 
+// Multiplies groups of rows by tokens. out: row of the first token; the next token's is `stride` floats further.
+using Multiply = void (*)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens,
+                          float * out, size_t stride);
+
 struct Kernels {
-    void (*quantise)(const float * row, int64_t token, const Activations & to);
-    // Multiplies groups of rows by tokens. out: row of the first token; the next token's is `stride` floats further.
-    void (*multiply)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
-                     size_t stride);
+    void (*quantise[3])(const float * row, int64_t token, const Activations & to);  // one for each Given
+    // The same for a part of a row, which begins with this block.
+    void (*quantise_part[3])(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
+    const Multiply * multiply;  // one for each of FORMATS
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, Scratch & scratch);
-    // Quantises a part of a row, which begins with this block.
-    void (*quantise_part)(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
     // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
     void (*add)(float * row, int64_t count, const float * one, const float * other);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
+    void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
+    void (*glu)(GluKind kind, const float * gate, const float * up, float * to, int64_t count);
+    void (*turns)(float position, const float * frequencies, int64_t count, float factor, bool in_pairs, float * cosines,
+                  float * sines);
+    void (*rotate)(const float * from, float * to, int64_t count, int64_t length, bool in_pairs, const float * cosines,
+                   const float * sines);
 };
 
 #if HAS_KERNELS
@@ -171,7 +213,9 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -187,7 +231,9 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -199,7 +245,9 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -239,36 +287,6 @@ const Kernels * kernels_of(int) { return nullptr; }
 
 Kernels kernels;
 
-// Pack whole weights. from: Q8_0, [rows, blocks].
-void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
-    for (int64_t group = 0; group < rows / GROUP; group++) {
-        for (int64_t block = 0; block < blocks; block++) {
-            for (int row = 0; row < GROUP; row++) {
-                const uint8_t * source = from + ((group * GROUP + row) * blocks + block) * BLOCK_BYTES;
-                std::memcpy(to + SCALES_AT + SCALE_BYTES * row, source, SCALE_BYTES);
-                for (int column = 0; column < BLOCK; column++) {
-                    to[column / 4 * 4 * GROUP + 4 * row + column % 4] = source[SCALE_BYTES + column] ^ 0x80;
-                }
-            }
-            to += GROUP_BYTES;
-        }
-    }
-}
-
-// Where a byte of Q8_0 weights is in packed weights. flip: bits that differ there.
-struct Place {
-    size_t at;
-    uint8_t flip;
-};
-
-Place place_of(size_t byte, size_t blocks) {
-    const size_t row = byte / (blocks * BLOCK_BYTES), block = byte / BLOCK_BYTES % blocks, within = byte % BLOCK_BYTES;
-    const size_t begin = (row / GROUP * blocks + block) * GROUP_BYTES;
-    if (within < SCALE_BYTES) return {begin + SCALES_AT + SCALE_BYTES * (row % GROUP) + within, 0};
-    const size_t column = within - SCALE_BYTES;
-    return {begin + column / 4 * 4 * GROUP + 4 * (row % GROUP) + column % 4, 0x80};
-}
-
 #include "operations.h"
 
 // --- the buffer type ------------------------------------------------------------------------------------------------------
@@ -278,25 +296,50 @@ int init_tensor(Buffer *, Tensor * tensor) {
     return 0;
 }
 
-// llama.cpp sets whole weights. Parts are packed byte by byte, which is slow.
-void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
-    const int64_t rows = rows_of(tensor), blocks = tensor->ne[0] / BLOCK;
-    const auto * from = static_cast<const uint8_t *>(data);
-    auto * to = static_cast<uint8_t *>(tensor->data);
-    if (offset == 0 && size == static_cast<size_t>(rows * blocks) * BLOCK_BYTES) return pack(from, to, rows, blocks);
-    for (size_t byte = 0; byte < size; byte++) {
-        const Place place = place_of(offset + byte, blocks);
-        to[place.at] = from[byte] ^ place.flip;
+// Call `with` for all blocks that a part of the weights is in, with: where the packed block is, the row of the group, the first
+// byte of the block that is in the part, how many there are, and where the first is in the part.
+template <typename With> void for_blocks(const Format & format, const Tensor * tensor, size_t offset, size_t size, With with) {
+    const size_t blocks = tensor->ne[0] / format.columns;
+    for (size_t done = 0; done < size;) {
+        const size_t block = (offset + done) / format.block_bytes, begin = (offset + done) % format.block_bytes;
+        const size_t count = std::min(format.block_bytes - begin, size - done), row = block / blocks;
+        const size_t at = (row / GROUP * blocks + block % blocks) * format.packed_bytes;
+        with(static_cast<uint8_t *>(tensor->data) + at, static_cast<int>(row % GROUP), begin, count, done);
+        done += count;
     }
 }
 
+// llama.cpp sets whole weights. Of blocks that are set in part, the rest is unpacked before.
+void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
+    const Format & format = FORMATS[format_of(tensor->type)];
+    const auto * from = static_cast<const uint8_t *>(data);
+    const auto set = [&](uint8_t * packed, int row, size_t begin, size_t count, size_t done) {
+        if (count == format.block_bytes) return format.pack(from + done, packed, row);
+        uint8_t block[LARGEST_BLOCK_BYTES];
+        format.unpack(packed, block, row);
+        std::memcpy(block + begin, from + done, count);
+        format.pack(block, packed, row);
+    };
+    for_blocks(format, tensor, offset, size, set);
+}
+
 void get_tensor(Buffer *, const Tensor * tensor, void * data, size_t offset, size_t size) {
-    const auto * from = static_cast<const uint8_t *>(tensor->data);
+    const Format & format = FORMATS[format_of(tensor->type)];
     auto * to = static_cast<uint8_t *>(data);
-    for (size_t byte = 0; byte < size; byte++) {
-        const Place place = place_of(offset + byte, tensor->ne[0] / BLOCK);
-        to[byte] = from[place.at] ^ place.flip;
-    }
+    const auto get = [&](const uint8_t * packed, int row, size_t begin, size_t count, size_t done) {
+        uint8_t block[LARGEST_BLOCK_BYTES];
+        format.unpack(packed, block, row);
+        std::memcpy(to + done, block + begin, count);
+    };
+    for_blocks(format, tensor, offset, size, get);
+}
+
+size_t get_alloc_size(BufferType *, const Tensor * tensor) {
+    const int number = format_of(tensor->type);
+    const size_t rows = rows_of(tensor);
+    // ggml asks about tensors that fit; of others, nothing is packed.
+    if (number == FORMATS_COUNT) return tensor->nb[3] * tensor->ne[3];
+    return (rows + GROUP - 1) / GROUP * FORMATS[number].group_bytes(tensor->ne[0]);
 }
 
 const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
@@ -337,7 +380,7 @@ class Extra final : public ExtraBufferType {
 };
 
 Extra extra;
-BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
+BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr}, nullptr, &extra};
 
 // The types of weights, a bit for each, that are left to llama.cpp's own buffer types.
 std::atomic<uint64_t> left_types{0};
@@ -370,6 +413,9 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
     if (op->op == OP_UNARY) return Gelu::fits(op) ? &gelu : nullptr;
     if (op->op == OP_NORM) return Norm::fits(op) ? &norm : nullptr;
     if (op->op == OP_FLASH_ATTN_EXT) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    if (op->op == OP_ROPE) return Rope::fits(op) ? &rope : nullptr;
+    if (op->op == OP_GLU) return Glu::fits(op) ? &glu : nullptr;
+    if (op->op == OP_SET_ROWS) return SetRows::fits(op) ? &set_rows : nullptr;
     return nullptr;
 }
 
@@ -384,6 +430,7 @@ bool has_operations() {
     return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
            is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
            is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           is(OP_RMS_NORM, "RMS_NORM") && is(OP_SET_ROWS, "SET_ROWS") && is(OP_ROPE, "ROPE") && is(OP_GLU, "GLU") &&
            unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
@@ -430,18 +477,12 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
 
-// Let the calling thread compute its next pass with this number of threads, itself included.
-EXPORTED void edgeembed_kernels_threads(int threads) {
-    team_threads = threads;
-    if (threads > 1 && (own_team == nullptr || static_cast<int>(own_team->helpers()) < threads - 1)) {
-        own_team = std::make_shared<Team>(threads - 1);
-        std::atomic_store(&latest_team, own_team);
-    }
-}
+// Let the calling thread compute its next passes with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) { pass_threads = threads; }
 
-// Announce a pass of a query.
+// Announce the pass of a query.
 EXPORTED void edgeembed_kernels_expect(void) {
-    if (const std::shared_ptr<Team> team = std::atomic_load(&latest_team)) team->expect();
+    if (Team * team = process_team.load()) team->expect();
 }
 
 // Measure the parts of forward passes from now on.
@@ -476,20 +517,46 @@ EXPORTED int edgeembed_kernels_share(int helpers, int parts, int steps) {
     return static_cast<int>(std::count_if(computed.begin(), computed.end(), [=](const auto & times) { return times != steps; }));
 }
 
-// Multiply. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
-EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,
-                                         int64_t columns, int64_t tokens) {
+// Return the bytes of packed weights of a type.
+EXPORTED size_t edgeembed_kernels_packed(int type, int64_t rows, int64_t columns) {
+    const int number = format_of(type);
+    return number == FORMATS_COUNT ? 0 : rows / GROUP * FORMATS[number].group_bytes(columns);
+}
+
+// Set, or get, a part of weights of [rows, columns] as ggml does. offset, size: of the part, in bytes of the type.
+EXPORTED void edgeembed_kernels_set(void * weights, int type, int64_t rows, int64_t columns, const void * data, size_t offset,
+                                    size_t size) {
+    Tensor tensor{};
+    tensor.type = type;
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    set_tensor(nullptr, &tensor, data, offset, size);
+}
+EXPORTED void edgeembed_kernels_get(void * weights, int type, int64_t rows, int64_t columns, void * data, size_t offset,
+                                    size_t size) {
+    Tensor tensor{};
+    tensor.type = type;
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    get_tensor(nullptr, &tensor, data, offset, size);
+}
+
+// Multiply. weights: of a type, [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
+EXPORTED bool edgeembed_kernels_multiply(int level, int type, const void * weights, const float * given, float * out,
+                                         int64_t rows, int64_t columns, int64_t tokens) {
     const Kernels * these = kernels_of(level);
-    if (these == nullptr) return false;
-    const int64_t blocks = columns / BLOCK;
-    std::vector<uint8_t> packed(rows * blocks * BLOCK_BYTES);
-    pack(static_cast<const uint8_t *>(weights), packed.data(), rows, blocks);
-    std::vector<int8_t> quants(tokens * columns);
-    std::vector<float> scales(tokens * blocks);
-    std::vector<int32_t> starts(tokens * blocks);
-    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
-    for (int64_t token = 0; token < tokens; token++) these->quantise(given + token * columns, token, activations);
-    these->multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
+    const int number = format_of(type);
+    if (these == nullptr || number == FORMATS_COUNT) return false;
+    const Format & format = FORMATS[number];
+    std::vector<uint8_t> packed(rows / GROUP * format.group_bytes(columns));
+    edgeembed_kernels_set(packed.data(), type, rows, columns, weights, 0, rows * format.row_bytes(columns));
+    Activations activations{};
+    std::vector<uint8_t> memory(Activations::bytes(format.given, columns, tokens));
+    activations.place(format.given, columns, tokens, memory.data());
+    for (int64_t token = 0; token < tokens; token++) {
+        these->quantise[format.given](given + token * columns, token, activations);
+    }
+    these->multiply[number](packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
     return true;
 }
 
@@ -510,17 +577,17 @@ double thread_seconds() {
 EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return 0;
-    const int64_t blocks = columns / BLOCK, groups = rows / GROUP;
+    const int64_t groups = rows / GROUP;
     const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
-    std::vector<uint8_t> packed(groups * blocks * GROUP_BYTES);
-    std::vector<int8_t> quants(tokens * columns);
-    std::vector<float> scales(tokens * blocks), out(tokens * rows);
-    std::vector<int32_t> starts(tokens * blocks);
-    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
+    std::vector<uint8_t> packed(groups * FORMATS[Q8_0].group_bytes(columns));
+    std::vector<uint8_t> memory(Activations::bytes(BYTES, columns, tokens));
+    std::vector<float> out(tokens * rows);
+    Activations activations{};
+    activations.place(BYTES, columns, tokens, memory.data());
     const auto run = [&] {
         for (int64_t first = 0; first < tokens; first += panel) {
-            these->multiply(packed.data(), groups, activations, first, std::min(panel, tokens - first), out.data() + first * rows,
-                            rows);
+            these->multiply[Q8_0](packed.data(), groups, activations, first, std::min(panel, tokens - first),
+                                  out.data() + first * rows, rows);
         }
     };
     run();
@@ -543,6 +610,31 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     const Kernels * these = kernels_of(level);
     if (these != nullptr) these->norm(from, to, count, epsilon);
     return these != nullptr;
+}
+
+// Divide a row by the root of its mean square, and multiply it by the scale, unless that is null. count: a multiple of 16.
+EXPORTED bool edgeembed_kernels_rms_norm(int level, const float * from, float * to, int64_t count, float epsilon, const float * scale) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->rms_norm(from, to, count, epsilon, scale);
+    return these != nullptr;
+}
+
+// Compute a gated activation. kind: ggml's number.
+EXPORTED bool edgeembed_kernels_glu(int level, int kind, const float * gate, const float * up, float * to, int64_t count) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->glu(static_cast<GluKind>(kind), gate, up, to, count);
+    return these != nullptr;
+}
+
+// Rotate the first `count` numbers of a row, a multiple of 32, as at a position. frequencies: [count / 2].
+EXPORTED bool edgeembed_kernels_rotate(int level, const float * from, float * to, int64_t count, int64_t length, bool in_pairs,
+                                       float position, const float * frequencies) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
+    std::vector<float> cosines(count), sines(count);
+    these->turns(position, frequencies, count / 2, 1.0f, in_pairs, cosines.data(), sines.data());
+    these->rotate(from, to, count, length, in_pairs, cosines.data(), sines.data());
+    return true;
 }
 
 // Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half
@@ -579,19 +671,5 @@ EXPORTED bool edgeembed_kernels_attention(int level, const Heads * heads) {
     job.scale = heads->scale;
     these->attention(job, scratch);
     return true;
-}
-
-// Set, or get, a part of weights of [rows, columns] as ggml does. offset, size: of the part, in bytes of Q8_0.
-EXPORTED void edgeembed_kernels_set(void * weights, int64_t rows, int64_t columns, const void * data, size_t offset, size_t size) {
-    Tensor tensor{};
-    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
-    tensor.data = weights;
-    set_tensor(nullptr, &tensor, data, offset, size);
-}
-EXPORTED void edgeembed_kernels_get(void * weights, int64_t rows, int64_t columns, void * data, size_t offset, size_t size) {
-    Tensor tensor{};
-    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
-    tensor.data = weights;
-    get_tensor(nullptr, &tensor, data, offset, size);
 }
 }

@@ -54,41 +54,37 @@ class Counter {
 class Products final : public TensorTraits {
   public:
     bool work_size(int, const Tensor * op, size_t & size) override {
-        const int64_t columns = op->src[1]->ne[0], tokens = rows_of(op->src[1]);
-        size = COUNTER_BYTES + aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
+        const Format & format = FORMATS[format_of(op->src[0]->type)];
+        size = COUNTER_BYTES + Activations::bytes(format.given, op->src[1]->ne[0], rows_of(op->src[1]));
         return true;
     }
 
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const Tensor * weights = op->src[0];
         const Tensor * given = op->src[1];
+        const int number = format_of(weights->type);
+        const Format & format = FORMATS[number];
         const int64_t columns = given->ne[0], tokens = rows_of(given), groups = weights->ne[1] / GROUP;
         Counter counter(params);
         Activations activations{};
-        activations.columns = columns;
-        activations.blocks = columns / BLOCK;
-        auto * work = static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES;
-        activations.quants = reinterpret_cast<int8_t *>(work);
-        work += aligned(tokens * columns);
-        activations.scales = reinterpret_cast<float *>(work);
-        work += aligned(tokens * activations.blocks * sizeof(float));
-        activations.starts = reinterpret_cast<int32_t *>(work);
+        activations.place(format.given, columns, tokens, static_cast<uint8_t *>(params->wdata) + COUNTER_BYTES);
         for (int64_t token = params->ith; token < tokens; token += params->nth) {
-            kernels.quantise(row_of<const float>(given, token), token, activations);
+            kernels.quantise[format.given](row_of<const float>(given, token), token, activations);
         }
         counter.wait_for_all();
 
         const int64_t wanted = static_cast<int64_t>(params->nth) * CHUNKS_PER_THREAD;
         const int64_t share = (groups + wanted - 1) / wanted;
         const int64_t chunk = share > 1 ? (share + 1) / 2 * 2 : 1;  // kernels take groups in pairs
-        const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
-        const size_t group_bytes = activations.blocks * GROUP_BYTES;
+        const int64_t row_bytes = columns * (format.given == WORDS ? 2 : 1);
+        const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / row_bytes / 16 * 16, 16);
+        const size_t group_bytes = format.group_bytes(columns);
         for (int64_t begin = chunk * counter.take(); begin < groups; begin = chunk * counter.take()) {
             const int64_t end = std::min(begin + chunk, groups);
             for (int64_t first = 0; first < tokens; first += panel) {
-                kernels.multiply(static_cast<const uint8_t *>(weights->data) + begin * group_bytes, end - begin, activations,
-                                 first, std::min(panel, tokens - first), row_of<float>(op, first) + begin * GROUP,
-                                 op->nb[1] / sizeof(float));
+                kernels.multiply[number](static_cast<const uint8_t *>(weights->data) + begin * group_bytes, end - begin,
+                                         activations, first, std::min(panel, tokens - first),
+                                         row_of<float>(op, first) + begin * GROUP, op->nb[1] / sizeof(float));
             }
         }
         return true;
@@ -98,8 +94,9 @@ class Products final : public TensorTraits {
     static bool fits(const Tensor * op) {
         const Tensor * weights = op->src[0];
         const Tensor * given = op->src[1];
-        return weights->type == TYPE_Q8_0 && given->type == TYPE_F32 && op->type == TYPE_F32 && weights->ne[2] == 1 &&
-               weights->ne[3] == 1 && weights->ne[0] % BLOCK == 0 && weights->ne[1] % GROUP == 0 &&
+        const int number = format_of(weights->type);
+        return number != FORMATS_COUNT && given->type == TYPE_F32 && op->type == TYPE_F32 && weights->ne[2] == 1 &&
+               weights->ne[3] == 1 && weights->ne[0] % FORMATS[number].columns == 0 && weights->ne[1] % GROUP == 0 &&
                given->nb[0] == sizeof(float) && op->nb[0] == sizeof(float) && op->nb[2] == op->nb[1] * op->ne[1] &&
                op->nb[3] == op->nb[2] * op->ne[2];
     }
@@ -224,3 +221,5 @@ Products products;
 Gelu gelu;
 Norm norm;
 FlashAttention flash_attention;
+
+#include "row_operations.h"

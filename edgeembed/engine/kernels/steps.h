@@ -26,6 +26,7 @@ struct Step {
     const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
     float epsilon;
     bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
+    Given given;                        // MULTIPLY: how the rows are quantised
     int products;
     Product product[MOST_PRODUCTS];
     Tensor * node;
@@ -40,39 +41,24 @@ struct Run {
     size_t activations[2], scratch, scratch_bytes, operations, operations_bytes, bytes;
 };
 
-// Sizes of activations of some tokens.
-Activations activations_at(void * memory, int64_t tokens, int64_t columns) {
-    auto * at = static_cast<uint8_t *>(memory);
-    Activations found{};
-    found.columns = columns;
-    found.blocks = columns / BLOCK;
-    found.quants = reinterpret_cast<int8_t *>(at);
-    at += aligned(tokens * columns);
-    found.scales = reinterpret_cast<float *>(at);
-    at += aligned(tokens * found.blocks * sizeof(float));
-    found.starts = reinterpret_cast<int32_t *>(at);
-    return found;
-}
-
-size_t activation_bytes(int64_t tokens, int64_t columns) {
-    return aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
-}
-
 // How a step's products are divided among threads.
 struct Division {
     int64_t share;  // groups of a piece, at most
+    int64_t least;  // groups of a piece are a multiple of it: kernels take pairs, and results are quantised in blocks
     int threads;
 
-    Division(const Step & step, int threads) : threads(threads) {
+    // next: the step that multiplies the results, if this one quantises them.
+    Division(const Step & step, const Step & next, int threads) : threads(threads) {
         int64_t groups = 0;
         for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
         share = std::max<int64_t>(groups / (static_cast<int64_t>(threads) * CHUNKS_PER_THREAD), 1);
+        least = step.quantises ? block_columns(next.given) / GROUP : 2;
     }
-    // Groups of a piece: as many pieces for each thread. Kernels take groups in pairs, and a block of results is two groups.
+    // Groups of a piece: as many pieces for each thread.
     int64_t chunk_of(const Product & product) const {
         const int64_t groups = product.weights->ne[1] / GROUP;
         const int64_t wanted = ((groups + share - 1) / share + threads - 1) / threads * threads;
-        return ((groups + wanted - 1) / wanted + 1) / 2 * 2;
+        return ((groups + wanted - 1) / wanted + least - 1) / least * least;
     }
     int64_t pieces_of(const Product & product) const {
         const int64_t chunk = chunk_of(product);
@@ -80,30 +66,20 @@ struct Division {
     }
 };
 
-// Of a thread that computes passes with the help of others.
-thread_local std::shared_ptr<Team> own_team;
-std::shared_ptr<Team> latest_team;  // of the thread that computes queries
-thread_local int team_threads = 1;  // of the next passes, this one included
-
 class Runs final : public TensorTraits {
   public:
     bool work_size(int threads, const Tensor * op, size_t & size) override {
-        if (threads == 1) threads = team_threads;
+        if (pass_team != nullptr) threads = pass_threads;
         Run & run = *static_cast<Run *>(op->extra);
         size_t activations = 0, scratch = 0, operations = 0;
         for (int number = 0; number < run.steps; number++) {
             const Step & step = run.step[number];
             switch (step.kind) {
                 case Step::QUANTISE:
-                case Step::NORMALISE:
-                    activations = std::max(activations, activation_bytes(rows_of(step.from), step.from->ne[0]));
-                    break;
+                case Step::NORMALISE: break;
                 case Step::MULTIPLY:
+                    activations = std::max(activations, Activations::bytes(step.given, step.from->ne[0], rows_of(step.from)));
                     for (int one = 0; one < step.products; one++) scratch = std::max(scratch, scratch_bytes(step.product[one]));
-                    if (step.quantises) {
-                        const Tensor * next = run.step[number + 1].from;
-                        activations = std::max(activations, activation_bytes(rows_of(next), next->ne[0]));
-                    }
                     break;
                 case Step::NODE: {
                     size_t wanted = 0;
@@ -127,8 +103,8 @@ class Runs final : public TensorTraits {
     // team may help.
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const Run & run = *static_cast<const Run *>(op->extra);
-        Team * team = params->nth == 1 && team_threads > 1 ? own_team.get() : nullptr;
-        const int threads = team ? team_threads : params->nth;
+        Team * team = params->nth == 1 ? pass_team : nullptr;
+        const int threads = team ? pass_threads : params->nth;
         if (params->ith == 0) std::memset(params->wdata, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
         Laps laps(params->ith == 0);
         int slot = 0;
@@ -160,21 +136,25 @@ class Runs final : public TensorTraits {
 
     // Compute a thread's share of a step. from, to: which activations it reads and writes.
     static void compute(const ComputeParams & shared, const Run & run, int number, int from, int to, int thread, int threads) {
-        const Step & step = run.step[number];
+        const Step &step = run.step[number], &next = run.step[number + 1];
         auto * work = static_cast<uint8_t *>(shared.wdata);
-        const auto activations = [&](int slot, const Tensor * rows) {
-            return activations_at(work + run.activations[slot], rows_of(rows), rows->ne[0]);
+        // What is quantised for a step that multiplies.
+        const auto activations = [&](int slot, const Step & reader) {
+            Activations found{};
+            found.place(reader.given, reader.from->ne[0], rows_of(reader.from), work + run.activations[slot]);
+            return found;
         };
         ComputeParams params = shared;
         params.ith = thread;
         params.nth = threads;
         if (shared.nth == 1 && threads > 1) params.threadpool = nullptr;  // a team's threads do not wait for each other
         switch (step.kind) {
-            case Step::QUANTISE: return quantise(params, step, activations(to, step.from));
-            case Step::NORMALISE: return normalise(params, step, activations(to, step.from));
+            case Step::QUANTISE: return quantise(params, step, next.given, activations(to, next));
+            case Step::NORMALISE:
+                return normalise(params, step, next.given, step.quantises ? activations(to, next) : Activations{});
             case Step::MULTIPLY:
-                return multiply(params, step, activations(from, step.from),
-                                step.quantises ? activations(to, run.step[number + 1].from) : Activations{},
+                return multiply(params, step, next, activations(from, step),
+                                step.quantises ? activations(to, next) : Activations{},
                                 *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
                                 reinterpret_cast<float *>(work + run.scratch + thread * run.scratch_bytes));
             case Step::NODE:
@@ -186,7 +166,7 @@ class Runs final : public TensorTraits {
 
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
-        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + GROUP) * sizeof(float);
+        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
     }
 
     static Part part_of(const Step & step) {
@@ -198,15 +178,15 @@ class Runs final : public TensorTraits {
         }
     }
 
-    static void quantise(const ComputeParams & params, const Step & step, const Activations & to) {
+    static void quantise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from);
         for (int64_t row = params.ith; row < rows; row += params.nth) {
-            kernels.quantise(row_of<const float>(step.from, row), row, to);
+            kernels.quantise[given](row_of<const float>(step.from, row), row, to);
         }
     }
 
-    static void normalise(const ComputeParams & params, const Step & step, const Activations & to) {
+    static void normalise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from), count = step.from->ne[0];
         const auto * scale = step.scale ? static_cast<const float *>(step.scale->data) : nullptr;
@@ -215,14 +195,14 @@ class Runs final : public TensorTraits {
             auto * into = row_of<float>(step.into, row);
             kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
             if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
-            if (step.quantises) kernels.quantise(into, row, to);
+            if (step.quantises) kernels.quantise[given](into, row, to);
         }
     }
 
     // Compute pieces of the products until none is left.
-    static void multiply(const ComputeParams & params, const Step & step, const Activations & from, const Activations & to,
-                         std::atomic<int64_t> & next, float * scratch) {
-        const Division division(step, params.nth);
+    static void multiply(const ComputeParams & params, const Step & step, const Step & reader, const Activations & from,
+                         const Activations & to, std::atomic<int64_t> & next, float * scratch) {
+        const Division division(step, reader, params.nth);
         for (;;) {
             let_queries_pass();
             int64_t piece = next.fetch_add(1, std::memory_order_relaxed);
@@ -234,14 +214,16 @@ class Runs final : public TensorTraits {
             const Product & product = step.product[number];
             const int64_t chunk = division.chunk_of(product), begin = piece * chunk;
             const int64_t end = std::min<int64_t>(begin + chunk, product.weights->ne[1] / GROUP);
-            multiply_piece(product, begin, end, rows_of(step.from), from, to, scratch);
+            multiply_piece(product, begin, end, rows_of(step.from), from, reader.given, to, scratch);
         }
     }
 
     // Groups of rows of the weights, times all tokens.
     static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
-                               const Activations & to, float * scratch) {
-        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * from.blocks * GROUP_BYTES;
+                               Given given, const Activations & to, float * scratch) {
+        const int format = format_of(product.weights->type);
+        const size_t group_bytes = FORMATS[format].group_bytes(from.columns);
+        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
         const int64_t column = begin * GROUP, count = (end - begin) * GROUP;
         const auto * bias = product.bias ? static_cast<const float *>(product.bias->data) + column : nullptr;
         const bool in_place = product.result && product.result->type == TYPE_F32;
@@ -251,7 +233,7 @@ class Runs final : public TensorTraits {
             const int64_t now = std::min(part, tokens - first);
             float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
             const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
-            kernels.multiply(weights, end - begin, from, first, now, rows, stride);
+            kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
             for (int64_t token = 0; token < now; token++) {
                 float * row = rows + token * stride;
                 const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
@@ -259,7 +241,8 @@ class Runs final : public TensorTraits {
                 if (product.gelu) kernels.gelu(row, row, count);
                 if (in_place) continue;
                 if (product.result == nullptr) {
-                    kernels.quantise_part(row, first + token, column / BLOCK, count / BLOCK, to);
+                    const int64_t columns = block_columns(given);
+                    kernels.quantise_part[given](row, first + token, column / columns, count / columns, to);
                 } else {
                     store_halves_of(product.result, row, first + token, column, count);
                 }

@@ -11,8 +11,10 @@ constexpr int LOOKS = 64;                                 // between two looks a
 
 class Team {
   public:
-    explicit Team(int helpers) {
-        for (int number = 0; number < helpers; number++) threads_.emplace_back([this] { help(); });
+    explicit Team(size_t helpers) { grow(helpers); }
+
+    void grow(size_t helpers) {
+        while (threads_.size() < helpers) threads_.emplace_back([this] { help(); });
     }
 
     ~Team() {
@@ -23,8 +25,6 @@ class Team {
         wake_.notify_all();
         for (std::thread & thread : threads_) thread.join();
     }
-
-    size_t helpers() const { return threads_.size(); }
 
     // Call work(part) for all parts, in any order, on several threads; fewer than 2^16 parts.
     template <typename Work> void run(uint64_t parts, const Work & work) {
@@ -110,4 +110,24 @@ class Team {
         asleep_.fetch_sub(1);
         return ended_;
     }
+};
+
+std::mutex team_lock;
+std::atomic<Team *> process_team{nullptr};  // ends with the process
+thread_local int pass_threads = 1;          // of the calling thread's passes
+thread_local Team * pass_team = nullptr;    // that helps with the present pass
+
+// Lets the process's team help with a pass, unless it helps with another one.
+class TeamUse {
+  public:
+    explicit TeamUse(int threads) : lock_(team_lock, std::defer_lock) {
+        if (threads == 1 || !lock_.try_lock()) return;
+        if (process_team == nullptr) process_team = new Team(0);
+        pass_team = process_team;
+        pass_team->grow(threads - 1);
+    }
+    ~TeamUse() { pass_team = nullptr; }
+
+  private:
+    std::unique_lock<std::mutex> lock_;
 };

@@ -56,6 +56,7 @@ class Context:
         self._forward = traced(before="prepare the batch", within="compute")(measured(forward))
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
+        self._threads_set = shape.threads
         self._set_threads = installed_kernels().threads_setter()
         # Encoders have no logits. On a card, the buffer may be pinned.
         self._unused_logits = None if self._memory or on_card else _UnusedLogits(model, self._context, shape.sequences)
@@ -185,7 +186,9 @@ class Context:
             code = self._forward(self._context, batch)
         else:
             threads = self._threads.next()
-            lib.llama_set_n_threads(self._context, threads, threads)
+            if threads != self._threads_set:
+                lib.llama_set_n_threads(self._context, threads, threads)
+                self._threads_set = threads
             self._set_threads(threads)
             start = time.perf_counter()
             code = self._forward(self._context, batch)

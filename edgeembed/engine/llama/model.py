@@ -318,7 +318,7 @@ class LlamaModel:
         if left is None and self.kernels.ours:
             began = time.perf_counter()
             self.kernels.leave(())
-            left = slower_types(self._options.path, BUFFER_TYPE)
+            left = slower_types(self._options.path, BUFFER_TYPE, plain=not self.kernels.vnni)
             if left is not None:
                 seconds = round(time.perf_counter() - began, 3)
                 measured = AutotuneResult(pad_from_tokens=None, left_types=left, seconds=seconds)

@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
-from tests.engine.kernels.test_kernels import Q8_0, RNG, needs_kernels
+from tests.engine.kernels.test_kernels import RNG, needs_kernels
 
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
 JOB = Path(__file__).with_name("qemu_job.py")
 AVX2, AVX_VNNI = 1, 2
 ARM_ROOT = "/usr/aarch64-linux-gnu"
@@ -89,7 +90,7 @@ def test_products_with_avx_vnni_are_those_with_avx2(other_encoding: ctypes.CDLL,
     for level in (AVX2, AVX_VNNI):
         out = np.zeros((tokens, 48), np.float32)
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in (weights, given, out))
-        other_encoding.edgeembed_kernels_multiply(level, *pointers, *map(ctypes.c_int64, (48, 96, tokens)))
+        other_encoding.edgeembed_kernels_multiply(level, int(Q8_0), *pointers, *map(ctypes.c_int64, (48, 96, tokens)))
         found.append(out)
     assert np.array_equal(*found) and found[0].any()
 
