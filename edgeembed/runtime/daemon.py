@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
+from edgeembed.common.tls import without_certificates
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
@@ -30,7 +31,7 @@ from edgeembed.runtime.service import adopt_default, make_service
 log = logging.getLogger(__name__)
 
 ONE_SIGNAL_SECONDS = 1.0
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0002
 """How long the event loop waits at most, whenever it wakes, for a thread that works on a large request or writes to the
 cache. Python's default of 5 ms would be several times a query."""
 COLLECTIONS = (5_000, 20, 20)
@@ -65,7 +66,7 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
-        await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
+        await asyncio.to_thread(_import_server)
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
 
@@ -98,6 +99,11 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
         watching.cancel()
         await service.pool.close()
     return 0
+
+
+def _import_server() -> None:
+    with without_certificates():
+        importlib.import_module("edgeembed.server.lifecycle")
 
 
 def _tuned(tuned: TuningResult, engine: Engine) -> str:

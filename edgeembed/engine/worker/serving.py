@@ -92,6 +92,7 @@ class Worker:
             info = msgspec.structs.replace(
                 self._check_canary(model), batch_tokens=model.batch_budget, sandbox=self._sandbox.info
             )
+            model.renew_wide()  # the canary texts have filled the largest batch; most queries are short
         except ModelLoadError as error:
             return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:
@@ -187,6 +188,8 @@ class Worker:
                 else:
                     self._queue.close()
             if items:
+                if len(items) == 1 and items[0].priority == INTERACTIVE and self._queue.is_idle and self._model is not None:
+                    self._model.kernels.expect_query()  # they wake while the text is tokenised
                 self._tokenizing.add(items)
 
     def _add_queries(self, texts: list[Queued]) -> None:
