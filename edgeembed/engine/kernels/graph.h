@@ -334,6 +334,7 @@ int compute_graph(Backend * backend, Graph * graph) {
     const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
     if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
     laps.end(FINDING_RUNS);
+    note_results(graph);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();
     const int64_t ours = std::accumulate(part_nanoseconds, part_nanoseconds + PARTS, int64_t{0});
