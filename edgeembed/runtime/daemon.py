@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
+from edgeembed.common.tls import without_certificates
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
@@ -65,7 +66,7 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
-        await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
+        await asyncio.to_thread(_import_server)
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
 
@@ -100,12 +101,19 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
     return 0
 
 
+def _import_server() -> None:
+    with without_certificates():
+        importlib.import_module("edgeembed.server.lifecycle")
+
+
 def _tuned(tuned: TuningResult, engine: Engine) -> str:
     """Return a line on how the model runs, and how that was found."""
     profile = tuned.profile
     found = [f"{profile.threads} thread{'s' * (profile.threads != 1)}"]
     if profile.pad_from_tokens is not None:
         found.append(f"padding from {profile.pad_from_tokens} tokens" if profile.pad_from_tokens else "no padding")
+    if profile.left_types:
+        found.append("llama.cpp's kernels for some types of weights")
     if engine.info is not None and engine.info.autotune is not None:
         source = f"when the model was loaded ({engine.info.autotune.seconds:.1f} s)"
     else:
