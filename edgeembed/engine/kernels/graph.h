@@ -159,13 +159,15 @@ class RunFinder {
 
     bool is_computed(const Tensor * one) const { return one->flags & FLAG_COMPUTE; }
 
-    // NORM, and then MUL and ADD of vectors.
+    // NORM or RMS_NORM, and then MUL and ADD of vectors.
     bool normalise(Run & run) {
         Tensor * norm_node = node(at_);
-        if (norm_node->op != OP_NORM || !is_computed(norm_node) || !Norm::fits(norm_node)) return false;
+        if ((norm_node->op != OP_NORM && norm_node->op != OP_RMS_NORM) || !is_computed(norm_node)) return false;
+        if (!Norm::fits(norm_node)) return false;
         if (!is_rows(norm_node->src[0]) || !is_rows(norm_node)) return false;
         Step step{};
         step.kind = Step::NORMALISE;
+        step.by_mean_square = norm_node->op == OP_RMS_NORM;
         step.from = norm_node->src[0];
         std::memcpy(&step.epsilon, norm_node->op_params, sizeof(float));
         const Tensor * last = norm_node;
