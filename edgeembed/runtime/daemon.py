@@ -128,6 +128,8 @@ def _tuned(tuned: TuningResult, engine: Engine) -> str:
     found = [f"{profile.threads} thread{'s' * (profile.threads != 1)}"]
     if profile.pad_from_tokens is not None:
         found.append(f"padding from {profile.pad_from_tokens} tokens" if profile.pad_from_tokens else "no padding")
+    if profile.left_types:
+        found.append("llama.cpp's kernels for some types of weights")
     if engine.info is not None and engine.info.autotune is not None:
         source = f"when the model was loaded ({engine.info.autotune.seconds:.1f} s)"
     else:

@@ -346,19 +346,7 @@ const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
 
 size_t get_alignment(BufferType *) { return 64; }
 
-// Ask for huge pages, where the system has them: a forward pass over a short text reads all weights once, and with pages of
-// 4 KiB it spends a tenth of its time on translating addresses.
-void use_huge_pages(void * memory, size_t size) {
-#ifdef MADV_HUGEPAGE
-    constexpr uintptr_t PAGE = 4096;
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    const uintptr_t begin = (address + PAGE - 1) / PAGE * PAGE, end = (address + size) / PAGE * PAGE;
-    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);  // if refused, pages stay small
-#else
-    (void) memory;
-    (void) size;
-#endif
-}
+#include "pages.h"
 
 Buffer * alloc_buffer(BufferType * type, size_t size) {
     Buffer * buffer = ggml.alloc_buffer(ggml.cpu_buffer_type(), size);
@@ -466,6 +454,8 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    alloc_plain = ggml.cpu_buffer_type()->iface.alloc_buffer;
+    ggml.cpu_buffer_type()->iface.alloc_buffer = alloc_large;
     Device * processor = ggml.device_by_type(DEVICE_CPU);
     if (processor != nullptr) {
         init_plain_backend = processor->init_backend;
@@ -500,6 +490,14 @@ EXPORTED void edgeembed_kernels_queries(int change) {
         const std::lock_guard<std::mutex> lock(queries_lock);
         queries_done.notify_all();
     }
+}
+
+// Return the memory for the results of the calling thread's latest pass to the system; call it when they have been read, and
+// before the context is freed.
+EXPORTED void edgeembed_kernels_drop_results(void) {
+    if (latest_results == nullptr) return;
+    drop_pages(latest_results->iface.get_base(latest_results), latest_results->size);
+    latest_results = nullptr;
 }
 
 // --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----

@@ -25,6 +25,7 @@ struct Step {
     const Tensor * from;                // QUANTISE, NORMALISE: rows
     const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
     float epsilon;
+    bool by_mean_square;                // NORMALISE: RMS_NORM, not NORM
     bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
     Given given;                        // MULTIPLY: how the rows are quantised
     int products;
@@ -193,8 +194,13 @@ class Runs final : public TensorTraits {
         const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
         for (int64_t row = params.ith; row < rows; row += params.nth) {
             auto * into = row_of<float>(step.into, row);
-            kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
-            if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            if (step.by_mean_square) {
+                kernels.rms_norm(row_of<const float>(step.from, row), into, count, step.epsilon, scale);
+                if (shift) kernels.scale_and_shift(into, count, nullptr, shift);
+            } else {
+                kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
+                if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            }
             if (step.quantises) kernels.quantise[given](into, row, to);
         }
     }
