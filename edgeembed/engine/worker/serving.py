@@ -99,6 +99,7 @@ class Worker:
             info = msgspec.structs.replace(
                 self._check_canary(model), batch_tokens=model.batch_budget, sandbox=self._sandbox.info
             )
+            model.renew_wide()  # the canary texts have filled the largest batch; most queries are short
         except ModelLoadError as error:
             return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:
