@@ -1,4 +1,4 @@
-"""Vulkan for real, on Mesa's driver that computes on the processor: devices, plans, rows, sandbox, falls and recovery."""
+"""Vulkan for real, on Mesa's driver that computes on the processor: devices, plans, rows, sandbox, demotion and promotion."""
 
 from __future__ import annotations
 
@@ -143,10 +143,10 @@ async def test_minilms_rows_are_the_processors_with_all_layers_and_with_a_part(
         assert made.status.demotions == []
 
 
-# --- falls and recovery -----------------------------------------------------------------------------------------------
+# --- demotion and promotion -------------------------------------------------------------------------------------------
 
 
-async def falls_and_returns(
+async def is_demoted_and_promoted(
     made: WorkerEngine, expected: dict[str, Float32Row], cause: str, cure: Callable[[], object]
 ) -> str:
     """Assert that the model is demoted with the cause, that no row is lost, and that the device is used again when cured.
@@ -172,7 +172,7 @@ async def test_a_module_that_is_removed_and_put_back(
     (tmp_path / "lib" / MODULE).rename(tmp_path / MODULE)
     async with on_card(file, modes=(GPU_FULL, CPU_BEST)) as made:
         back = tmp_path / "lib" / MODULE
-        reason = await falls_and_returns(made, expected, "no_driver", lambda: (tmp_path / MODULE).rename(back))
+        reason = await is_demoted_and_promoted(made, expected, "no_driver", lambda: (tmp_path / MODULE).rename(back))
         assert "no kernels for Vulkan" in reason
 
 
@@ -183,7 +183,7 @@ async def test_a_driver_that_is_missing_and_then_installed(
     missing = tmp_path / "icd.json"
     monkeypatch.setenv("VK_ICD_FILENAMES", str(missing))
     async with on_card(file) as made:
-        reason = await falls_and_returns(made, expected, "no_driver", lambda: missing.symlink_to(driver()))
+        reason = await is_demoted_and_promoted(made, expected, "no_driver", lambda: missing.symlink_to(driver()))
         assert "no Vulkan driver finds a card" in reason
 
 
@@ -214,7 +214,7 @@ async def test_a_worker_frozen_or_killed_while_it_computes_loses_no_text(
         await until(lambda: made.status.texts_computed > computed, COMPILING)
         os.kill(made.status.worker_pid or 0, signal_number)
         if signal_number == signal.SIGSTOP:
-            await falls_and_returns(made, expected, "hang", lambda: None)
+            await is_demoted_and_promoted(made, expected, "hang", lambda: None)
         await rows_are_right(made, expected, LEAST_COSINE)
         assert made.status.mode == "gpu-full", "a kill says nothing about the card"
         for text, row in zip(TEXTS * 5, await asyncio.gather(*load), strict=True):
@@ -229,7 +229,7 @@ async def test_rows_that_become_wrong(libraries: Path, file: Path, tmp_path: Pat
         await rows_are_right(made, expected, LEAST_COSINE)
         assert made.status.mode == "gpu-full"
         broken.touch()
-        await falls_and_returns(made, expected, "wrong_vectors", broken.unlink)
+        await is_demoted_and_promoted(made, expected, "wrong_vectors", broken.unlink)
 
 
 # --- the daemon -------------------------------------------------------------------------------------------------------
