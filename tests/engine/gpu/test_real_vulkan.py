@@ -1,4 +1,4 @@
-"""Vulkan for real, on Mesa's driver that computes on the processor: devices, plans, rows, sandbox, demotion and promotion."""
+"""Vulkan for real, on Mesa's driver that computes on the processor: devices, plans, rows, sandbox, demotion, promotion."""
 
 from __future__ import annotations
 
