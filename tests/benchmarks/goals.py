@@ -25,8 +25,8 @@ from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.ceiling import Products
 from tests.benchmarks.compare import BUSY, DEFAULT_FOLDER
 from tests.benchmarks.driver import Group
-from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine
-from tests.benchmarks.place import ModelName, Place
+from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine, Ours
+from tests.benchmarks.place import ModelName, Place, Weights
 from tests.benchmarks.processes import ROOT
 from tests.benchmarks.report import Spread, write_table
 from tests.benchmarks.scenarios import AHEAD, SCENARIOS, WORDS_OF_100_TOKENS, Goal, Phases, Scenario
@@ -169,7 +169,8 @@ def _of_products(products: Products) -> Callable[[Phases], float]:
 
 def _starts(place: Place, member: Member) -> Callable[[], Figures]:
     home = place.folder / "homes" / f"start-{member.name}"
-    tree = member.peer.tree  # type: ignore[attr-defined]
+    assert isinstance(member.peer, Ours)
+    tree = member.peer.tree
     time_start(Edgeembed(tree=tree, home=home), place, member.weights)  # the first start of a model measures how to run it
 
     def measure() -> Figures:
@@ -181,8 +182,7 @@ def _starts(place: Place, member: Member) -> Callable[[], Figures]:
 
 def _stage(group: str, lines: Sequence[Line], place: Place, trees: dict[str, Path]) -> Stage:
     """Return the processes and the loads that lines of one group need."""
-    model: ModelName = "bert768" if group == "types" else group  # type: ignore[assignment]
-    weights = weights_of(place.folder, model)
+    weights = _weights(group, place)
     products = Products.read(weights.gguf)
     members: dict[str, Member] = {}
     loads: dict[str, Load] = {}
@@ -216,7 +216,7 @@ def _stage(group: str, lines: Sequence[Line], place: Place, trees: dict[str, Pat
     if "daemon/memory" in [line.ours for line in lines] and not any(name.startswith("daemon/") for name in loads):
         for suffix, tree in trees.items():
             need("daemon/bulk100", suffix, tree)
-    return Stage(list(members.values()), loads, list(calls.values()))
+    return Stage(list(members.values()), loads, list(calls.values()), click.echo)
 
 
 def chosen(only: str | None) -> list[Line]:
@@ -276,6 +276,7 @@ def main(
     lines = chosen(only)
     if setup:
         set_up(place.folder, lines)
+    lines = list(_possible(lines, place))
     trees = {"": ROOT} | ({"-before": tree.absolute()} if tree else {})
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     busy = busy_share()
@@ -297,6 +298,26 @@ def main(
         write_table(docs / "benchmarks.md", "goals", table)
     if json_file:
         json_file.write_text(json.dumps(written, indent=1))
+
+
+def _possible(lines: Sequence[Line], place: Place) -> Iterator[Line]:
+    """Yield the lines whose peers and weights are there; print why the others cannot be measured."""
+    for line in lines:
+        gguf = _weights(line.group, place).gguf
+        reason = None if gguf.exists() else f"{gguf} is missing; `goals --setup` makes it"
+        for name in (line.ours, line.theirs or ""):
+            member = name.partition("/")[0]
+            if member in PEERS:
+                reason = reason or PEERS[member]().missing(place)
+        if reason:
+            click.echo(f"without {line.name}: {reason}")
+        else:
+            yield line
+
+
+def _weights(group: str, place: Place) -> Weights:
+    model: ModelName = "bert768" if group == "types" else group  # type: ignore[assignment]
+    return weights_of(place.folder, model)
 
 
 def set_up(folder: Path, lines: Sequence[Line]) -> None:

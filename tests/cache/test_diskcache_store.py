@@ -11,7 +11,15 @@ from pathlib import Path
 import diskcache
 import pytest
 
-from edgeembed.cache.diskcache_store import DATABASE, WRITTEN_FOR, BytesDisk, DiskcacheStore, NewRow, StoreTimeout
+from edgeembed.cache.diskcache_store import (
+    DATABASE,
+    PAGES_CACHED,
+    WRITTEN_FOR,
+    BytesDisk,
+    DiskcacheStore,
+    NewRow,
+    StoreTimeout,
+)
 
 KEY = b"k" * 32
 
@@ -42,6 +50,14 @@ def test_the_table_has_the_columns_and_indexes_that_we_use(store: DiskcacheStore
     indexes = {str(name) for _, name, *_ in sql(tmp_path, "PRAGMA index_list(Cache)")}
     assert {"Cache_key_raw", "Cache_tag_rowid", "EdgeembedOrder"} <= indexes, indexes
     assert DATABASE == "cache.db"
+
+
+def test_little_of_the_file_is_kept_in_the_memory_of_the_process(tmp_path: Path) -> None:
+    with contextlib.closing(diskcache.Cache(str(tmp_path))) as with_settings_of_its_own:
+        with_settings_of_its_own.set("a", 1)
+    with contextlib.closing(DiskcacheStore(tmp_path, 2**20)) as store:
+        assert store._sql("PRAGMA cache_size").fetchall() == [(PAGES_CACHED,)]
+        assert store._sql("PRAGMA mmap_size").fetchall() == [(0,)]
 
 
 def test_a_row_is_written_as_we_read_it(store: DiskcacheStore, tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ constexpr int32_t ROPE_TYPE_NORMAL = 0;  // rotates neighbours
 constexpr int32_t ROPE_TYPE_NEOX = 2;    // rotates numbers of the first half with those of the second
 
 constexpr int DEVICE_CPU = 0;
+constexpr int USAGE_COMPUTE = 2;  // of a buffer: the results of a graph's nodes
 
 constexpr int32_t FLAG_OUTPUT = 2;
 constexpr int32_t FLAG_COMPUTE = 16;  // ggml computes only nodes with this flag

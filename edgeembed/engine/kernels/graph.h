@@ -159,13 +159,15 @@ class RunFinder {
 
     bool is_computed(const Tensor * one) const { return one->flags & FLAG_COMPUTE; }
 
-    // NORM, and then MUL and ADD of vectors.
+    // NORM or RMS_NORM, and then MUL and ADD of vectors.
     bool normalise(Run & run) {
         Tensor * norm_node = node(at_);
-        if (norm_node->op != OP_NORM || !is_computed(norm_node) || !Norm::fits(norm_node)) return false;
+        if ((norm_node->op != OP_NORM && norm_node->op != OP_RMS_NORM) || !is_computed(norm_node)) return false;
+        if (!Norm::fits(norm_node)) return false;
         if (!is_rows(norm_node->src[0]) || !is_rows(norm_node)) return false;
         Step step{};
         step.kind = Step::NORMALISE;
+        step.by_mean_square = norm_node->op == OP_RMS_NORM;
         step.from = norm_node->src[0];
         std::memcpy(&step.epsilon, norm_node->op_params, sizeof(float));
         const Tensor * last = norm_node;
@@ -332,6 +334,7 @@ int compute_graph(Backend * backend, Graph * graph) {
     const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
     if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
     laps.end(FINDING_RUNS);
+    note_results(graph);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();
     const int64_t ours = std::accumulate(part_nanoseconds, part_nanoseconds + PARTS, int64_t{0});

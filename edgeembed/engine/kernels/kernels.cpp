@@ -185,6 +185,16 @@ enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 using Multiply = void (*)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens,
                           float * out, size_t stride);
 
+// What is computed from each number of a product, in this order. added and gelu exclude each other.
+struct Finish {
+    const float * bias;   // one row, added to each; or null
+    const float * added;  // rows, this number of floats apart; or null
+    size_t added_stride;
+    bool gelu;
+    int64_t tokens;
+    size_t stride;  // of the results
+};
+
 struct Kernels {
     void (*quantise[3])(const float * row, int64_t token, const Activations & to);  // one for each Given
     // The same for a part of a row, which begins with this block.
@@ -193,8 +203,7 @@ struct Kernels {
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, Scratch & scratch);
-    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
-    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*finish)(const Finish & how, float * rows, int64_t count);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
     void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
@@ -214,7 +223,7 @@ namespace width_512 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
@@ -232,7 +241,7 @@ namespace width_256_vnni {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
@@ -246,7 +255,7 @@ namespace width_256 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
@@ -346,19 +355,7 @@ const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
 
 size_t get_alignment(BufferType *) { return 64; }
 
-// Ask for huge pages, where the system has them: a forward pass over a short text reads all weights once, and with pages of
-// 4 KiB it spends a tenth of its time on translating addresses.
-void use_huge_pages(void * memory, size_t size) {
-#ifdef MADV_HUGEPAGE
-    constexpr uintptr_t PAGE = 4096;
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    const uintptr_t begin = (address + PAGE - 1) / PAGE * PAGE, end = (address + size) / PAGE * PAGE;
-    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);  // if refused, pages stay small
-#else
-    (void) memory;
-    (void) size;
-#endif
-}
+#include "pages.h"
 
 Buffer * alloc_buffer(BufferType * type, size_t size) {
     Buffer * buffer = ggml.alloc_buffer(ggml.cpu_buffer_type(), size);
@@ -466,6 +463,8 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    alloc_plain = ggml.cpu_buffer_type()->iface.alloc_buffer;
+    ggml.cpu_buffer_type()->iface.alloc_buffer = alloc_large;
     Device * processor = ggml.device_by_type(DEVICE_CPU);
     if (processor != nullptr) {
         init_plain_backend = processor->init_backend;
@@ -500,6 +499,14 @@ EXPORTED void edgeembed_kernels_queries(int change) {
         const std::lock_guard<std::mutex> lock(queries_lock);
         queries_done.notify_all();
     }
+}
+
+// Return the memory for the results of the calling thread's latest pass to the system; call it when they have been read, and
+// before the context is freed.
+EXPORTED void edgeembed_kernels_drop_results(void) {
+    if (latest_results == nullptr) return;
+    drop_pages(latest_results->iface.get_base(latest_results), latest_results->size);
+    latest_results = nullptr;
 }
 
 // --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----

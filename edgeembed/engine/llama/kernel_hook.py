@@ -77,12 +77,17 @@ class Kernels:
 
     def expect_query(self) -> None:
         """Let the threads that compute queries look for work without sleeping, for a short time."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_expect()
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_expect()
 
     def threads_setter(self) -> Callable[[int], object]:
         """Return a function that sets how many threads compute the calling thread's next pass."""
         return self._quick.edgeembed_kernels_threads if self._quick is not None else lambda _threads: None
+
+    def drop_results(self) -> None:
+        """Return the memory for the results of the calling thread's latest pass, which have been read, to the system."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_drop_results()
 
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""

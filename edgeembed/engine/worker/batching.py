@@ -208,6 +208,11 @@ class BatchQueue(Generic[TokensT]):
             self._wake()  # the texts behind them may be for lanes that sleep
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is computed and nothing waits. Other threads may change that at any time."""
+        return not (self._running or self._queries or self._bulk)
+
+    @property
     def closed(self) -> bool:
         """Whether `close` was called."""
         return self._closed

@@ -12,6 +12,7 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.common.status import ListedModel
+from edgeembed.inference.aside import DIGITS
 from edgeembed.inference.requests import EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
@@ -76,7 +77,8 @@ async def _embed(request: web.Request, *, jina: bool = False) -> web.StreamRespo
         return _stored(request, b"".join(pieces), result, headers)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await bytes_response(service.aside, result, numbers, headers)
-    written = await service.aside.run(result.numbers, write_json, result, numbers)
+    size = result.numbers * (DIGITS if numbers.encoding == "float" else 1)
+    written = await service.aside.run(size, write_json, result, numbers)
     return _stored(request, with_cuts(written, result), result, headers)
 
 

@@ -118,6 +118,7 @@ static_assert(GLU_OP_GEGLU == GGML_GLU_OP_GEGLU && GLU_OP_SWIGLU == GGML_GLU_OP_
 static_assert(GLU_OP_GEGLU_ERF == GGML_GLU_OP_GEGLU_ERF);
 static_assert(ROPE_TYPE_NORMAL == GGML_ROPE_TYPE_NORMAL && ROPE_TYPE_NEOX == GGML_ROPE_TYPE_NEOX);
 static_assert(FLAG_OUTPUT == GGML_TENSOR_FLAG_OUTPUT && FLAG_COMPUTE == GGML_TENSOR_FLAG_COMPUTE);
+static_assert(USAGE_COMPUTE == GGML_BACKEND_BUFFER_USAGE_COMPUTE);
 static_assert(DEVICE_CPU == GGML_BACKEND_DEVICE_TYPE_CPU);
 
 // --- functions ------------------------------------------------------------------------------------------------------------
