@@ -121,4 +121,5 @@ def _is_corrupt(error: sqlite3.DatabaseError) -> bool:
     """Return whether the database is beyond use; one that is locked, read-only or out of space may hold good rows."""
     if primary_code(error) in _CORRUPT:
         return True
-    return isinstance(error, sqlite3.OperationalError) and str(error).startswith(("no such table", "no such column"))
+    words = str(error) if isinstance(error, sqlite3.OperationalError) else ""
+    return words.startswith(("no such table", "no such column")) or "has no column named" in words

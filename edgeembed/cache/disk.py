@@ -15,7 +15,7 @@ import msgspec
 
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.database import FAULTS, Database
-from edgeembed.cache.diskcache_store import DATABASE, DiskcacheStore, RowPosition
+from edgeembed.cache.diskcache_store import DATABASE, DiskcacheStore, NewRow, RowPosition
 from edgeembed.cache.memory import Wanted
 from edgeembed.cache.rows import decode_row
 
@@ -86,15 +86,17 @@ class DiskTier:
     def put_many(self, items: Iterable[DiskItem | tuple[bytes, bytes]]) -> None:
         """Store values in one transaction, then remove the least wanted ones beyond the limit."""
         new = [DiskItem(*item) for item in items]
+        rows = [
+            NewRow(key, value, model, wanted == "keep", _LOW_SECONDS if wanted == "low" else 0.0)
+            for key, value, model, wanted in new
+        ]
 
         def put(store: DiskcacheStore) -> None:
             with store.transaction():
-                for key, value, model, wanted in new:
-                    store.set(key, value, model)
-                    if wanted == "keep":
-                        self._protect(store, key)
-                    elif wanted == "low":
-                        store.age(key, _LOW_SECONDS)
+                store.set_many(rows)
+            if self._protected is not None:
+                kept = sum(row.protected for row in rows)
+                self._protected = (self._protected[0] + kept, self._protected[1])
             self._trim(store, max(_TRIM_BYTES, 2 * sum(len(item.value) for item in new)))
 
         self._database.run(put)

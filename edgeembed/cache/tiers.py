@@ -177,6 +177,14 @@ class VectorCache:
             self._flush_soon()
         return found
 
+    def may_be_on_disk(self, found: FoundRows) -> bool:
+        """Return whether the disk may have any of the missing rows; if not, `add_from_disk` need not be waited for."""
+        return bool(found.missing and self._disk_usable("read") and self._key_filter.among(found.missing))
+
+    def count_missing(self, found: FoundRows, model: str = "") -> None:
+        """Count the missing rows: what is left of `add_from_disk` when nothing is on disk."""
+        self._counts_of(model).misses += len(found.missing)
+
     async def add_from_disk(
         self, found: FoundRows, model: str = "", *, low: bool = False, dimensions: Collection[int] = ()
     ) -> None:
@@ -195,7 +203,7 @@ class VectorCache:
                 if not low:
                     self._buffer.touched.add(key)
         found.missing = [key for key in found.missing if key not in found]
-        counts.misses += len(found.missing)
+        self.count_missing(found, model)
 
     @traced(within="store")
     def put(

@@ -124,16 +124,16 @@ def _trace(resolved: Resolved, path: Path, plan: BenchPlan, *, as_json: bool) ->
         return
 
     def row(time: StageTime, indent: str = "") -> tuple[str, ...]:
-        return f"{indent}{time.stage}", f"{time.median_us:,.0f}", f"{time.p99_us:,.0f}", f"{time.share:.1%}"
+        microseconds = (f"{value:,.0f}" for value in (time.least_us, time.median_us, time.p99_us))
+        return f"{indent}{time.stage}", *microseconds, f"{time.share:.1%}"
 
     rows: list[tuple[str, ...]] = []
     for stage in report.stages:
         rows.append(row(stage))
         rows += [row(part, "  ") for part in report.parts if part.stage.startswith(f"{stage.stage}: ")]
     click.echo(f"{report.requests} requests, one after another, with a new text of {report.words} words each")
-    print_table(
-        ("STAGE", "MEDIAN US", "P99 US", "SHARE"), [*rows, row(report.total)], right=("MEDIAN US", "P99 US", "SHARE")
-    )
+    numbers = ("LEAST US", "MEDIAN US", "P99 US", "SHARE")
+    print_table(("STAGE", *numbers), [*rows, row(report.total)], right=numbers)
 
 
 def _plan(flags: BenchFlags) -> BenchPlan:

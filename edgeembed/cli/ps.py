@@ -79,8 +79,10 @@ def _print(url: str, status: DaemonStatus) -> None:
         for model in status.models:
             if model.reason:
                 click.echo(printable(f"{model.name}: {model.reason}"))
-    else:
+    elif not status.starting:
         click.echo("No model is loaded. A request that names one loads it.")
+    if status.starting:
+        click.echo(printable(f"starting: {status.starting}"))
     used, budget = status.memory.used_bytes, status.memory.budget_bytes
     memory = f"{human_size(used)} of {human_size(budget)}" if budget else f"{human_size(used)}, no limit"
     click.echo(f"\nmemory {memory}")

@@ -52,8 +52,8 @@ def serve(**flags: Any) -> None:
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import files_others_can_read, resolve
     from edgeembed.errors import EdgeEmbedError
-    from edgeembed.hub.install import ensure_installed, first_model
     from edgeembed.runtime import daemon
+    from edgeembed.runtime.default_model import is_finding
     from edgeembed.server.address import check_address
 
     provide_stderr(Paths.resolve().logs)
@@ -70,15 +70,11 @@ def serve(**flags: Any) -> None:
             log.warning("other users of this machine can read %s, which holds a secret: %s", file, mend)
         report = _report_to(format_)
         check_address(settings)
-        model = None
-        if settings.upstream:
-            pass  # the model is on another machine
-        elif settings.model is None:
-            model = first_model(paths=paths, settings=settings, report=report)
-        else:
-            model = ensure_installed(settings.model, paths=paths, settings=settings, report=report)
-        status = daemon.run(settings, paths, model, report)
+        status = daemon.run(settings, paths, report)
     except EdgeEmbedError as error:
         _report_to(format_)(f"error: {error.message}")
         status = error.exit_code
+    if is_finding():  # Python's own end could stop the thread while it prints, and abort
+        logging.shutdown()
+        os._exit(status)
     sys.exit(status)

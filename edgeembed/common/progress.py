@@ -16,7 +16,10 @@ ReportLine = Callable[[str], None]
 
 
 class StepReport(ABC):
-    """A `ReportLine` that takes the steps of long work, too, in place of a bar."""
+    """A `ReportLine` that takes the steps of long work, too."""
+
+    replaces_bar = True
+    """Whether no bar is drawn, and no lines are made of the steps."""
 
     @abstractmethod
     def __call__(self, line: str) -> None:
@@ -52,7 +55,8 @@ class Progress:
         """Start at `done` of `total` units, which do not count for the speed."""
         if self._steps is not None:
             self._steps.step(self._what, done, total)
-            return
+            if self._steps.replaces_bar:
+                return
         if self._bar is not None:
             self._bar.close()
         from edgeembed.common.progress_bar import Bar  # the daemon starts sooner without tqdm
@@ -75,7 +79,8 @@ class Progress:
         """Show that `done` of `total` units are done."""
         if self._steps is not None:
             self._steps.step(self._what, done, total)
-            return
+            if self._steps.replaces_bar:
+                return
         if self._bar is None:
             self.begin(0, total)
         assert self._bar is not None
@@ -84,7 +89,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
-        if self._steps is not None or not on_terminal():
+        if (self._steps is not None and self._steps.replaces_bar) or not on_terminal():
             self._report(line)
             return
         from tqdm import tqdm

@@ -263,6 +263,8 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     uptime_seconds: float
+    starting: str | UnsetType = UNSET
+    """What is done before there is a default model, such as a download, with its progress."""
     model: DefaultModel | None = None
     engine: EngineStatus | None = None
     """The default model's; None when it is not loaded."""

@@ -89,9 +89,18 @@ def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Rep
     no source can be reached, naming each with its reason; ChecksumError; DamagedModelError if the installed file is known
     to be damaged; or another HubError.
     """
-    wanted = parse_spec(spec, paths)
-    found = _installed(wanted, Store(paths), report)
-    return _intact(found or _ensure(wanted, paths, settings, _new_fetcher(settings, report), report))
+    if (found := find_here(spec, paths=paths, report=report)) is not None:
+        return found
+    return _intact(_ensure(parse_spec(spec, paths), paths, settings, _new_fetcher(settings, report), report))
+
+
+def find_here(spec: str, *, paths: Paths, report: ReportLine) -> InstalledModel | None:
+    """Return a model of the catalogue that is installed, or that of a GGUF file, which may have to be read; None for others.
+
+    Raises UnknownModelError, DamagedModelError.
+    """
+    found = _installed(parse_spec(spec, paths), Store(paths), report)
+    return _intact(found) if found is not None else None
 
 
 def find_installed(spec: str, *, paths: Paths, settings: Settings) -> InstalledModel | None:

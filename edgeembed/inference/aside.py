@@ -22,6 +22,11 @@ def size_of(texts: Collection[str]) -> int:
     return sum(map(len, texts)) + _TEXT_SIZE * len(texts)
 
 
+DIGITS = 8
+"""To write a number as text takes as long as what is done to so many characters: 64 vectors of 384 take more than a
+millisecond, in which a query of another client would wait."""
+
+
 class Aside:
     """Runs functions on one thread, so that at most one of them competes with the event loop.
 

@@ -32,7 +32,7 @@ async def target_of(registry: ModelRegistry, request: ClassifyRequest) -> Target
     """Return the model of a request; a reranker, which has one label, only if the request allows it."""
     task: Task = "classify"
     also: Task | None = "rerank" if request.or_reranker else None
-    if also and not request.model and registry.default is not None and registry.default.task == also:
+    if also and not request.model and (default := await registry.default_model()) is not None and default.task == also:
         task = also
     return await registry.resolve(request.model, task, also=also)
 

@@ -45,6 +45,8 @@ class HealthCheck:
 
         A model that was unloaded because it was idle counts as healthy.
         """
+        if self._registry.pending is not None:
+            raise self._registry.pending.error()
         model = self._registry.default
         slot = self._pool.slot_of(model) if model else None
         if model is None or slot is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text
 from edgeembed.models.pool import Lease
@@ -97,8 +97,34 @@ async def _compute_isolated(
 
 async def _rows(futures: Mapping[bytes, asyncio.Future[Row]]) -> dict[bytes, Row]:
     """Wait for all rows, or for the first failure. Raises TextError."""
-    await asyncio.wait(futures.values(), return_when=asyncio.FIRST_EXCEPTION)
+    await _settled(futures.values())
     for key, future in futures.items():
         if future.done() and (error := future.exception()):
             raise TextError(key, error)
     return {key: future.result() for key, future in futures.items()}
+
+
+async def _settled(futures: Collection[asyncio.Future[Row]]) -> None:
+    """Wait until all futures are done, or one has failed, as `asyncio.wait` does in twice the time."""
+    waiter = asyncio.get_running_loop().create_future()
+    left = 0
+
+    def settle(future: asyncio.Future[Row]) -> None:
+        nonlocal left
+        left -= 1
+        if not waiter.done() and (not left or (not future.cancelled() and future.exception() is not None)):
+            waiter.set_result(None)
+
+    for future in futures:
+        if not future.done():
+            left += 1
+            future.add_done_callback(settle)
+        elif not future.cancelled() and future.exception() is not None:
+            waiter.set_result(None)
+            break
+    try:
+        if left and not waiter.done():
+            await waiter
+    finally:
+        for future in futures:
+            future.remove_done_callback(settle)

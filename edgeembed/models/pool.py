@@ -97,6 +97,10 @@ class Lease:
         """Whether it should be given back soon: another model needs the memory, or the daemon is paused."""
         return self._slot.state == "unloading" or self._pool.paused
 
+    def release(self) -> None:
+        """End the hold. The texts that were submitted hold it on their own."""
+        self._pool.release(self._slot)
+
     def submit(
         self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
     ) -> list[asyncio.Future[Row]]:
@@ -151,7 +155,15 @@ class ModelPool:
 
     @contextlib.asynccontextmanager
     async def lease(self, model: ServedModel) -> AsyncIterator[Lease]:
-        """Hold a model; it is loaded first if necessary.
+        """Hold a model as `take` does, until the end of the context."""
+        lease = await self.take(model)
+        try:
+            yield lease
+        finally:
+            lease.release()
+
+    async def take(self, model: ServedModel) -> Lease:
+        """Hold a model until `Lease.release`; it is loaded first if necessary.
 
         Raises ModelLoadingError when it is not ready in time, EngineUnavailableError with the reason when it cannot load.
         """
@@ -165,9 +177,10 @@ class ModelPool:
             slot.timer.cancel()
             slot.timer = None
         try:
-            yield Lease(self, slot, slot.engine if slot.state == "ready" and slot.engine else await self._loaded(slot))
-        finally:
+            return Lease(self, slot, slot.engine if slot.state == "ready" and slot.engine else await self._loaded(slot))
+        except BaseException:  # cancellation included
             self.release(slot)
+            raise
 
     async def load(self, model: ServedModel) -> Engine:
         """Load a model, without a time limit, and return its engine. Raises EngineUnavailableError."""

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgeembed.engine.interface import Task
-from edgeembed.errors import ModelNotFoundError, RequestError, WrongTaskError, quoted
+from edgeembed.errors import EdgeEmbedError, ModelNotFoundError, RequestError, WrongTaskError, quoted
 from edgeembed.hub.catalogue import DEFAULT_MODEL, Prompts
 from edgeembed.hub.other_names import LATEST, Meaning, meaning
 from edgeembed.models.hosted_names import owner_of
+from edgeembed.models.pending import PendingModel
 from edgeembed.models.prompts import InputType
 from edgeembed.models.served_model import ServedModel
 
@@ -74,16 +75,19 @@ class ModelRegistry:
         aliases: Mapping[str, str] | None = None,
         scan: Callable[[], Iterable[ServedModel]] = tuple,
         renew: Callable[[ServedModel], ServedModel] = lambda model: model,
+        pending: PendingModel | None = None,
     ) -> None:
         """Take the initial models.
 
-        default: serves requests that name no model.
+        default: serves requests that name no model; with `pending`, it is set later, by `set_default`.
         others: further models outside the store, or already found in it.
         aliases: other names; a value may be any name that a request may use, except another alias.
         scan: returns the models in the store; called in a thread.
         renew: returns the current state of a model whose file may have been replaced; called in a thread.
         """
         self.default = default
+        self.pending = pending
+        """Why there is no default model yet."""
         self._fixed = [model for model in (default, *others) if model is not None]
         self._aliases = {name.lower(): meant for name, meant in (aliases or {}).items()}
         self._scan = scan
@@ -111,9 +115,12 @@ class ModelRegistry:
         input_type: of the request; an alias NAME:INPUT_TYPE means the model for such texts, of models that have one for each
         task.
 
-        Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task.
+        Raises ModelNotFoundError with what to do, WrongTaskError for a model of another task, ModelLoadingError while the
+        name may mean a default model that is not known yet.
         """
         if not name:
+            if self.pending is not None:
+                await self.pending.wait()
             if self._stale:
                 await self.refresh()
             return Target(await self._unnamed(await self._task_of_unnamed(task, also)))
@@ -135,13 +142,35 @@ class ModelRegistry:
         if name:
             target = await self.look_up(name)
             return target.model.task if target else "embed"
-        return self.default.task if self.default else "embed"
+        default = await self.default_model()
+        return default.task if default else "embed"
+
+    async def default_model(self) -> ServedModel | None:
+        """Return the default model, when it is known. Raises ModelLoadingError if that takes too long."""
+        if self.pending is not None:
+            await self.pending.wait()
+        return self.default
+
+    def set_default(self, model: ServedModel) -> None:
+        """Take the default model that was pending."""
+        self.default = model
+        self._fixed.insert(0, model)
+        self._index()
+        if self.pending is not None:
+            self.pending.finish()
+            self.pending = None
 
     async def look_up(self, name: str) -> Target | None:
-        """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk."""
+        """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk.
+
+        Raises ModelLoadingError while it may mean a default model that is not known yet.
+        """
         if self._stale:
             await self.refresh()
         target = self._lookup(name)
+        if target is None and self.pending is not None:
+            await self.pending.wait()
+            target = self._lookup(name)
         if target is None and time.monotonic() - self._scanned_at > RESCAN_SECONDS:
             await self.refresh()
             target = self._lookup(name)
@@ -261,8 +290,10 @@ class ModelRegistry:
             model = self._by_name.get(found.spec.lower())
         return Target(model) if model else None
 
-    def unknown(self, name: str, task: Task) -> ModelNotFoundError:
+    def unknown(self, name: str, task: Task) -> EdgeEmbedError:
         """Return the error for a name that means no model, with what to do about it."""
+        if self.pending is not None:
+            return self.pending.error()
         meant = self._aliases.get(name.lower(), name) if len(name) <= LONGEST_NAME else name
         alias = "" if meant == name else f" (an alias of {meant!r})"
         short = len(meant) <= _LONGEST_HINTED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from edgeembed.engine.classes import Classes
@@ -49,7 +50,7 @@ class ServedModel:
     upstream: str | None = None
     """Base URL of the upstream server that computes it; `digest` is then upstream's identity."""
 
-    @property
+    @cached_property
     def key(self) -> tuple[str, str]:
         """Path and content of the file."""
         return str(self.path), self.digest

@@ -9,76 +9,89 @@ import importlib
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
-from edgeembed.common.heap import configure_heap
+from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
+from edgeembed.common.tls import without_certificates
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
-from edgeembed.hub.store import InstalledModel, Store
+from edgeembed.hub.store import Store
+from edgeembed.models.pending import PendingModel
+from edgeembed.models.pool import ModelPool
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.served_model import ServedModel
+from edgeembed.runtime.default_model import Announce, find_default
 from edgeembed.runtime.models import find_configured_models
 from edgeembed.runtime.replacement import FileWatch, ModelFiles
-from edgeembed.runtime.service import make_service
-from edgeembed.runtime.upstream import make_remote
-
-if TYPE_CHECKING:
-    from edgeembed.upstream.remote import Remote
+from edgeembed.runtime.service import adopt_default, make_service
 
 log = logging.getLogger(__name__)
 
-Announce = Callable[[str], None]
-
 ONE_SIGNAL_SECONDS = 1.0
+LEAD_SECONDS = 1.0
+"""How long the port may stay closed so that a worker is started first."""
+SWITCH_SECONDS = 0.0002
+"""How long the event loop waits at most, whenever it wakes, for a thread that works on a large request or writes to the
+cache. Python's default of 5 ms would be several times a query."""
+COLLECTIONS = (5_000, 20, 20)
+"""Python's garbage collector runs after so many new objects; then every 20th time on those of medium age, and every 20th
+time of these on all, among them the rows in memory."""
 
 
-async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
-    """Serve a model until SIGTERM or Ctrl-C; return the exit status.
+async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
+    """Serve the configured model until SIGTERM or Ctrl-C; return the exit status.
 
-    model: None for the model of the setting `upstream`. announce: called with lines for a person at a terminal. Raises
-    ConfigError when the address cannot be used.
+    announce: called with lines for a person at a terminal. Raises ConfigError when the address cannot be used, HubError when
+    there is no model.
     """
     stop = _stop_on_signals()
-    try:
-        default_model = model or await _find_upstream_model(settings, paths, stop, announce)
-        configured = find_configured_models(settings, paths, default_model)
-    except EngineUnavailableError as error:
-        announce(f"error: {error.message}")
-        return 1
+    pending = PendingModel("looking for the model", settings.load_wait)
+    configured = find_configured_models(settings, paths)
     store = Store(paths)
     files = ModelFiles(store)
-    service = make_service(settings, paths, configured, files)
+    service = make_service(settings, paths, configured, files, pending)
     notifier = Notifier()
 
     def note_use(models: Sequence[ServedModel]) -> None:
         for used in models:
             store.mark_used(used.digest)
 
-    default = configured.default
-    loading = asyncio.create_task(service.pool.load(default))
+    async def find_and_load() -> tuple[ServedModel, Engine]:
+        found = await find_default(settings, paths, pending, announce, stop)
+        default = adopt_default(service, configured, found)
+        return default, await service.pool.load(default)
+
+    loading = asyncio.create_task(find_and_load())
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
-        # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
-        await asyncio.to_thread(importlib.import_module, "edgeembed.server.lifecycle")
+        # Importing it takes about as long as the worker takes to load a small model; both happen at the same time. The
+        # worker is started first, as all that leads to it would wait for the import of each module.
+        await _until_a_worker_runs(loading, pending, service.pool)
+        await asyncio.to_thread(_import_server)
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
 
+        if loading.done():  # it has failed: nothing needs to listen
+            await loading
         others = (*configured.pinned, *configured.preload)
         async with listening(service, settings, others, note_use, stop.set, paths) as url:
             gc.enable()  # `edgeembed serve` has disabled it
-            announce(listening_line(settings, url, default))
+            announce(listening_line(settings, url, configured.default, pending.stage))
             stopping = asyncio.create_task(stop.wait())
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
-                for line in ready_lines(settings, url, default, await loading):
+                default, engine = await loading
+                for line in ready_lines(settings, url, default, engine):
                     announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
+                trim_heap()
                 if tuned := TuningResults(paths.state).find(default.digest):
-                    announce(_tuned(tuned, await loading))
+                    announce(_tuned(tuned, engine))
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
@@ -94,14 +107,19 @@ async def serve(settings: Settings, paths: Paths, model: InstalledModel | None, 
     return 0
 
 
-async def _find_upstream_model(settings: Settings, paths: Paths, stop: asyncio.Event, announce: Announce) -> Remote:
-    """Return the upstream server's model, after contacting the server. Raises EngineUnavailableError, ConfigError."""
-    remote = await make_remote(settings, paths)
-    announce(f"upstream {settings.upstream} computes {remote.model}")
-    if remote.entry is None:
-        announce("it is not in the catalogue: input_type has no effect, as its prompts are unknown")
-    await remote.identify(settings.load_timeout, stop)
-    return remote
+async def _until_a_worker_runs(loading: asyncio.Task[Any], pending: PendingModel, pool: ModelPool) -> None:
+    """Wait until the first worker is started, at most for `LEAD_SECONDS`, and not for a download."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LEAD_SECONDS
+    while not (loading.done() or pending.is_fetching or loop.time() > until):
+        if any(slot.engine is not None and slot.engine.status.worker_pid for slot in pool.slots):
+            return
+        await asyncio.sleep(0.001)
+
+
+def _import_server() -> None:
+    with without_certificates():
+        importlib.import_module("edgeembed.server.lifecycle")
 
 
 def _tuned(tuned: TuningResult, engine: Engine) -> str:
@@ -110,6 +128,8 @@ def _tuned(tuned: TuningResult, engine: Engine) -> str:
     found = [f"{profile.threads} thread{'s' * (profile.threads != 1)}"]
     if profile.pad_from_tokens is not None:
         found.append(f"padding from {profile.pad_from_tokens} tokens" if profile.pad_from_tokens else "no padding")
+    if profile.left_types:
+        found.append("llama.cpp's kernels for some types of weights")
     if engine.info is not None and engine.info.autotune is not None:
         source = f"when the model was loaded ({engine.info.autotune.seconds:.1f} s)"
     else:
@@ -141,11 +161,13 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def run(settings: Settings, paths: Paths, model: InstalledModel | None, announce: Announce) -> int:
+def run(settings: Settings, paths: Paths, announce: Announce) -> int:
     """Run `serve` on a new event loop; return the exit status."""
     configure_heap()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings, paths, model, announce))
+        return runner.run(serve(settings, paths, announce))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

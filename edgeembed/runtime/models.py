@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,6 +22,7 @@ from edgeembed.hub.gguf.weights import fits_cards, read_weights
 from edgeembed.hub.install import ensure_installed
 from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.models import memory
+from edgeembed.models.pending import PendingModel
 from edgeembed.models.pool import PoolRules
 from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
 from edgeembed.models.registry import ModelRegistry
@@ -34,11 +36,12 @@ if TYPE_CHECKING:  # it imports aiohttp, which commands that compute in their ow
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass
 class ConfiguredModels:
     """The models that the settings name."""
 
-    default: ServedModel
+    default: ServedModel | None
+    """None until it is known; see `adopt`."""
     preload: tuple[ServedModel, ...] = ()
     pinned: tuple[ServedModel, ...] = ()
     by_path: tuple[ServedModel, ...] = ()
@@ -46,10 +49,19 @@ class ConfiguredModels:
     remote: Remote | None = None
     """The default model when another server computes it."""
 
+    def adopt(self, default: InstalledModel | Remote) -> ServedModel:
+        """Take the default model, and return it as it is served."""
+        if isinstance(default, InstalledModel):
+            self.default = served(default)
+        else:
+            self.remote, self.default = default, default.served()
+        return self.default
 
-def find_configured_models(settings: Settings, paths: Paths, default: InstalledModel | Remote) -> ConfiguredModels:
+
+def find_configured_models(
+    settings: Settings, paths: Paths, default: InstalledModel | Remote | None = None
+) -> ConfiguredModels:
     """Return the default model and the others that the settings name; those not installed are left out with a warning."""
-    remote = None if isinstance(default, InstalledModel) else default
     offline = msgspec.structs.replace(settings, offline=True)
 
     def installed(names: Iterable[str], setting: str) -> tuple[ServedModel, ...]:
@@ -61,17 +73,28 @@ def find_configured_models(settings: Settings, paths: Paths, default: InstalledM
                 log.warning("%s: cannot use %s: %s", setting, name, error.message)
         return tuple(found)
 
-    return ConfiguredModels(
-        default=served(default) if isinstance(default, InstalledModel) else default.served(),
+    found = ConfiguredModels(
+        default=None,
         preload=installed(settings.preload, "preload"),
         pinned=installed(settings.pin, "pin"),
         by_path=installed((name for name in settings.aliases.values() if _is_file(name)), "aliases"),
-        remote=remote,
     )
+    if default is not None:
+        found.adopt(default)
+    return found
 
 
-def make_registry(settings: Settings, configured: ConfiguredModels, store: Store, files: ModelFiles) -> ModelRegistry:
-    """Return the registry of the configured models, their aliases, and all models in the store."""
+def make_registry(
+    settings: Settings,
+    configured: ConfiguredModels,
+    store: Store,
+    files: ModelFiles,
+    pending: PendingModel | None = None,
+) -> ModelRegistry:
+    """Return the registry of the configured models, their aliases, and all models in the store.
+
+    pending: why the default model is not known yet.
+    """
 
     def renew(model: ServedModel) -> ServedModel:
         if model.upstream and configured.remote:
@@ -84,7 +107,8 @@ def make_registry(settings: Settings, configured: ConfiguredModels, store: Store
 
     aliases = {alias: str(expanded(name)) if _is_file(name) else name for alias, name in settings.aliases.items()}
     others = (*configured.pinned, *configured.preload, *configured.by_path)
-    return ModelRegistry(configured.default, others, aliases=aliases, scan=lambda: _in_store(store), renew=renew)
+    scan = partial(_in_store, store)
+    return ModelRegistry(configured.default, others, aliases=aliases, scan=scan, renew=renew, pending=pending)
 
 
 def _in_store(store: Store) -> list[ServedModel]:
@@ -109,7 +133,8 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
         for name in (model.spec, model.name, model.path.name, str(model.path), *model.other_names):
             if name.lower() in by_name:
                 return by_name[name.lower()]
-        return None if model.upstream or model.path == configured.default.path else otherwise
+        default = configured.default
+        return None if model.upstream or (default is not None and model.path == default.path) else otherwise
 
     def estimate(model: ServedModel) -> int:
         if model.upstream:

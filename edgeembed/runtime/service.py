@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TYPE_CHECKING
 
 from edgeembed.cache import VectorCache
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.hub.store import Store
+from edgeembed.hub.store import InstalledModel, Store
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
+from edgeembed.models.pending import PendingModel
 from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.models.served_model import ServedModel
@@ -20,16 +22,26 @@ from edgeembed.runtime.models import ConfiguredModels, make_registry, make_rules
 from edgeembed.runtime.replacement import ModelFiles
 from edgeembed.runtime.upstream import make_remote_engine
 
+if TYPE_CHECKING:  # it imports aiohttp, which commands that compute in their own process do without
+    from edgeembed.upstream.remote import Remote
+
 CACHE_FOLDER = "vectors"
 VECTORS_FOLDER = "vector-baselines"
 
 
 def make_service(
-    settings: Settings, paths: Paths, configured: ConfiguredModels, files: ModelFiles | None = None
+    settings: Settings,
+    paths: Paths,
+    configured: ConfiguredModels,
+    files: ModelFiles | None = None,
+    pending: PendingModel | None = None,
 ) -> EmbeddingService:
-    """Return the service of all models; nothing starts yet. files: shared with who watches them."""
+    """Return the service of all models; nothing starts yet. files: shared with who watches them.
+
+    pending: why the default model is not known yet; see `adopt_default`.
+    """
     store = Store(paths)
-    registry = make_registry(settings, configured, store, files or ModelFiles(store))
+    registry = make_registry(settings, configured, store, files or ModelFiles(store), pending)
     gpus = make_gpus(settings)
 
     def engine_of(model: ServedModel) -> Engine:
@@ -40,6 +52,7 @@ def make_service(
     pool = ModelPool(engine_of, make_rules(settings, configured, gpus))
     if configured.remote:
         configured.remote.on_change = _UpstreamChange(registry, pool)
+    remote = bool(configured.remote or (pending is not None and settings.upstream))
     return EmbeddingService(
         registry,
         pool,
@@ -48,14 +61,23 @@ def make_service(
             timeout=settings.request_timeout,
             max_queue_tokens=settings.max_queue_tokens,
             # The tokens of an upstream model cannot be counted here before they are computed: its tokenizer is elsewhere.
-            max_request_tokens=0 if configured.remote else settings.max_request_tokens,
+            max_request_tokens=0 if remote else settings.max_request_tokens,
             truncate=settings.truncate,
-            long_text="none" if configured.remote else settings.long_text,
+            long_text="none" if remote else settings.long_text,
             clean_text=settings.clean_text,
         ),
         vectors=VectorHealth(paths.state / VECTORS_FOLDER),
         devices=gpus.describe,
     )
+
+
+def adopt_default(service: EmbeddingService, configured: ConfiguredModels, found: InstalledModel | Remote) -> ServedModel:
+    """Give a service that was made without it the default model, and return the model."""
+    default = configured.adopt(found)
+    if configured.remote:
+        configured.remote.on_change = _UpstreamChange(service.registry, service.pool)
+    service.registry.set_default(default)
+    return default
 
 
 def make_cache(settings: Settings, paths: Paths) -> VectorCache | None:

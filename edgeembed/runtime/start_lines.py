@@ -22,10 +22,14 @@ _BODIES = {
 """What to try with a model, by its task."""
 
 
-def listening_line(settings: Settings, url: str, model: ServedModel) -> str:
-    """Return the line for a daemon that listens; its model is still loading. url: for programs on this machine."""
+def listening_line(settings: Settings, url: str, model: ServedModel | None, stage: str) -> str:
+    """Return the line for a daemon that listens; its model is still loading, or not there yet.
+
+    url: for programs on this machine. stage: what is done before there is a model.
+    """
     others = f" and for other machines on {other}," if (other := _for_others(settings, url)) else ""
-    return f"edgeembed {__version__} listens on {url},{others} loading {model.name} {model.type}"
+    doing = stage if model is None else f"loading {model.name} {model.type}"
+    return f"edgeembed {__version__} listens on {url},{others} {doing}"
 
 
 def ready_lines(settings: Settings, url: str, model: ServedModel, engine: Engine) -> Iterator[str]:

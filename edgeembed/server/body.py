@@ -123,7 +123,10 @@ async def read_body(request: web.Request, body_type: BodyType[T]) -> T:
     """
     charset = charset_of(request)
     raw = await read_request(request)
-    body = await request.app[SERVICE].aside.run(len(raw), body_type.decode, raw, charset)
+    if len(raw) <= LARGE:
+        body = body_type.decode(raw, charset)
+    else:
+        body = await request.app[SERVICE].aside.run(len(raw), body_type.decode, raw, charset)
     forget(request)
     return body
 

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import logging
 import time
-from email.utils import formatdate
 
 from aiohttp import hdrs, web
 
@@ -25,6 +24,7 @@ from edgeembed.server.body import CACHE_HEADER, DIGEST_HEADER, cache_header
 from edgeembed.server.charsets import is_utf8
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
+from edgeembed.server.quick_answers import date
 from edgeembed.server.reading import read
 from edgeembed.server.request_log import log
 from edgeembed.server.responses import JSON_TYPE
@@ -99,9 +99,4 @@ def _respond(request: web.BaseRequest, found: StoredResponse) -> web.StreamRespo
     request_id, body, (_, digest) = request_id_of(request), found.body, found.model
     if not takes_raw(request):
         return web.Response(body=body, headers=_headers(request_id, digest))
-    return RawResponse((_HEAD % (digest, request_id, _date(int(time.time())), len(body))).encode() + body)
-
-
-@functools.lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+    return RawResponse((_HEAD % (digest, request_id, date(int(time.time())), len(body))).encode() + body)

@@ -21,7 +21,7 @@ from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
 from edgeembed.server.ops.http_counts import CLIENT_GONE
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.paths import SPELLINGS, origin_of
-from edgeembed.server.reading import ROOM, release
+from edgeembed.server.reading import release
 from edgeembed.server.request_log import log_answer, log_bug
 from edgeembed.server.responses import error_object, error_response
 
@@ -40,6 +40,11 @@ def request_id_of(request: web.BaseRequest) -> str:
     return given if given and _SANE_ID.fullmatch(given) else f"{_RUN}{next(_numbers):010x}"
 
 
+def id_of(request: web.BaseRequest) -> str:
+    """Return the id under which a request is logged, or a new one if it did not pass `request_ids`."""
+    return request.get(_ID) or request_id_of(request)
+
+
 def common_headers(request_id: str) -> dict[str, str]:
     """Return the headers of every response."""
     return {REQUEST_ID: request_id, hdrs.SERVER: SERVER}
@@ -47,7 +52,7 @@ def common_headers(request_id: str) -> dict[str, str]:
 
 async def set_headers(request: web.Request, response: web.StreamResponse) -> None:
     """Set the headers of every response, streamed or not, just before its head is sent: an `on_response_prepare` signal."""
-    for name, value in common_headers(request.get(_ID) or request_id_of(request)).items():
+    for name, value in common_headers(id_of(request)).items():
         response.headers[name] = value
     if hdrs.ORIGIN in request.headers:
         let_page_read(request.app[ACCESS], request, response)
@@ -75,7 +80,7 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         counts.count(request, status, took)
         log_answer(request, status, took)
         scope.active = False
-        release(request, request.app[ROOM])
+        release(request)
 
 
 @web.middleware

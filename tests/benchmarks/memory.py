@@ -187,9 +187,17 @@ def print_imports() -> None:
 @click.option("--idle", type=float, default=40.0, show_default=True, help="Seconds that are watched after the last one.")
 @click.option("--mappings", "with_mappings", is_flag=True, help="Print the mappings of each process after the loads.")
 @click.option("--imports", is_flag=True, help="Print what imported modules take, and end.")
+@click.option("--rows", type=int, default=0, help="Then embed so many short texts, to fill the cache as a longer run would.")
 @click.option("--flags", default="", help="Flags of `edgeembed serve`.")
 def main(
-    model: Path | None, scenarios: str, seconds: float, idle: float, with_mappings: bool, imports: bool, flags: str
+    model: Path | None,
+    scenarios: str,
+    seconds: float,
+    idle: float,
+    with_mappings: bool,
+    imports: bool,
+    rows: int,
+    flags: str,
 ) -> None:
     """Print what daemon and worker hold in memory."""
     if imports:
@@ -208,6 +216,10 @@ def main(
                     outcomes, _ = server.do(job)
                     rates += [f"{each.texts / each.seconds:,.0f} texts/s" for each in outcomes.values()]
                 click.echo(str(look(server, name, rates[-1])))
+            if rows:
+                for first in range(0, rows, 256):
+                    server.embed([f"row {number}" for number in range(first, first + 256)])
+                click.echo(str(look(server, f"{rows:,} rows more")))
             if with_mappings:
                 for process in (psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children()):
                     print_mappings(process.pid, "daemon" if process.pid == server.process.pid else "worker")

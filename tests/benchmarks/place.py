@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-ModelName = Literal["minilm", "qwen3", "bert12", "bert768"]
-"""bert12 and bert768 have random weights and MiniLM's vocabulary: 12 layers of 384 numbers, the shape of bge-small and of
-multilingual-e5-small, and 6 layers of 768."""
+ModelName = Literal["minilm", "qwen3", "qwen3-short", "bert12", "bert768"]
+"""All but minilm have random weights. qwen3: Qwen3-Embedding-0.6B's shape and vocabulary; qwen3-short: two of its 28 layers.
+bert12, bert768: MiniLM's vocabulary, 12 layers of 384 numbers, as bge-small and multilingual-e5-small have, and 6 of 768."""
 LLAMA_CPP_PYTHON = "llama-cpp-python==0.3.36"
 """The version in pyproject.toml: every peer that runs llama.cpp runs the same one."""
 REPAIRED = {"CXXFLAGS": "-fno-tree-dse -fno-dse"}

@@ -123,9 +123,9 @@ class Server(Running):
             time.sleep(0.2)
         raise self.failure(f"does not answer after {START_SECONDS:g} s")
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Embed texts and return their rows. Raises OSError."""
-        body = json.dumps({"input": list(texts), **self._body}).encode()
+    def embed(self, texts: Sequence[str], **fields: Any) -> list[list[float]]:
+        """Embed texts and return their rows. fields: further ones of the request. Raises OSError."""
+        body = json.dumps({"input": list(texts), **self._body, **fields}).encode()
         url = f"http://127.0.0.1:{self.port}/v1/embeddings"
         request = urllib.request.Request(url, body, {"content-type": "application/json"})
         with urllib.request.urlopen(request, timeout=300) as response:

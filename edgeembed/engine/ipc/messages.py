@@ -129,9 +129,34 @@ def frame(message: ToWorker | FromWorker) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
-def frame_length(header: bytes) -> int:
-    """Return a frame's length from its first four bytes. Raises ValueError when it is too large to be a frame."""
-    (length,) = _LENGTH.unpack(header)
+class Frames:
+    """Finds the frames in what is read from a pipe, piece by piece."""
+
+    def __init__(self) -> None:
+        self._left = bytearray()
+        """The beginning of a frame whose end has not come yet."""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the bodies of the frames that are complete now. Raises ValueError for what is no frame."""
+        if not self._left and len(data) >= LENGTH_BYTES and len(data) == LENGTH_BYTES + frame_length(data):
+            return [data[LENGTH_BYTES:]]  # as nearly always when one text is computed
+        self._left += data
+        bodies: list[bytes] = []
+        begin = 0
+        while len(self._left) - begin >= LENGTH_BYTES:
+            body = begin + LENGTH_BYTES
+            end = body + frame_length(self._left, begin)
+            if end > len(self._left):
+                break
+            bodies.append(bytes(self._left[body:end]))
+            begin = end
+        del self._left[:begin]
+        return bodies
+
+
+def frame_length(data: bytes | bytearray, begin: int = 0) -> int:
+    """Return the length of the body of a frame that begins here. Raises ValueError when it is too large to be a frame."""
+    (length,) = _LENGTH.unpack_from(data, begin)
     if length > MAX_FRAME_BYTES:
         raise ValueError(f"a frame of {length} bytes exceeds the limit of {MAX_FRAME_BYTES}")
     return int(length)

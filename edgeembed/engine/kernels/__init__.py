@@ -5,7 +5,6 @@ This module finds the compiled library and loads nothing, so that the daemon's o
 
 from __future__ import annotations
 
-import hashlib
 import importlib.machinery
 from functools import cache
 from pathlib import Path
@@ -25,5 +24,7 @@ def library_file() -> Path | None:
 @cache
 def fingerprint() -> str:
     """Return a digest of the compiled kernels: tuning results are valid for these kernels only. "none" without kernels."""
+    import hashlib  # a worker does without it, and without its library of 4 MiB
+
     file = library_file()
     return hashlib.sha256(file.read_bytes()).hexdigest()[:8] if file else "none"

@@ -1,6 +1,6 @@
 // The kernels, for registers of WIDTH floats. Included inside a namespace, after width_256.h or width_512.h.
 
-// --- Q8_0 -----------------------------------------------------------------------------------------------------------------
+// --- activations ----------------------------------------------------------------------------------------------------------
 
 // The largest of the numbers in each of four registers, none of them negative; and below, their sum.
 inline __m128i largest_of(const Ints (&of)[4]) {
@@ -18,7 +18,7 @@ inline __m128i sum_of(const Ints (&of)[4]) {
 template <int COUNT>
 void quantise_blocks(const float * row, int64_t token, int64_t block, const Activations & to) {
     constexpr int PARTS = BLOCK / WIDTH;
-    Ints most_of[4] = {}, sums[4] = {};
+    Ints most_of[4] = {}, firsts[4] = {}, sums[4] = {};  // firsts: of the first half of a block
 #pragma GCC unroll 4
     for (int one = 0; one < COUNT; one++) {
         // As integers, magnitudes have the same order as floats, and NaN is above all of them.
@@ -27,7 +27,7 @@ void quantise_blocks(const float * row, int64_t token, int64_t block, const Acti
         }
     }
     const __m128 most = _mm_castsi128_ps(largest_of(most_of));
-    float inverse[4], scales[4];
+    float inverse[4], scales[4], sums_of_values[4];
     _mm_storeu_ps(inverse, _mm_and_ps(_mm_div_ps(_mm_set1_ps(127.0f), most), _mm_cmpgt_ps(most, _mm_setzero_ps())));
     _mm_storeu_ps(scales, _mm_div_ps(most, _mm_set1_ps(127.0f)));
 #pragma GCC unroll 4
@@ -37,21 +37,27 @@ void quantise_blocks(const float * row, int64_t token, int64_t block, const Acti
             const Ints quants = to_ints(mul(load(row + at), all(inverse[one])));
             store_bytes(to.quants + token * to.columns + at, quants);
             sums[one] = add(sums[one], quants);
+            if (part < PARTS / 2) firsts[one] = sums[one];
         }
     }
+    const __m128i sum = sum_of(sums), above = _mm_set1_epi32(-WEIGHTS_ABOVE);
     int32_t starts[4];
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(starts), _mm_mullo_epi32(sum_of(sums), _mm_set1_epi32(-WEIGHTS_ABOVE)));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(starts), _mm_mullo_epi32(sum, above));
+    _mm_storeu_ps(sums_of_values, _mm_mul_ps(_mm_cvtepi32_ps(sum), _mm_loadu_ps(scales)));
     // The scale of a block with NaN or infinity is NaN or infinite, and so is every result computed from it.
     std::memcpy(to.scales + token * to.blocks + block, scales, COUNT * sizeof(float));
+    std::memcpy(to.sums + token * to.blocks + block, sums_of_values, COUNT * sizeof(float));
     std::memcpy(to.starts + token * to.blocks + block, starts, COUNT * sizeof(int32_t));
+    if (to.halves == nullptr) return;
+    const __m128i first = _mm_mullo_epi32(sum_of(firsts), above);
+    const __m128i second = _mm_sub_epi32(_mm_mullo_epi32(sum, above), first);
+    int32_t halves[8];
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(halves), _mm_unpacklo_epi32(first, second));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(halves + 4), _mm_unpackhi_epi32(first, second));
+    std::memcpy(to.halves + 2 * (token * to.blocks + block), halves, 2 * COUNT * sizeof(int32_t));
 }
 
-void quantise(const float * row, int64_t token, const Activations & to) {
-    int64_t block = 0;
-    for (; block + 4 <= to.blocks; block += 4) quantise_blocks<4>(row, token, block, to);
-    for (; block < to.blocks; block++) quantise_blocks<1>(row, token, block, to);
-}
-
+// Quantise a part of a row, which begins with a block.
 void quantise_part(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to) {
     const float * row = part - block * BLOCK;
     const int64_t end = block + blocks;
@@ -59,128 +65,43 @@ void quantise_part(const float * part, int64_t token, int64_t block, int64_t blo
     for (; block < end; block++) quantise_blocks<1>(row, token, block, to);
 }
 
-// Prefetch a block of the next group of rows: with few tokens, most of the time is spent waiting for weights.
-inline void fetch_ahead(const uint8_t * block, bool near) {
-    constexpr int LINE = 64;
-#pragma GCC unroll 9
-    for (size_t line = 0; line < GROUP_BYTES; line += LINE) {
-        if (near) {
-            __builtin_prefetch(block + line, 0, 3);
-        } else {
-            __builtin_prefetch(block + line, 0, 2);
+void quantise(const float * row, int64_t token, const Activations & to) { quantise_part(row, token, 0, to.blocks, to); }
+
+// The same to 16 bits, whose blocks are larger. Only quants and scales are set.
+template <int COUNT>
+void quantise_words_of(const float * row, int64_t token, int64_t block, const Activations & to) {
+    constexpr int PARTS = WORD_BLOCK / WIDTH;
+    Ints most_of[4] = {};
+#pragma GCC unroll 4
+    for (int one = 0; one < COUNT; one++) {
+        for (int part = 0; part < PARTS; part++) {
+            most_of[one] = larger(most_of[one], magnitude(load(row + (block + one) * WORD_BLOCK + WIDTH * part)));
         }
     }
-}
-
-// COUNT tokens times GROUPS groups of rows. ahead: prefetch the groups that follow.
-//
-// Each product is added to the one before it and waits for it. So tokens take turns: each has sums of its own.
-template <int COUNT, int GROUPS>
-void tile(const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out, size_t stride) {
-    const int8_t * quants = of.quants + first * of.columns;
-    const float * scales = of.scales + first * of.blocks;
-    const int32_t * starts = of.starts + first * of.blocks;
-    const size_t group_bytes = of.blocks * GROUP_BYTES;
-    for (int rows = 0; rows < GROUP; rows += WIDTH) {
-        const uint8_t * packed = group;
-        Floats sums[COUNT][GROUPS];
-#pragma GCC unroll 16
-        for (int token = 0; token < COUNT; token++) {
-            for (int high = 0; high < GROUPS; high++) sums[token][high] = zeros();
-        }
-        for (int64_t block = 0; block < of.blocks; block++) {
-            const int8_t * these = quants + block * BLOCK;
-            Ints dots[COUNT][GROUPS];
-#pragma GCC unroll 16
-            for (int token = 0; token < COUNT; token++) {
-#pragma GCC unroll 2
-                for (int high = 0; high < GROUPS; high++) dots[token][high] = all(starts[token * of.blocks + block]);
-            }
-#pragma GCC unroll 8
-            for (int part = 0; part < 8; part++) {
-                Ints weights[GROUPS];
-#pragma GCC unroll 2
-                for (int high = 0; high < GROUPS; high++) {
-                    weights[high] = load_weights(packed + high * group_bytes + 4 * GROUP * part + 4 * rows);
-                }
-#pragma GCC unroll 16
-                for (int token = 0; token < COUNT; token++) {
-                    int32_t four;
-                    std::memcpy(&four, these + token * of.columns + 4 * part, sizeof four);
-                    const Ints everywhere = all(four);
-#pragma GCC unroll 2
-                    for (int high = 0; high < GROUPS; high++) {
-                        dots[token][high] = dot_add(dots[token][high], weights[high], everywhere);
-                    }
-                }
-            }
-            if (ahead) {
-#pragma GCC unroll 2
-                for (int high = 0; high < GROUPS; high++) {
-                    fetch_ahead(packed + (GROUPS + high) * group_bytes, group_bytes <= NEAR_BYTES);
-                }
-            }
-            Floats weight_scales[GROUPS];
-#pragma GCC unroll 2
-            for (int high = 0; high < GROUPS; high++) {
-                weight_scales[high] = load_halves(reinterpret_cast<const uint16_t *>(packed + high * group_bytes + SCALES_AT) + rows);
-            }
-#pragma GCC unroll 16
-            for (int token = 0; token < COUNT; token++) {
-                const Floats scale = all(scales[token * of.blocks + block]);
-#pragma GCC unroll 2
-                for (int high = 0; high < GROUPS; high++) {
-                    sums[token][high] = mul_add(to_floats(dots[token][high]), mul(weight_scales[high], scale), sums[token][high]);
-                }
-            }
-            packed += GROUP_BYTES;
-        }
-#pragma GCC unroll 16
-        for (int token = 0; token < COUNT; token++) {
-            for (int high = 0; high < GROUPS; high++) store(out + token * stride + high * GROUP + rows, sums[token][high]);
+    const __m128 most = _mm_castsi128_ps(largest_of(most_of));
+    float inverse[4], scales[4];
+    const __m128 full = _mm_set1_ps(MOST_GIVEN_WORD);
+    _mm_storeu_ps(inverse, _mm_and_ps(_mm_div_ps(full, most), _mm_cmpgt_ps(most, _mm_setzero_ps())));
+    _mm_storeu_ps(scales, _mm_div_ps(most, full));
+#pragma GCC unroll 4
+    for (int one = 0; one < COUNT; one++) {
+        for (int part = 0; part < PARTS; part++) {
+            const int64_t at = (block + one) * WORD_BLOCK + WIDTH * part;
+            store_words(reinterpret_cast<int16_t *>(to.quants) + token * to.columns + at, to_ints(mul(load(row + at), all(inverse[one]))));
         }
     }
+    std::memcpy(to.scales + token * to.blocks + block, scales, COUNT * sizeof(float));
 }
 
-// Call the tile for this number of tokens, at most MOST.
-template <int MOST, int GROUPS>
-void tile_of(int64_t tokens, const uint8_t * group, bool ahead, const Activations & of, int64_t first, float * out,
-             size_t stride) {
-    if constexpr (MOST > 1) {
-        if (tokens < MOST) return tile_of<MOST - 1, GROUPS>(tokens, group, ahead, of, first, out, stride);
-    }
-    tile<MOST, GROUPS>(group, ahead, of, first, out, stride);
+void quantise_words_part(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to) {
+    const float * row = part - block * WORD_BLOCK;
+    const int64_t end = block + blocks;
+    for (; block + 4 <= end; block += 4) quantise_words_of<4>(row, token, block, to);
+    for (; block < end; block++) quantise_words_of<1>(row, token, block, to);
 }
 
-// As many groups as a tile takes, times any number of tokens. MOST: tokens of a tile.
-template <int MOST, int GROUPS>
-void strip(const uint8_t * group, bool ahead, const Activations & of, int64_t first, int64_t tokens, float * out,
-           size_t stride) {
-    while (tokens > 0) {
-        // Full tiles; when fewer than two are left, two of nearly the same size.
-        const int64_t now = tokens >= 2 * MOST ? MOST : tokens > MOST ? (tokens + 1) / 2 : tokens;
-        tile_of<MOST, GROUPS>(now, group, ahead, of, first, out, stride);
-        ahead = false;
-        first += now;
-        tokens -= now;
-        out += now * stride;
-    }
-}
-
-void multiply(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
-              size_t stride) {
-    const size_t group_bytes = of.blocks * GROUP_BYTES;
-    // Two groups share the loads of activations; with few tokens, the loads of weights matter more.
-    for (; TOKENS_OF_TWO > 0 && tokens >= TWO_FROM_TOKENS && groups >= 2; groups -= 2) {
-        strip<(TOKENS_OF_TWO > 0 ? TOKENS_OF_TWO : 1), 2>(group, groups > 2, of, first, tokens, out, stride);
-        group += 2 * group_bytes;
-        out += 2 * GROUP;
-    }
-    for (; groups > 0; groups--) {
-        strip<TOKENS, 1>(group, groups > 1, of, first, tokens, out, stride);
-        group += group_bytes;
-        out += GROUP;
-    }
+void quantise_words(const float * row, int64_t token, const Activations & to) {
+    quantise_words_part(row, token, 0, to.blocks, to);
 }
 
 // --- functions ------------------------------------------------------------------------------------------------------------
@@ -243,16 +164,28 @@ void norm(const float * from, float * to, int64_t count, float epsilon) {
     for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
 }
 
-// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
-void add(float * row, int64_t count, const float * one, const float * other) {
-    for (int64_t at = 0; at < count; at += WIDTH) {
-        Floats values = load(row + at);
-        if (one) values = add(values, load(one + at));
-        if (other) values = add(values, load(other + at));
-        store(row + at, values);
+template <bool BIASED, bool ADDED, bool GELU> void finish_rows(const Finish & how, float * rows, int64_t count) {
+    for (int64_t token = 0; token < how.tokens; token++) {
+        float * row = rows + token * how.stride;
+        const float * added = how.added + token * how.added_stride;
+        for (int64_t at = 0; at < count; at += WIDTH) {
+            Floats values = load(row + at);
+            if constexpr (BIASED) values = add(values, load(how.bias + at));
+            if constexpr (ADDED) values = add(values, load(added + at));
+            if constexpr (GELU) values = gelu_of(values);
+            store(row + at, values);
+        }
     }
 }
 
+// Finish the results of a product. count: numbers of a row, a multiple of 16.
+void finish(const Finish & how, float * rows, int64_t count) {
+    if (how.gelu) return how.bias ? finish_rows<true, false, true>(how, rows, count) : finish_rows<false, false, true>(how, rows, count);
+    if (how.added) return how.bias ? finish_rows<true, true, false>(how, rows, count) : finish_rows<false, true, false>(how, rows, count);
+    if (how.bias) finish_rows<true, false, false>(how, rows, count);
+}
+
+// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
 void scale_and_shift(float * row, int64_t count, const float * scale, const float * shift) {
     for (int64_t at = 0; at < count; at += WIDTH) {
         Floats values = load(row + at);
@@ -265,5 +198,11 @@ void scale_and_shift(float * row, int64_t count, const float * scale, const floa
 void store_halves(const float * from, uint16_t * to, int64_t count) {
     for (int64_t at = 0; at < count; at += WIDTH) store_halves(to + at, load(from + at));
 }
+
+#include "products.h"
+
+#include "expand.h"
+
+#include "rows.h"
 
 #include "attention.h"

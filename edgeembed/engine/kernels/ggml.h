@@ -130,23 +130,45 @@ struct Device {
 
 constexpr int32_t TYPE_F32 = 0;
 constexpr int32_t TYPE_F16 = 1;
+constexpr int32_t TYPE_Q4_0 = 2;
+constexpr int32_t TYPE_Q4_1 = 3;
+constexpr int32_t TYPE_Q5_0 = 6;
+constexpr int32_t TYPE_Q5_1 = 7;
 constexpr int32_t TYPE_Q8_0 = 8;
+constexpr int32_t TYPE_Q4_K = 12;
+constexpr int32_t TYPE_Q5_K = 13;
+constexpr int32_t TYPE_Q6_K = 14;
+constexpr int32_t TYPE_IQ4_NL = 20;
+constexpr int32_t TYPE_IQ4_XS = 23;
+constexpr int32_t TYPE_I32 = 26;
+constexpr int32_t TYPE_I64 = 27;
+constexpr int32_t TYPE_BF16 = 30;
 
 constexpr int32_t OP_NONE = 0;
 constexpr int32_t OP_ADD = 2;
 constexpr int32_t OP_MUL = 7;
 constexpr int32_t OP_NORM = 24;
+constexpr int32_t OP_RMS_NORM = 25;
 constexpr int32_t OP_MUL_MAT = 29;
 constexpr int32_t OP_CPY = 34;
 constexpr int32_t OP_RESHAPE = 36;
 constexpr int32_t OP_VIEW = 37;
 constexpr int32_t OP_PERMUTE = 38;
 constexpr int32_t OP_TRANSPOSE = 39;
+constexpr int32_t OP_SET_ROWS = 42;
+constexpr int32_t OP_ROPE = 48;
 constexpr int32_t OP_FLASH_ATTN_EXT = 74;
 constexpr int32_t OP_UNARY = 91;
+constexpr int32_t OP_GLU = 100;
 constexpr int32_t UNARY_OP_GELU = 8;
+constexpr int32_t GLU_OP_GEGLU = 1;
+constexpr int32_t GLU_OP_SWIGLU = 2;
+constexpr int32_t GLU_OP_GEGLU_ERF = 4;
+constexpr int32_t ROPE_TYPE_NORMAL = 0;  // rotates neighbours
+constexpr int32_t ROPE_TYPE_NEOX = 2;    // rotates numbers of the first half with those of the second
 
 constexpr int DEVICE_CPU = 0;
+constexpr int USAGE_COMPUTE = 2;  // of a buffer: the results of a graph's nodes
 
 constexpr int32_t FLAG_OUTPUT = 2;
 constexpr int32_t FLAG_COMPUTE = 16;  // ggml computes only nodes with this flag
@@ -163,6 +185,7 @@ struct Ggml {
     const char * (*unary_op_name)(int);
     size_t (*tensor_overhead)();
     Device * (*device_by_type)(int);
+    void (*set_threads)(Backend *, int);
 };
 
 }  // namespace

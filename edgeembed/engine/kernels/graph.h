@@ -69,6 +69,20 @@ class RunFinder {
         }
     }
 
+    // Whether ggml's own threads would have next to nothing to do: what is not in a run is less than a 20th of the work.
+    bool is_nearly_all() const {
+        int64_t inside = 0, outside = 0;
+        for (int number = 0; number < graph_->n_nodes; number++) {
+            const Tensor * one = graph_->nodes[number];
+            if (is_view(one)) continue;
+            int64_t work = one->ne[0] * rows_of(one);
+            if (one->op == OP_MUL_MAT) work = work / 64 * one->src[0]->ne[0] + work;
+            if (one->op == OP_FLASH_ATTN_EXT) work = work / 16 * one->src[1]->ne[1] + work;
+            (is_computed(one) && !(one->flags & FLAG_RUN) ? outside : inside) += work;
+        }
+        return 20 * outside < inside;
+    }
+
     // Make the nodes as they were.
     void restore() {
         for (const Kept & kept : kept_) {
@@ -145,13 +159,15 @@ class RunFinder {
 
     bool is_computed(const Tensor * one) const { return one->flags & FLAG_COMPUTE; }
 
-    // NORM, and then MUL and ADD of vectors.
+    // NORM or RMS_NORM, and then MUL and ADD of vectors.
     bool normalise(Run & run) {
         Tensor * norm_node = node(at_);
-        if (norm_node->op != OP_NORM || !is_computed(norm_node) || !Norm::fits(norm_node)) return false;
+        if ((norm_node->op != OP_NORM && norm_node->op != OP_RMS_NORM) || !is_computed(norm_node)) return false;
+        if (!Norm::fits(norm_node)) return false;
         if (!is_rows(norm_node->src[0]) || !is_rows(norm_node)) return false;
         Step step{};
         step.kind = Step::NORMALISE;
+        step.by_mean_square = norm_node->op == OP_RMS_NORM;
         step.from = norm_node->src[0];
         std::memcpy(&step.epsilon, norm_node->op_params, sizeof(float));
         const Tensor * last = norm_node;
@@ -210,6 +226,9 @@ class RunFinder {
         if (!is_computed(one)) return false;
         if (one->op == OP_MUL_MAT) {
             if (step.products == MOST_PRODUCTS || !is_product(one) || one->src[1] != step.from) return false;
+            const Given given = FORMATS[format_of(one->src[0]->type)].given;
+            if (step.products > 0 && (given == WORDS) != (step.given == WORDS)) return false;
+            step.given = std::max(step.given, given);  // what is quantised for HALVES is good for BYTES
             last[step.products] = one;
             step.product[step.products++].weights = one->src[0];
             return true;
@@ -281,7 +300,7 @@ class RunFinder {
         if (before.kind == Step::NORMALISE && before.into == step.from) return before.quantises = true;
         if (before.kind != Step::MULTIPLY || before.products != 1 || before.product[0].result != step.from) return false;
         if (!is_inner(step.from) || step.products != 1 || before.product[0].added) return false;
-        if (before.product[0].weights->ne[1] % (2 * GROUP) != 0) return false;  // pieces have to be whole blocks
+        if (before.product[0].weights->ne[1] % block_columns(step.given) != 0) return false;  // pieces have to be whole blocks
         before.product[0].result = nullptr;
         return before.quantises = true;
     }
@@ -312,7 +331,10 @@ int compute_graph(Backend * backend, Graph * graph) {
     Laps laps(true), whole(true);
     std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
+    const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
+    if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
     laps.end(FINDING_RUNS);
+    note_results(graph);
     const int status = compute_plain.load()(backend, graph);
     finder.restore();
     const int64_t ours = std::accumulate(part_nanoseconds, part_nanoseconds + PARTS, int64_t{0});

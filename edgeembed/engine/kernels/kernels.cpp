@@ -1,15 +1,9 @@
 // Kernels for operations that are slow in llama.cpp when it computes embeddings on x86 processors without AMX: products with
-// Q8_0 weights (llama.cpp does not repack them for the processor), attention of few queries or of many short texts that share
-// a batch, GELU, layer normalisation.
+// weights (formats.h), attention of few queries or of many short texts that share a batch, GELU, layer normalisation.
 //
 // llama.cpp keeps the weights for a processor feature in a buffer type of that feature (AMX, repacked Q4_0, KleidiAI), and asks
 // each of these types about each operation. This file adds one more; llama.cpp computes everything else itself. README.md
 // explains the hook, which `edgeembed/engine/llama/kernel_hook.py` installs before a model is loaded.
-//
-// Layout of packed weights: groups of 16 rows; for each block of 32 columns of a group, 4 columns of all 16 rows at a time.
-//   8 x 64 bytes  quants + 128, because the first factor of VNNI's dpbusd is unsigned
-//   16 x 2 bytes  scales, half precision
-// A group takes as much memory as 16 rows of Q8_0 in a file.
 //
 // Source of the instructions: Intel's intrinsics guide.
 
@@ -20,10 +14,12 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <memory>
 #include <mutex>
 #include <numeric>
+#include <thread>
 
 #include "ggml.h"
 
@@ -47,25 +43,64 @@ constexpr size_t SCALE_BYTES = 2;
 constexpr size_t BLOCK_BYTES = 34;  // of Q8_0 in a file: a scale, 32 quants
 constexpr size_t GROUP_BYTES = GROUP * BLOCK_BYTES;
 constexpr size_t SCALES_AT = GROUP * BLOCK;
+constexpr size_t LINE = 64;         // bytes of 4 columns of a group, at 8 bits
+constexpr int LARGE = 256;          // columns of a block of K types
+constexpr size_t EXPANDED_BYTES = GROUP * BLOCK + 2 * GROUP * sizeof(float);  // of a block of a group, see expand.h
+constexpr int64_t PANEL_BLOCKS = 32;  // blocks of a group that are expanded at a time
+constexpr size_t LARGEST_BLOCK_BYTES = 256;  // of all formats, in a file
+constexpr int WORD_BLOCK = 64;      // columns that share a scale at 16 bits
+constexpr size_t WORD_GROUP_BYTES = GROUP * (2 * WORD_BLOCK + sizeof(float));
+// At 16 bits, a product of a block must fit into 32 bits: the largest activation times the sum of the weights, rounded up.
+constexpr float MOST_GIVEN_WORD = 16383.0f, MOST_WORD = 32767.0f, MOST_SUM_OF_WORDS = 131000.0f;
 constexpr size_t COUNTER_BYTES = 64;
 constexpr int CHUNKS_PER_THREAD = 4;        // a thread that loses its processor delays the others by one chunk at most
 constexpr size_t PANEL_BYTES = 1 << 18;     // activations that stay in a core's own cache while all rows are multiplied
 constexpr int64_t TWO_FROM_TOKENS = 15;     // from this number of tokens on, two groups of rows are computed together
 constexpr size_t NEAR_BYTES = 1 << 14;      // the largest group of rows whose successor fits into the L1 cache beside it
-constexpr int64_t QUERIES_AT_ONCE = 64;     // queries of a head that share one transposition of its keys
-constexpr size_t MOST_KEY_BYTES = 1 << 19;  // transposed keys that fit into a core's own cache
+constexpr int64_t QUERIES_AT_ONCE = 128;    // queries that share one transposition of their head's keys
+constexpr size_t KEY_BYTES = 1 << 19;       // unpacked keys and values that fit into a core's own cache
 constexpr uint16_t MINUS_INFINITY = 0xfc00;  // half precision
 
-// Activations of all texts, quantised.
+size_t aligned(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+#include "formats.h"
+
+// Activations of all texts, quantised. Blocks are of 32 columns, or of WORD_BLOCK.
 struct Activations {
-    int8_t * quants;   // [tokens, columns]
+    int8_t * quants;   // [tokens, columns]; integers of 16 bits for WORDS
     float * scales;    // [tokens, blocks]
+    float * sums;      // [tokens, blocks]: of the values
     int32_t * starts;  // [tokens, blocks]: start values of sums, which cancel the 128 that was added to the weights
+    int32_t * halves;  // [tokens, blocks, 2]: the same for both halves of a block; null unless for HALVES
     int64_t columns;
     int64_t blocks;
+
+    // Bytes of memory for a number of tokens.
+    static size_t bytes(Given given, int64_t columns, int64_t tokens) {
+        Activations none{};
+        return none.place(given, columns, tokens, nullptr);
+    }
+
+    // Use this memory; return how much. Those for HALVES are good for BYTES, too.
+    size_t place(Given given, int64_t of_columns, int64_t tokens, uint8_t * memory) {
+        columns = of_columns;
+        blocks = columns / block_columns(given);
+        size_t used = 0;
+        const auto take = [&](size_t size) {
+            const size_t at = used;
+            used += aligned(size);
+            return memory == nullptr ? nullptr : memory + at;
+        };
+        quants = reinterpret_cast<int8_t *>(take(tokens * columns * (given == WORDS ? 2 : 1)));
+        scales = reinterpret_cast<float *>(take(tokens * blocks * sizeof(float)));
+        sums = given == WORDS ? nullptr : reinterpret_cast<float *>(take(tokens * blocks * sizeof(float)));
+        starts = given == WORDS ? nullptr : reinterpret_cast<int32_t *>(take(tokens * blocks * sizeof(int32_t)));
+        halves = given != HALVES ? nullptr : reinterpret_cast<int32_t *>(take(2 * tokens * blocks * sizeof(int32_t)));
+        return used;
+    }
 };
 
-// Attention of one head of one stream. Strides are in bytes.
+// Attention of some queries of `group` heads that share keys and values, in one stream. Strides are in bytes.
 struct Attention {
     const char * query;
     const char * key;
@@ -73,42 +108,110 @@ struct Attention {
     const char * mask;
     char * out;
     size_t query_stride, key_stride, value_stride, mask_stride, out_stride;
-    int64_t keys, depth, value_depth;
+    size_t query_head_stride, mask_head_stride, out_head_stride;
+    int64_t queries, group, keys, depth, value_depth;
     float scale;
 
-    const float * query_row(int64_t row) const { return reinterpret_cast<const float *>(query + row * query_stride); }
+    const float * query_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const float *>(query + row * query_stride + head * query_head_stride);
+    }
+    const uint16_t * mask_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<const uint16_t *>(mask + row * mask_stride + head * mask_head_stride);
+    }
+    float * out_row(int64_t row, int64_t head) const {
+        return reinterpret_cast<float *>(out + row * out_stride + head * out_head_stride);
+    }
     const uint16_t * key_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(key + row * key_stride); }
     const uint16_t * value_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(value + row * value_stride); }
-    const uint16_t * mask_row(int64_t row) const { return reinterpret_cast<const uint16_t *>(mask + row * mask_stride); }
-    float * out_row(int64_t row) const { return reinterpret_cast<float *>(out + row * out_stride); }
 };
 
-// A thread's scratch memory for attention.
-struct Scratch {
-    float * keys;      // transposed
-    float * values;    // [keys, depth]
-    float * queries;   // scaled
-    float * scores;    // [queries, visible keys]
-    int64_t * blocks;  // numbers of the blocks of keys that are visible to a query
+// What a query has seen so far: its largest score, and the sum of its weights relative to that.
+struct Softmax {
+    float top, sum;
 };
+
+// A thread's scratch memory for attention to at most `most_keys` keys at a time.
+struct Scratch {
+    float * keys;       // transposed
+    float * values;     // [keys, depth]
+    float * queries;    // scaled
+    float * scores;     // [queries, visible keys]
+    Softmax * softmax;  // of each row
+    int64_t * shown;    // numbers of the blocks of keys that are unpacked
+    int64_t * seen;     // numbers of those that are visible to a query
+    int64_t most_keys, first_block, shown_blocks;
+};
+
+// Sizes of the parts of a thread's scratch memory, and of all, in bytes.
+struct ScratchLayout {
+    int64_t most_keys;
+    size_t keys, values, queries, scores, softmax, blocks, bytes;
+
+    // rows: the most queries of all heads of a group together.
+    ScratchLayout(int64_t all_keys, int64_t depth, int64_t value_depth, int64_t rows) {
+        constexpr int64_t WIDEST = 16, MOST_QUERIES = 8;  // the larger of both register sizes
+        const int64_t fitting = static_cast<int64_t>(KEY_BYTES / sizeof(float)) / (depth + value_depth) / WIDEST * WIDEST;
+        most_keys = std::min((all_keys + WIDEST - 1) / WIDEST * WIDEST, std::max(fitting, WIDEST));
+        keys = aligned(most_keys * depth * sizeof(float));
+        values = aligned(most_keys * value_depth * sizeof(float));
+        queries = aligned(MOST_QUERIES * depth * sizeof(float));
+        scores = aligned(MOST_QUERIES * most_keys * sizeof(float));
+        softmax = aligned(rows * sizeof(Softmax));
+        blocks = aligned(most_keys / 8 * sizeof(int64_t));
+        bytes = keys + values + queries + scores + softmax + 2 * blocks;
+    }
+
+    Scratch at(uint8_t * memory) const {
+        Scratch scratch{};
+        scratch.keys = reinterpret_cast<float *>(memory);
+        scratch.values = reinterpret_cast<float *>(memory += keys);
+        scratch.queries = reinterpret_cast<float *>(memory += values);
+        scratch.scores = reinterpret_cast<float *>(memory += queries);
+        scratch.softmax = reinterpret_cast<Softmax *>(memory += scores);
+        scratch.shown = reinterpret_cast<int64_t *>(memory += softmax);
+        scratch.seen = reinterpret_cast<int64_t *>(memory += blocks);
+        scratch.most_keys = most_keys;
+        return scratch;
+    }
+};
+
+// Gated activations, by their numbers in ggml.
+enum GluKind { GEGLU = GLU_OP_GEGLU, SWIGLU = GLU_OP_SWIGLU, GEGLU_ERF = GLU_OP_GEGLU_ERF };
 
 // Instruction sets that there are kernels for, best last.
 enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 
+// Multiplies groups of rows by tokens. out: row of the first token; the next token's is `stride` floats further.
+using Multiply = void (*)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens,
+                          float * out, size_t stride);
+
+// What is computed from each number of a product, in this order. added and gelu exclude each other.
+struct Finish {
+    const float * bias;   // one row, added to each; or null
+    const float * added;  // rows, this number of floats apart; or null
+    size_t added_stride;
+    bool gelu;
+    int64_t tokens;
+    size_t stride;  // of the results
+};
+
 struct Kernels {
-    void (*quantise)(const float * row, int64_t token, const Activations & to);
-    // Multiplies groups of rows by tokens. out: row of the first token; the next token's is `stride` floats further.
-    void (*multiply)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens, float * out,
-                     size_t stride);
+    void (*quantise[3])(const float * row, int64_t token, const Activations & to);  // one for each Given
+    // The same for a part of a row, which begins with this block.
+    void (*quantise_part[3])(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
+    const Multiply * multiply;  // one for each of FORMATS
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
-    void (*attention)(const Attention & job, int64_t first, int64_t end, Scratch & scratch);
-    // Quantises a part of a row, which begins with this block.
-    void (*quantise_part)(const float * part, int64_t token, int64_t block, int64_t blocks, const Activations & to);
-    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
-    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*attention)(const Attention & job, Scratch & scratch);
+    void (*finish)(const Finish & how, float * rows, int64_t count);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
+    void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
+    void (*glu)(GluKind kind, const float * gate, const float * up, float * to, int64_t count);
+    void (*turns)(float position, const float * frequencies, int64_t count, float factor, bool in_pairs, float * cosines,
+                  float * sines);
+    void (*rotate)(const float * from, float * to, int64_t count, int64_t length, bool in_pairs, const float * cosines,
+                   const float * sines);
 };
 
 #if HAS_KERNELS
@@ -119,7 +222,9 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -135,7 +240,9 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -147,7 +254,9 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {quantise, multiply, gelu, norm, attention, quantise_part, add, scale_and_shift, store_halves};
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -187,36 +296,6 @@ const Kernels * kernels_of(int) { return nullptr; }
 
 Kernels kernels;
 
-// Pack whole weights. from: Q8_0, [rows, blocks].
-void pack(const uint8_t * from, uint8_t * to, int64_t rows, int64_t blocks) {
-    for (int64_t group = 0; group < rows / GROUP; group++) {
-        for (int64_t block = 0; block < blocks; block++) {
-            for (int row = 0; row < GROUP; row++) {
-                const uint8_t * source = from + ((group * GROUP + row) * blocks + block) * BLOCK_BYTES;
-                std::memcpy(to + SCALES_AT + SCALE_BYTES * row, source, SCALE_BYTES);
-                for (int column = 0; column < BLOCK; column++) {
-                    to[column / 4 * 4 * GROUP + 4 * row + column % 4] = source[SCALE_BYTES + column] ^ 0x80;
-                }
-            }
-            to += GROUP_BYTES;
-        }
-    }
-}
-
-// Where a byte of Q8_0 weights is in packed weights. flip: bits that differ there.
-struct Place {
-    size_t at;
-    uint8_t flip;
-};
-
-Place place_of(size_t byte, size_t blocks) {
-    const size_t row = byte / (blocks * BLOCK_BYTES), block = byte / BLOCK_BYTES % blocks, within = byte % BLOCK_BYTES;
-    const size_t begin = (row / GROUP * blocks + block) * GROUP_BYTES;
-    if (within < SCALE_BYTES) return {begin + SCALES_AT + SCALE_BYTES * (row % GROUP) + within, 0};
-    const size_t column = within - SCALE_BYTES;
-    return {begin + column / 4 * 4 * GROUP + 4 * (row % GROUP) + column % 4, 0x80};
-}
-
 #include "operations.h"
 
 // --- the buffer type ------------------------------------------------------------------------------------------------------
@@ -226,44 +305,57 @@ int init_tensor(Buffer *, Tensor * tensor) {
     return 0;
 }
 
-// llama.cpp sets whole weights. Parts are packed byte by byte, which is slow.
-void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
-    const int64_t rows = rows_of(tensor), blocks = tensor->ne[0] / BLOCK;
-    const auto * from = static_cast<const uint8_t *>(data);
-    auto * to = static_cast<uint8_t *>(tensor->data);
-    if (offset == 0 && size == static_cast<size_t>(rows * blocks) * BLOCK_BYTES) return pack(from, to, rows, blocks);
-    for (size_t byte = 0; byte < size; byte++) {
-        const Place place = place_of(offset + byte, blocks);
-        to[place.at] = from[byte] ^ place.flip;
+// Call `with` for all blocks that a part of the weights is in, with: where the packed block is, the row of the group, the first
+// byte of the block that is in the part, how many there are, and where the first is in the part.
+template <typename With> void for_blocks(const Format & format, const Tensor * tensor, size_t offset, size_t size, With with) {
+    const size_t blocks = tensor->ne[0] / format.columns;
+    for (size_t done = 0; done < size;) {
+        const size_t block = (offset + done) / format.block_bytes, begin = (offset + done) % format.block_bytes;
+        const size_t count = std::min(format.block_bytes - begin, size - done), row = block / blocks;
+        const size_t at = (row / GROUP * blocks + block % blocks) * format.packed_bytes;
+        with(static_cast<uint8_t *>(tensor->data) + at, static_cast<int>(row % GROUP), begin, count, done);
+        done += count;
     }
 }
 
+// llama.cpp sets whole weights. Of blocks that are set in part, the rest is unpacked before.
+void set_tensor(Buffer *, Tensor * tensor, const void * data, size_t offset, size_t size) {
+    const Format & format = FORMATS[format_of(tensor->type)];
+    const auto * from = static_cast<const uint8_t *>(data);
+    const auto set = [&](uint8_t * packed, int row, size_t begin, size_t count, size_t done) {
+        if (count == format.block_bytes) return format.pack(from + done, packed, row);
+        uint8_t block[LARGEST_BLOCK_BYTES];
+        format.unpack(packed, block, row);
+        std::memcpy(block + begin, from + done, count);
+        format.pack(block, packed, row);
+    };
+    for_blocks(format, tensor, offset, size, set);
+}
+
 void get_tensor(Buffer *, const Tensor * tensor, void * data, size_t offset, size_t size) {
-    const auto * from = static_cast<const uint8_t *>(tensor->data);
+    const Format & format = FORMATS[format_of(tensor->type)];
     auto * to = static_cast<uint8_t *>(data);
-    for (size_t byte = 0; byte < size; byte++) {
-        const Place place = place_of(offset + byte, tensor->ne[0] / BLOCK);
-        to[byte] = from[place.at] ^ place.flip;
-    }
+    const auto get = [&](const uint8_t * packed, int row, size_t begin, size_t count, size_t done) {
+        uint8_t block[LARGEST_BLOCK_BYTES];
+        format.unpack(packed, block, row);
+        std::memcpy(to + done, block + begin, count);
+    };
+    for_blocks(format, tensor, offset, size, get);
+}
+
+size_t get_alloc_size(BufferType *, const Tensor * tensor) {
+    const int number = format_of(tensor->type);
+    const size_t rows = rows_of(tensor);
+    // ggml asks about tensors that fit; of others, nothing is packed.
+    if (number == FORMATS_COUNT) return tensor->nb[3] * tensor->ne[3];
+    return (rows + GROUP - 1) / GROUP * FORMATS[number].group_bytes(tensor->ne[0]);
 }
 
 const char * get_name(BufferType *) { return "CPU_EDGEEMBED"; }
 
 size_t get_alignment(BufferType *) { return 64; }
 
-// Ask for huge pages, where the system has them: a forward pass over a short text reads all weights once, and with pages of
-// 4 KiB it spends a tenth of its time on translating addresses.
-void use_huge_pages(void * memory, size_t size) {
-#ifdef MADV_HUGEPAGE
-    constexpr uintptr_t PAGE = 4096;
-    const auto address = reinterpret_cast<uintptr_t>(memory);
-    const uintptr_t begin = (address + PAGE - 1) / PAGE * PAGE, end = (address + size) / PAGE * PAGE;
-    if (begin < end) madvise(reinterpret_cast<void *>(begin), end - begin, MADV_HUGEPAGE);  // if refused, pages stay small
-#else
-    (void) memory;
-    (void) size;
-#endif
-}
+#include "pages.h"
 
 Buffer * alloc_buffer(BufferType * type, size_t size) {
     Buffer * buffer = ggml.alloc_buffer(ggml.cpu_buffer_type(), size);
@@ -285,7 +377,7 @@ class Extra final : public ExtraBufferType {
 };
 
 Extra extra;
-BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, nullptr, nullptr}, nullptr, &extra};
+BufferType buffer_type = {{get_name, alloc_buffer, get_alignment, nullptr, get_alloc_size, nullptr}, nullptr, &extra};
 
 // The types of weights, a bit for each, that are left to llama.cpp's own buffer types.
 std::atomic<uint64_t> left_types{0};
@@ -301,6 +393,7 @@ bool Extra::supports_op(void *, const Tensor * op) {
     return type->iface.is_host != nullptr && type->iface.is_host(type);
 }
 
+#include "team.h"
 #include "times.h"
 
 #include "steps.h"
@@ -317,6 +410,9 @@ TensorTraits * Extra::get_tensor_traits(const Tensor * op) {
     if (op->op == OP_UNARY) return Gelu::fits(op) ? &gelu : nullptr;
     if (op->op == OP_NORM) return Norm::fits(op) ? &norm : nullptr;
     if (op->op == OP_FLASH_ATTN_EXT) return FlashAttention::fits(op) ? &flash_attention : nullptr;
+    if (op->op == OP_ROPE) return Rope::fits(op) ? &rope : nullptr;
+    if (op->op == OP_GLU) return Glu::fits(op) ? &glu : nullptr;
+    if (op->op == OP_SET_ROWS) return SetRows::fits(op) ? &set_rows : nullptr;
     return nullptr;
 }
 
@@ -331,6 +427,7 @@ bool has_operations() {
     return is(OP_NONE, "NONE") && is(OP_ADD, "ADD") && is(OP_MUL, "MUL") && is(OP_NORM, "NORM") && is(OP_MUL_MAT, "MUL_MAT") &&
            is(OP_CPY, "CPY") && is(OP_RESHAPE, "RESHAPE") && is(OP_VIEW, "VIEW") && is(OP_PERMUTE, "PERMUTE") &&
            is(OP_TRANSPOSE, "TRANSPOSE") && is(OP_FLASH_ATTN_EXT, "FLASH_ATTN_EXT") && is(OP_UNARY, "UNARY") &&
+           is(OP_RMS_NORM, "RMS_NORM") && is(OP_SET_ROWS, "SET_ROWS") && is(OP_ROPE, "ROPE") && is(OP_GLU, "GLU") &&
            unary != nullptr && std::strcmp(unary, "GELU") == 0;
 }
 
@@ -366,6 +463,8 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
     if (std::find(types.begin(), types.end(), &buffer_type) != types.end()) return nullptr;
     buffer_type.device = ggml.cpu_buffer_type()->device;
     types.insert(types.begin(), &buffer_type);  // llama.cpp gives weights to the first type that takes them
+    alloc_plain = ggml.cpu_buffer_type()->iface.alloc_buffer;
+    ggml.cpu_buffer_type()->iface.alloc_buffer = alloc_large;
     Device * processor = ggml.device_by_type(DEVICE_CPU);
     if (processor != nullptr) {
         init_plain_backend = processor->init_backend;
@@ -376,6 +475,14 @@ EXPORTED const char * edgeembed_kernels_install(const Ggml * functions, int leve
 
 // Leave weights of these types, a bit for each, to llama.cpp's buffer types when models are loaded from now on.
 EXPORTED void edgeembed_kernels_leave(uint64_t types) { left_types.store(types); }
+
+// Let the calling thread compute its next passes with this number of threads, itself included.
+EXPORTED void edgeembed_kernels_threads(int threads) { pass_threads = threads; }
+
+// Announce the pass of a query.
+EXPORTED void edgeembed_kernels_expect(void) {
+    if (Team * team = process_team.load()) team->expect();
+}
 
 // Measure the parts of forward passes from now on.
 EXPORTED void edgeembed_kernels_measure_parts(void) { measures_parts = true; }
@@ -394,23 +501,81 @@ EXPORTED void edgeembed_kernels_queries(int change) {
     }
 }
 
+// Return the memory for the results of the calling thread's latest pass to the system; call it when they have been read, and
+// before the context is freed.
+EXPORTED void edgeembed_kernels_drop_results(void) {
+    if (latest_results == nullptr) return;
+    drop_pages(latest_results->iface.get_base(latest_results), latest_results->size);
+    latest_results = nullptr;
+}
+
 // --- for tests: the kernels without ggml. The first four return false where this processor does not support the level -----
 
-// Multiply. weights: Q8_0 [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
-EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const float * given, float * out, int64_t rows,
-                                         int64_t columns, int64_t tokens) {
+// Share steps of some parts with helpers, and return how many parts were not computed exactly once.
+EXPORTED int edgeembed_kernels_share(int helpers, int parts, int steps) {
+    Team team(helpers);
+    std::vector<std::atomic<int>> computed(parts);
+    for (int step = 0; step < steps; step++) {
+        team.run(parts, [&](int part) { computed[part].fetch_add(1, std::memory_order_relaxed); });
+        // Now and then helpers sleep, or are expected.
+        if (step % 1000 == 0) std::this_thread::sleep_for(2 * LOOKING);
+        if (step % 1500 == 0) team.expect();
+    }
+    return static_cast<int>(std::count_if(computed.begin(), computed.end(), [=](const auto & times) { return times != steps; }));
+}
+
+// Return the bytes of packed weights of a type.
+EXPORTED size_t edgeembed_kernels_packed(int type, int64_t rows, int64_t columns) {
+    const int number = format_of(type);
+    return number == FORMATS_COUNT ? 0 : rows / GROUP * FORMATS[number].group_bytes(columns);
+}
+
+// Set, or get, a part of weights of [rows, columns] as ggml does. offset, size: of the part, in bytes of the type.
+EXPORTED void edgeembed_kernels_set(void * weights, int type, int64_t rows, int64_t columns, const void * data, size_t offset,
+                                    size_t size) {
+    Tensor tensor{};
+    tensor.type = type;
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    set_tensor(nullptr, &tensor, data, offset, size);
+}
+EXPORTED void edgeembed_kernels_get(void * weights, int type, int64_t rows, int64_t columns, void * data, size_t offset,
+                                    size_t size) {
+    Tensor tensor{};
+    tensor.type = type;
+    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
+    tensor.data = weights;
+    get_tensor(nullptr, &tensor, data, offset, size);
+}
+
+// Multiply. weights: of a type, [rows, columns]; given: [tokens, columns]; out: [tokens, rows].
+EXPORTED bool edgeembed_kernels_multiply(int level, int type, const void * weights, const float * given, float * out,
+                                         int64_t rows, int64_t columns, int64_t tokens) {
     const Kernels * these = kernels_of(level);
-    if (these == nullptr) return false;
-    const int64_t blocks = columns / BLOCK;
-    std::vector<uint8_t> packed(rows * blocks * BLOCK_BYTES);
-    pack(static_cast<const uint8_t *>(weights), packed.data(), rows, blocks);
-    std::vector<int8_t> quants(tokens * columns);
-    std::vector<float> scales(tokens * blocks);
-    std::vector<int32_t> starts(tokens * blocks);
-    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
-    for (int64_t token = 0; token < tokens; token++) these->quantise(given + token * columns, token, activations);
-    these->multiply(packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
+    const int number = format_of(type);
+    if (these == nullptr || number == FORMATS_COUNT) return false;
+    const Format & format = FORMATS[number];
+    std::vector<uint8_t> packed(rows / GROUP * format.group_bytes(columns));
+    edgeembed_kernels_set(packed.data(), type, rows, columns, weights, 0, rows * format.row_bytes(columns));
+    Activations activations{};
+    std::vector<uint8_t> memory(Activations::bytes(format.given, columns, tokens));
+    activations.place(format.given, columns, tokens, memory.data());
+    for (int64_t token = 0; token < tokens; token++) {
+        these->quantise[format.given](given + token * columns, token, activations);
+    }
+    these->multiply[number](packed.data(), rows / GROUP, activations, 0, tokens, out, rows);
     return true;
+}
+
+// The processor time of the calling thread, where the system tells it: other load on the machine is not measured.
+double thread_seconds() {
+#ifdef CLOCK_THREAD_CPUTIME_ID
+    timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return now.tv_sec + 1e-9 * now.tv_nsec;
+#else
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+#endif
 }
 
 // Return the multiplications a second of `multiply` on the calling thread, which repeats it for about `milliseconds`: the ceiling
@@ -419,26 +584,25 @@ EXPORTED bool edgeembed_kernels_multiply(int level, const void * weights, const 
 EXPORTED double edgeembed_kernels_rate(int level, int64_t rows, int64_t columns, int64_t tokens, int64_t milliseconds) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return 0;
-    using Clock = std::chrono::steady_clock;
-    const int64_t blocks = columns / BLOCK, groups = rows / GROUP;
+    const int64_t groups = rows / GROUP;
     const int64_t panel = std::max<int64_t>(static_cast<int64_t>(PANEL_BYTES) / columns / 16 * 16, 16);
-    std::vector<uint8_t> packed(groups * blocks * GROUP_BYTES);
-    std::vector<int8_t> quants(tokens * columns);
-    std::vector<float> scales(tokens * blocks), out(tokens * rows);
-    std::vector<int32_t> starts(tokens * blocks);
-    const Activations activations{quants.data(), scales.data(), starts.data(), columns, blocks};
+    std::vector<uint8_t> packed(groups * FORMATS[Q8_0].group_bytes(columns));
+    std::vector<uint8_t> memory(Activations::bytes(BYTES, columns, tokens));
+    std::vector<float> out(tokens * rows);
+    Activations activations{};
+    activations.place(BYTES, columns, tokens, memory.data());
     const auto run = [&] {
         for (int64_t first = 0; first < tokens; first += panel) {
-            these->multiply(packed.data(), groups, activations, first, std::min(panel, tokens - first), out.data() + first * rows,
-                            rows);
+            these->multiply[Q8_0](packed.data(), groups, activations, first, std::min(panel, tokens - first),
+                                  out.data() + first * rows, rows);
         }
     };
     run();
     int64_t runs = 0;
-    const auto began = Clock::now(), until = began + std::chrono::milliseconds(milliseconds);
-    auto now = began;
-    for (; now < until; now = Clock::now(), runs++) run();
-    return static_cast<double>(runs * rows * columns * tokens) / std::chrono::duration<double>(now - began).count();
+    const double began = thread_seconds(), until = began + milliseconds / 1000.0;
+    double now = began;
+    for (; now < until; now = thread_seconds(), runs++) run();
+    return static_cast<double>(runs * rows * columns * tokens) / (now - began);
 }
 
 // Compute GELU.
@@ -455,50 +619,64 @@ EXPORTED bool edgeembed_kernels_norm(int level, const float * from, float * to, 
     return these != nullptr;
 }
 
-// One head. query, out: [queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half precision.
-struct Head {
-    const char *query, *key, *value, *mask;
-    char * out;
-    int64_t queries, keys, depth;
-    float scale;
-};
+// Divide a row by the root of its mean square, and multiply it by the scale, unless that is null. count: a multiple of 16.
+EXPORTED bool edgeembed_kernels_rms_norm(int level, const float * from, float * to, int64_t count, float epsilon, const float * scale) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->rms_norm(from, to, count, epsilon, scale);
+    return these != nullptr;
+}
 
-// Compute the attention of one head.
-EXPORTED bool edgeembed_kernels_attention(int level, const Head * head) {
+// Compute a gated activation. kind: ggml's number.
+EXPORTED bool edgeembed_kernels_glu(int level, int kind, const float * gate, const float * up, float * to, int64_t count) {
+    const Kernels * these = kernels_of(level);
+    if (these != nullptr) these->glu(static_cast<GluKind>(kind), gate, up, to, count);
+    return these != nullptr;
+}
+
+// Rotate the first `count` numbers of a row, a multiple of 32, as at a position. frequencies: [count / 2].
+EXPORTED bool edgeembed_kernels_rotate(int level, const float * from, float * to, int64_t count, int64_t length, bool in_pairs,
+                                       float position, const float * frequencies) {
     const Kernels * these = kernels_of(level);
     if (these == nullptr) return false;
-    const int64_t queries = head->queries, keys = head->keys, depth = head->depth;
-    const int64_t padded = (keys + 15) / 16 * 16;
-    std::vector<float> columns(padded * depth), values(padded * depth), scaled(8 * depth), scores(8 * padded);
-    std::vector<int64_t> blocks(padded / 8);
-    Scratch scratch{columns.data(), values.data(), scaled.data(), scores.data(), blocks.data()};
-    Attention job{};
-    job.query = head->query;
-    job.key = head->key;
-    job.value = head->value;
-    job.mask = head->mask;
-    job.out = head->out;
-    job.query_stride = job.out_stride = depth * sizeof(float);
-    job.key_stride = job.value_stride = depth * sizeof(uint16_t);
-    job.mask_stride = keys * sizeof(uint16_t);
-    job.keys = keys;
-    job.depth = job.value_depth = depth;
-    job.scale = head->scale;
-    these->attention(job, 0, queries, scratch);
+    std::vector<float> cosines(count), sines(count);
+    these->turns(position, frequencies, count / 2, 1.0f, in_pairs, cosines.data(), sines.data());
+    these->rotate(from, to, count, length, in_pairs, cosines.data(), sines.data());
     return true;
 }
 
-// Set, or get, a part of weights of [rows, columns] as ggml does. offset, size: of the part, in bytes of Q8_0.
-EXPORTED void edgeembed_kernels_set(void * weights, int64_t rows, int64_t columns, const void * data, size_t offset, size_t size) {
-    Tensor tensor{};
-    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
-    tensor.data = weights;
-    set_tensor(nullptr, &tensor, data, offset, size);
-}
-EXPORTED void edgeembed_kernels_get(void * weights, int64_t rows, int64_t columns, void * data, size_t offset, size_t size) {
-    Tensor tensor{};
-    tensor.ne[0] = columns, tensor.ne[1] = rows, tensor.ne[2] = tensor.ne[3] = 1;
-    tensor.data = weights;
-    get_tensor(nullptr, &tensor, data, offset, size);
+// Heads that share keys. query, out: [heads, queries, depth]; key, value: [keys, depth] and mask: [queries, keys] in half
+// precision.
+struct Heads {
+    const char *query, *key, *value, *mask;
+    char * out;
+    int64_t heads, queries, keys, depth;
+    float scale;
+};
+
+// Compute the attention of heads that share keys.
+EXPORTED bool edgeembed_kernels_attention(int level, const Heads * heads) {
+    const Kernels * these = kernels_of(level);
+    if (these == nullptr) return false;
+    const int64_t depth = heads->depth, row_bytes = depth * sizeof(float);
+    const ScratchLayout layout(heads->keys, depth, depth, heads->queries * heads->heads);
+    std::vector<uint8_t> memory(layout.bytes);
+    Scratch scratch = layout.at(memory.data());
+    Attention job{};
+    job.query = heads->query;
+    job.key = heads->key;
+    job.value = heads->value;
+    job.mask = heads->mask;
+    job.out = heads->out;
+    job.query_stride = job.out_stride = row_bytes;
+    job.query_head_stride = job.out_head_stride = heads->queries * row_bytes;
+    job.key_stride = job.value_stride = depth * sizeof(uint16_t);
+    job.mask_stride = heads->keys * sizeof(uint16_t);
+    job.queries = heads->queries;
+    job.group = heads->heads;
+    job.keys = heads->keys;
+    job.depth = job.value_depth = depth;
+    job.scale = heads->scale;
+    these->attention(job, scratch);
+    return true;
 }
 }

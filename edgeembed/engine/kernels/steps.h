@@ -4,7 +4,6 @@
 constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
 constexpr int MOST_STEPS = 64;            // of a run
 constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
-constexpr int64_t SCRATCH_ALIGNMENT = 64;
 
 // A product, and what is computed from each number of its result.
 struct Product {
@@ -26,7 +25,9 @@ struct Step {
     const Tensor * from;                // QUANTISE, NORMALISE: rows
     const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
     float epsilon;
+    bool by_mean_square;                // NORMALISE: RMS_NORM, not NORM
     bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
+    Given given;                        // MULTIPLY: how the rows are quantised
     int products;
     Product product[MOST_PRODUCTS];
     Tensor * node;
@@ -41,39 +42,24 @@ struct Run {
     size_t activations[2], scratch, scratch_bytes, operations, operations_bytes, bytes;
 };
 
-// Sizes of activations of some tokens.
-Activations activations_at(void * memory, int64_t tokens, int64_t columns) {
-    auto * at = static_cast<uint8_t *>(memory);
-    Activations found{};
-    found.columns = columns;
-    found.blocks = columns / BLOCK;
-    found.quants = reinterpret_cast<int8_t *>(at);
-    at += aligned(tokens * columns);
-    found.scales = reinterpret_cast<float *>(at);
-    at += aligned(tokens * found.blocks * sizeof(float));
-    found.starts = reinterpret_cast<int32_t *>(at);
-    return found;
-}
-
-size_t activation_bytes(int64_t tokens, int64_t columns) {
-    return aligned(tokens * columns) + 2 * aligned(tokens * (columns / BLOCK) * sizeof(float));
-}
-
 // How a step's products are divided among threads.
 struct Division {
     int64_t share;  // groups of a piece, at most
+    int64_t least;  // groups of a piece are a multiple of it: kernels take pairs, and results are quantised in blocks
     int threads;
 
-    Division(const Step & step, int threads) : threads(threads) {
+    // next: the step that multiplies the results, if this one quantises them.
+    Division(const Step & step, const Step & next, int threads) : threads(threads) {
         int64_t groups = 0;
         for (int one = 0; one < step.products; one++) groups += step.product[one].weights->ne[1] / GROUP;
         share = std::max<int64_t>(groups / (static_cast<int64_t>(threads) * CHUNKS_PER_THREAD), 1);
+        least = step.quantises ? block_columns(next.given) / GROUP : 2;
     }
-    // Groups of a piece: as many pieces for each thread. Kernels take groups in pairs, and a block of results is two groups.
+    // Groups of a piece: as many pieces for each thread.
     int64_t chunk_of(const Product & product) const {
         const int64_t groups = product.weights->ne[1] / GROUP;
         const int64_t wanted = ((groups + share - 1) / share + threads - 1) / threads * threads;
-        return ((groups + wanted - 1) / wanted + 1) / 2 * 2;
+        return ((groups + wanted - 1) / wanted + least - 1) / least * least;
     }
     int64_t pieces_of(const Product & product) const {
         const int64_t chunk = chunk_of(product);
@@ -84,21 +70,17 @@ struct Division {
 class Runs final : public TensorTraits {
   public:
     bool work_size(int threads, const Tensor * op, size_t & size) override {
+        if (pass_team != nullptr) threads = pass_threads;
         Run & run = *static_cast<Run *>(op->extra);
         size_t activations = 0, scratch = 0, operations = 0;
         for (int number = 0; number < run.steps; number++) {
             const Step & step = run.step[number];
             switch (step.kind) {
                 case Step::QUANTISE:
-                case Step::NORMALISE:
-                    activations = std::max(activations, activation_bytes(rows_of(step.from), step.from->ne[0]));
-                    break;
+                case Step::NORMALISE: break;
                 case Step::MULTIPLY:
+                    activations = std::max(activations, Activations::bytes(step.given, step.from->ne[0], rows_of(step.from)));
                     for (int one = 0; one < step.products; one++) scratch = std::max(scratch, scratch_bytes(step.product[one]));
-                    if (step.quantises) {
-                        const Tensor * next = run.step[number + 1].from;
-                        activations = std::max(activations, activation_bytes(rows_of(next), next->ne[0]));
-                    }
                     break;
                 case Step::NODE: {
                     size_t wanted = 0;
@@ -114,50 +96,32 @@ class Runs final : public TensorTraits {
         run.scratch_bytes = aligned(scratch);
         run.operations = run.scratch + threads * run.scratch_bytes;
         run.operations_bytes = aligned(operations);
-        size = run.bytes = run.operations + run.operations_bytes;
+        size = run.bytes = run.operations + std::max(run.operations_bytes, COUNTER_BYTES);
         return true;
     }
 
+    // Compute the steps. ggml calls it with all of its threads, which wait for each other behind each step; with one thread, a
+    // team may help.
     bool compute_forward(ComputeParams * params, Tensor * op) override {
         const Run & run = *static_cast<const Run *>(op->extra);
-        auto * work = static_cast<uint8_t *>(params->wdata);
-        if (params->ith == 0) std::memset(work, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
+        Team * team = params->nth == 1 ? pass_team : nullptr;
+        const int threads = team ? pass_threads : params->nth;
+        if (params->ith == 0) std::memset(params->wdata, 0, MOST_STEPS * COUNTER_BYTES);  // read only behind the first wait
         Laps laps(params->ith == 0);
         int slot = 0;
         for (int number = 0; number < run.steps; number++) {
             const Step & step = run.step[number];
-            if (number > 0) ggml.barrier(params->threadpool);
-            laps.end(WAITING);
-            switch (step.kind) {
-                case Step::QUANTISE: {
-                    slot ^= 1;
-                    quantise(params, step, activations_at(work + run.activations[slot], rows_of(step.from), step.from->ne[0]));
-                    break;
-                }
-                case Step::NORMALISE: {
-                    slot ^= step.quantises;
-                    normalise(params, step, activations_at(work + run.activations[slot], rows_of(step.from), step.from->ne[0]));
-                    break;
-                }
-                case Step::MULTIPLY: {
-                    const Activations from = activations_at(work + run.activations[slot], rows_of(step.from), step.from->ne[0]);
-                    Activations to{};
-                    if (step.quantises) {
-                        const Tensor * next = run.step[number + 1].from;
-                        slot ^= 1;
-                        to = activations_at(work + run.activations[slot], rows_of(next), next->ne[0]);
-                    }
-                    multiply(params, step, from, to, *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
-                             reinterpret_cast<float *>(work + run.scratch + params->ith * run.scratch_bytes));
-                    break;
-                }
-                case Step::NODE: {
-                    ComputeParams own = *params;
-                    own.wdata = work + run.operations;
-                    own.wsize = run.operations_bytes;
-                    step.operation->compute_forward(&own, step.node);
-                    break;
-                }
+            const int from = slot;
+            slot ^= step.kind == Step::QUANTISE || step.quantises;
+            if (team && has_parts(step)) {
+                std::memset(static_cast<uint8_t *>(params->wdata) + run.operations, 0, COUNTER_BYTES);
+                team->run(threads, [&](int part) { compute(*params, run, number, from, slot, part, threads); });
+            } else if (team) {
+                compute(*params, run, number, from, slot, 0, 1);
+            } else {
+                if (number > 0) ggml.barrier(params->threadpool);
+                laps.end(WAITING);
+                compute(*params, run, number, from, slot, params->ith, threads);
             }
             laps.end(part_of(step));
         }
@@ -165,9 +129,45 @@ class Runs final : public TensorTraits {
     }
 
   private:
+    // Whether a step is worth the microsecond that it takes to share it.
+    static bool has_parts(const Step & step) {
+        constexpr int64_t LEAST = 1 << 13;
+        return step.kind == Step::MULTIPLY || step.kind == Step::NODE || rows_of(step.from) * step.from->ne[0] > LEAST;
+    }
+
+    // Compute a thread's share of a step. from, to: which activations it reads and writes.
+    static void compute(const ComputeParams & shared, const Run & run, int number, int from, int to, int thread, int threads) {
+        const Step &step = run.step[number], &next = run.step[number + 1];
+        auto * work = static_cast<uint8_t *>(shared.wdata);
+        // What is quantised for a step that multiplies.
+        const auto activations = [&](int slot, const Step & reader) {
+            Activations found{};
+            found.place(reader.given, reader.from->ne[0], rows_of(reader.from), work + run.activations[slot]);
+            return found;
+        };
+        ComputeParams params = shared;
+        params.ith = thread;
+        params.nth = threads;
+        if (shared.nth == 1 && threads > 1) params.threadpool = nullptr;  // a team's threads do not wait for each other
+        switch (step.kind) {
+            case Step::QUANTISE: return quantise(params, step, next.given, activations(to, next));
+            case Step::NORMALISE:
+                return normalise(params, step, next.given, step.quantises ? activations(to, next) : Activations{});
+            case Step::MULTIPLY:
+                return multiply(params, step, next, activations(from, step),
+                                step.quantises ? activations(to, next) : Activations{},
+                                *reinterpret_cast<std::atomic<int64_t> *>(work + number * COUNTER_BYTES),
+                                reinterpret_cast<float *>(work + run.scratch + thread * run.scratch_bytes));
+            case Step::NODE:
+                params.wdata = work + run.operations;
+                params.wsize = run.operations_bytes;
+                step.operation->compute_forward(&params, step.node);
+        }
+    }
+
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
-        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + GROUP) * sizeof(float);
+        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
     }
 
     static Part part_of(const Step & step) {
@@ -179,31 +179,36 @@ class Runs final : public TensorTraits {
         }
     }
 
-    static void quantise(const ComputeParams * params, const Step & step, const Activations & to) {
+    static void quantise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from);
-        for (int64_t row = params->ith; row < rows; row += params->nth) {
-            kernels.quantise(row_of<const float>(step.from, row), row, to);
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
+            kernels.quantise[given](row_of<const float>(step.from, row), row, to);
         }
     }
 
-    static void normalise(const ComputeParams * params, const Step & step, const Activations & to) {
+    static void normalise(const ComputeParams & params, const Step & step, Given given, const Activations & to) {
         let_queries_pass();
         const int64_t rows = rows_of(step.from), count = step.from->ne[0];
         const auto * scale = step.scale ? static_cast<const float *>(step.scale->data) : nullptr;
         const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
-        for (int64_t row = params->ith; row < rows; row += params->nth) {
+        for (int64_t row = params.ith; row < rows; row += params.nth) {
             auto * into = row_of<float>(step.into, row);
-            kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
-            if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
-            if (step.quantises) kernels.quantise(into, row, to);
+            if (step.by_mean_square) {
+                kernels.rms_norm(row_of<const float>(step.from, row), into, count, step.epsilon, scale);
+                if (shift) kernels.scale_and_shift(into, count, nullptr, shift);
+            } else {
+                kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
+                if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            }
+            if (step.quantises) kernels.quantise[given](into, row, to);
         }
     }
 
     // Compute pieces of the products until none is left.
-    static void multiply(const ComputeParams * params, const Step & step, const Activations & from, const Activations & to,
-                         std::atomic<int64_t> & next, float * scratch) {
-        const Division division(step, params->nth);
+    static void multiply(const ComputeParams & params, const Step & step, const Step & reader, const Activations & from,
+                         const Activations & to, std::atomic<int64_t> & next, float * scratch) {
+        const Division division(step, reader, params.nth);
         for (;;) {
             let_queries_pass();
             int64_t piece = next.fetch_add(1, std::memory_order_relaxed);
@@ -215,14 +220,16 @@ class Runs final : public TensorTraits {
             const Product & product = step.product[number];
             const int64_t chunk = division.chunk_of(product), begin = piece * chunk;
             const int64_t end = std::min<int64_t>(begin + chunk, product.weights->ne[1] / GROUP);
-            multiply_piece(product, begin, end, rows_of(step.from), from, to, scratch);
+            multiply_piece(product, begin, end, rows_of(step.from), from, reader.given, to, scratch);
         }
     }
 
     // Groups of rows of the weights, times all tokens.
     static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
-                               const Activations & to, float * scratch) {
-        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * from.blocks * GROUP_BYTES;
+                               Given given, const Activations & to, float * scratch) {
+        const int format = format_of(product.weights->type);
+        const size_t group_bytes = FORMATS[format].group_bytes(from.columns);
+        const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
         const int64_t column = begin * GROUP, count = (end - begin) * GROUP;
         const auto * bias = product.bias ? static_cast<const float *>(product.bias->data) + column : nullptr;
         const bool in_place = product.result && product.result->type == TYPE_F32;
@@ -232,18 +239,16 @@ class Runs final : public TensorTraits {
             const int64_t now = std::min(part, tokens - first);
             float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
             const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
-            kernels.multiply(weights, end - begin, from, first, now, rows, stride);
-            for (int64_t token = 0; token < now; token++) {
-                float * row = rows + token * stride;
-                const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
-                if (bias || added) kernels.add(row, count, bias, added);
-                if (product.gelu) kernels.gelu(row, row, count);
-                if (in_place) continue;
-                if (product.result == nullptr) {
-                    kernels.quantise_part(row, first + token, column / BLOCK, count / BLOCK, to);
-                } else {
-                    store_halves_of(product.result, row, first + token, column, count);
-                }
+            kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
+            const float * added = product.added ? row_of<const float>(product.added, first) + column : nullptr;
+            const size_t added_stride = product.added ? product.added->nb[1] / sizeof(float) : 0;
+            kernels.finish({bias, added, added_stride, product.gelu, now, stride}, rows, count);
+            for (int64_t token = 0; token < now && product.result == nullptr; token++) {
+                const int64_t columns = block_columns(given);
+                kernels.quantise_part[given](rows + token * stride, first + token, column / columns, count / columns, to);
+            }
+            for (int64_t token = 0; token < now && product.result != nullptr && !in_place; token++) {
+                store_halves_of(product.result, rows + token * stride, first + token, column, count);
             }
         }
     }

@@ -46,6 +46,8 @@ inline Floats times_two_to(Floats values, Floats exponents) {
 inline Floats whole(Floats values) { return _mm256_round_ps(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 
 inline Ints all(int32_t value) { return _mm256_set1_epi32(value); }
+inline Ints all_bytes(char value) { return _mm256_set1_epi8(value); }
+inline Ints repeat(__m128i values) { return _mm256_broadcastsi128_si256(values); }
 inline Ints load_bytes(const void * from) { return _mm256_loadu_si256(static_cast<const __m256i *>(from)); }
 inline Floats to_floats(Ints values) { return _mm256_cvtepi32_ps(values); }
 inline Ints to_ints(Floats values) { return _mm256_cvtps_epi32(values); }
@@ -76,6 +78,14 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
     return _mm256_dpbusd_avx_epi32(sums, weights, bytes);
 #endif
 }
+// The same for two integers of 16 bits.
+inline Ints dot_add_words(Ints sums, Ints one, Ints other) {
+#ifdef VNNI_OF_AVX512
+    return _mm256_dpwssd_epi32(sums, one, other);
+#else
+    return _mm256_dpwssd_avx_epi32(sums, one, other);
+#endif
+}
 #else
 constexpr int32_t WEIGHTS_ABOVE = 0;
 inline Ints load_weights(const void * from) { return _mm256_xor_si256(load_bytes(from), _mm256_set1_epi8(-128)); }
@@ -85,12 +95,35 @@ inline Ints dot_add(Ints sums, Ints weights, Ints bytes) {
     const Ints pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(bytes, weights));
     return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
+// The same for two integers of 16 bits.
+inline Ints dot_add_words(Ints sums, Ints one, Ints other) { return _mm256_add_epi32(sums, _mm256_madd_epi16(one, other)); }
 #endif
 // Store numbers between -128 and 127 as bytes.
 inline void store_bytes(int8_t * to, Ints values) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(to), _mm_packs_epi16(words, words));
 }
+// Store bytes; and below, numbers between -32768 and 32767 as integers of 16 bits.
+inline void store_bytes(uint8_t * to, Ints bytes) { _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), bytes); }
+inline void store_words(int16_t * to, Ints values) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(to), words);
+}
+inline Ints bits_and(Ints one, Ints other) { return _mm256_and_si256(one, other); }
+inline Ints add_bytes(Ints one, Ints other) { return _mm256_add_epi8(one, other); }
+// Shift integers of 16 bits.
+inline Ints shift_right(Ints values, int bits) { return _mm256_srli_epi16(values, bits); }
+inline Ints shift_left(Ints values, int bits) { return _mm256_slli_epi16(values, bits); }
+// The bytes of a table of 16, repeated, at places below 16.
+inline Ints look_up(Ints table, Ints places) { return _mm256_shuffle_epi8(table, places); }
+inline Floats load_unsigned_bytes(const uint8_t * from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+}
+inline Floats load_signed_bytes(const uint8_t * from) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from))));
+}
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm256_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

@@ -42,6 +42,8 @@ inline Floats whole(Floats values) {
 }
 
 inline Ints all(int32_t value) { return _mm512_set1_epi32(value); }
+inline Ints all_bytes(char value) { return _mm512_set1_epi8(value); }
+inline Ints repeat(__m128i values) { return _mm512_broadcast_i32x4(values); }
 inline Ints load_bytes(const void * from) { return _mm512_loadu_si512(from); }
 inline Floats to_floats(Ints values) { return _mm512_cvtepi32_ps(values); }
 inline Ints to_ints(Floats values) { return _mm512_cvtps_epi32(values); }
@@ -65,10 +67,32 @@ constexpr int32_t WEIGHTS_ABOVE = 128;  // packed weights are above their value 
 inline Ints load_weights(const void * from) { return load_bytes(from); }
 // Add to each number the products of four weights and four signed bytes.
 inline Ints dot_add(Ints sums, Ints weights, Ints bytes) { return _mm512_dpbusd_epi32(sums, weights, bytes); }
+// The same for two integers of 16 bits.
+inline Ints dot_add_words(Ints sums, Ints one, Ints other) { return _mm512_dpwssd_epi32(sums, one, other); }
 // Store numbers between -128 and 127 as bytes.
 inline void store_bytes(int8_t * to, Ints values) {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(to), _mm512_cvtsepi32_epi8(values));
 }
+// Store bytes; and below, numbers between -32768 and 32767 as integers of 16 bits.
+inline void store_bytes(uint8_t * to, Ints bytes) { _mm512_storeu_si512(to, bytes); }
+inline void store_words(int16_t * to, Ints values) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(to), _mm512_cvtsepi32_epi16(values));
+}
+inline Ints bits_and(Ints one, Ints other) { return _mm512_and_si512(one, other); }
+inline Ints add_bytes(Ints one, Ints other) { return _mm512_add_epi8(one, other); }
+// Shift integers of 16 bits.
+inline Ints shift_right(Ints values, unsigned bits) { return _mm512_srli_epi16(values, bits); }
+inline Ints shift_left(Ints values, unsigned bits) { return _mm512_slli_epi16(values, bits); }
+// The bytes of a table of 16, repeated, at places below 16.
+inline Ints look_up(Ints table, Ints places) { return _mm512_shuffle_epi8(table, places); }
+inline Floats load_unsigned_bytes(const uint8_t * from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+}
+inline Floats load_signed_bytes(const uint8_t * from) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from))));
+}
+// Neighbours in each other's place.
+inline Floats swap_pairs(Floats values) { return _mm512_permute_ps(values, 0xb1); }
 // Transpose.
 inline void transpose(Floats (&rows)[WIDTH]) {
     Floats pairs[WIDTH];

@@ -44,6 +44,10 @@ class BatchBuffers:
         sequences: the id of each text's sequence. starts: the position of each text's first token; 0 by default.
         outputs: whether each text's last token is an output, its only one; by default every token is an output.
         """
+        if len(texts) == 1:
+            return self._fill_one(
+                texts[0], sequences[0], starts[0] if starts else 0, None if outputs is None else outputs[0]
+            )
         lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
         ends = np.cumsum(lengths)
         total = int(ends[-1])
@@ -56,5 +60,21 @@ class BatchBuffers:
         else:
             self._output[:total] = 0
             self._output[ends - 1] = outputs
+        self._batch.n_tokens = total
+        return self._batch
+
+    def _fill_one(self, text: Tokens, sequence: int, start: int, output: bool | None) -> Any:
+        """Fill the batch of a query, which is most of what a daemon computes, with as little code as possible: between two
+        queries the weights have taken the place of all code in the processor's caches.
+        """
+        total = len(text)
+        self._token[:total] = text
+        self._position[:total] = self._ramp[:total]
+        if start:
+            self._position[:total] += start
+        self._sequence[:total] = sequence
+        self._output[:total] = output is None
+        if output:
+            self._output[total - 1] = 1
         self._batch.n_tokens = total
         return self._batch

@@ -16,12 +16,16 @@ from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.llama.batch import BatchBuffers
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.graph_change import GraphChange
-from edgeembed.engine.llama.kernel_hook import measured
+from edgeembed.engine.llama.kernel_hook import installed_kernels, measured
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError, logged_cause, logged_errors
 from edgeembed.engine.llama.prefixes import KeptPrefixes
 from edgeembed.engine.llama.rows import RowReader
 from edgeembed.engine.llama.thread_choice import ThreadChoice
 from edgeembed.engine.reading import Reading, Tokens
+
+LONG_TEXT = 1024
+"""From this number of tokens on, memory that a text needed is returned to the system behind it. The next such text takes at
+most a hundredth longer; what it needs grows with its length, and at 8,192 tokens an encoder's takes 500 MB."""
 
 _NO_MEMORY = -2
 """What llama_decode and llama_encode return when ggml cannot allocate memory (llama-context.cpp)."""
@@ -56,6 +60,10 @@ class Context:
         self._forward = traced(before="prepare the batch", within="compute")(measured(forward))
         self._buffers = BatchBuffers(shape.batch)
         self._threads = ThreadChoice(shape.threads)
+        self._kernels = installed_kernels()
+        self._threads_set = shape.threads
+        self._set_threads = self._kernels.threads_setter()
+        self._pass_tokens = 0
         # Encoders have no logits. On a card, the buffer may be pinned.
         self._unused_logits = None if self._memory or on_card else _UnusedLogits(model, self._context, shape.sequences)
         self._prefixes: KeptPrefixes | None = None
@@ -146,14 +154,14 @@ class Context:
     def _compute_in_pieces(
         self, text: Reading, start: int, row: Float32Matrix, between: Callable[[], object] | None
     ) -> None:
+        size, total = self.shape.batch, len(text.tokens)
         if not self.shape.pieces:
-            raise ComputeError(f"a text of {len(text.tokens)} tokens is longer than a batch of {self.shape.batch}")
+            raise ComputeError(f"a text of {total} tokens is longer than a batch of {size}")
         sequence = self.shape.texts  # used by no other text, so that others can be computed between the pieces
         try:
             if start and self._prefixes is not None:
                 self._prefixes.attach(text, sequence)
             # The KV cells keep the earlier pieces; the last piece ends with the token whose row is wanted.
-            size, total = self.shape.batch, len(text.tokens)
             for at in range(start, total, size):
                 last = at + size >= total
                 self._pass([text.tokens[at : at + size]], [sequence], starts=[at], outputs=last)
@@ -162,6 +170,8 @@ class Context:
             self._reader.read(self._context, [sequence], row)
         finally:
             self._forget([sequence])
+            if total >= LONG_TEXT and self._kernels.ours:
+                self._drop_cells()
 
     def _fill_cells(self, tokens: Tokens, sequence: int) -> None:
         for at in range(0, len(tokens), self.shape.batch):
@@ -180,11 +190,15 @@ class Context:
         batch = self._buffers.fill(texts, sequences=sequences, starts=starts, outputs=marked)
         if self._change is not None:
             self._change.expect([len(text) for text in texts])
+        self._pass_tokens = batch.n_tokens
         if self.shape.threads == 1:
             code = self._forward(self._context, batch)
         else:
             threads = self._threads.next()
-            lib.llama_set_n_threads(self._context, threads, threads)
+            if threads != self._threads_set:
+                lib.llama_set_n_threads(self._context, threads, threads)
+                self._threads_set = threads
+            self._set_threads(threads)
             start = time.perf_counter()
             code = self._forward(self._context, batch)
             self._threads.record(batch.n_tokens, time.perf_counter() - start)
@@ -199,9 +213,18 @@ class Context:
 
     def _forget(self, sequences: Sequence[int] | range) -> None:
         """Free the cells of texts whose rows have been read; those of kept prefixes stay."""
+        if self._pass_tokens >= LONG_TEXT:
+            self._kernels.drop_results()
+            self._pass_tokens = 0
         if self._memory:
             for sequence in sequences:
                 lib.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+
+    def _drop_cells(self) -> None:
+        """Free all cells, and return their memory to the system. Prefixes are computed again when they are needed."""
+        if self._prefixes is not None:
+            self._prefixes.forget()
+        lib.llama_memory_clear(self._memory, True)  # see kernels/pages.h
 
     # --- creation -----------------------------------------------------------------------------------------------------
 

@@ -160,6 +160,7 @@ KERNEL_FUNCTIONS = (
     "ggml_unary_op_name",
     "ggml_tensor_overhead",
     "ggml_backend_dev_by_type",
+    "ggml_backend_cpu_set_n_threads",
 )
 """The functions that the kernels call, in the order of `Ggml` in `kernels/ggml.h`, which declares them."""
 

@@ -8,10 +8,9 @@ leave to them. A model that is loaded without extra buffers, as in the lower exe
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ log = logging.getLogger(__name__)
 
 LEVELS = {1: "AVX2", 2: "AVX-VNNI", 3: "AVX-512 VNNI"}
 """Names of the values of `Level` in `kernels/kernels.cpp`."""
+AVX2 = 1
 
 BUFFER_TYPE = b"CPU_EDGEEMBED"
 """The name of our buffer type."""
@@ -47,9 +47,13 @@ _MAPS = Path("/proc/self/maps")
 class Kernels:
     """Which kernels are in use. words: their description for people."""
 
-    def __init__(self, words: str, library: ctypes.CDLL | None = None) -> None:
+    def __init__(self, words: str, library: ctypes.CDLL | None = None, level: int = 0) -> None:
         self.words = words
+        self.vnni = level > AVX2
+        """Whether products use the instructions for dot products of bytes."""
         self._library = library
+        # These return at once: to release Python's global lock for them would let bulk threads take it from a query.
+        self._quick = None if library is None else ctypes.PyDLL(library._name)
 
     @property
     def ours(self) -> bool:
@@ -71,42 +75,63 @@ class Kernels:
         parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
         return lambda: parts().contents
 
+    def expect_query(self) -> None:
+        """Let the threads that compute queries look for work without sleeping, for a short time."""
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_expect()
+
+    def threads_setter(self) -> Callable[[int], object]:
+        """Return a function that sets how many threads compute the calling thread's next pass."""
+        return self._quick.edgeembed_kernels_threads if self._quick is not None else lambda _threads: None
+
+    def drop_results(self) -> None:
+        """Return the memory for the results of the calling thread's latest pass, which have been read, to the system."""
+        if self._library is not None:
+            self._library.edgeembed_kernels_drop_results()
+
     def be_bulk(self) -> None:
-        """Make the forward passes of the calling thread wait while any thread is inside `query`."""
+        """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""
         if self._library is not None:
             self._library.edgeembed_kernels_be_bulk()
 
-    @contextlib.contextmanager
-    def query(self) -> Iterator[None]:
-        """Compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
-        if self._library is None:
-            yield
-            return
-        self._library.edgeembed_kernels_queries(1)
-        try:
-            yield
-        finally:
-            self._library.edgeembed_kernels_queries(-1)
+    def begin_query(self) -> None:
+        """Begin to compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(1)
+
+    def end_query(self) -> None:
+        """Let bulk threads go on, unless there is another query."""
+        if self._quick is not None:
+            self._quick.edgeembed_kernels_queries(-1)
 
 
 PLAIN_KERNELS = Kernels("llama.cpp's own kernels")
 
 
 @cache
-def install_kernels() -> Kernels:
-    """Add our kernels to llama.cpp's, once in a process, and return those that compute from now on."""
+def install_kernels(level: int | None = None) -> Kernels:
+    """Add our kernels to llama.cpp's, once in a process, and return those that compute from now on.
+
+    level: of `LEVELS`; by default the best one that this processor supports.
+    """
     try:
-        return _install()
+        return _install(level)
     except (OSError, AttributeError) as error:
         log.debug("cannot add edgeembed's kernels to llama.cpp: %s", error)
         return _plain(str(error))
 
 
+def installed_kernels() -> Kernels:
+    """Return what computes in this process now, and install nothing."""
+    return install_kernels() if install_kernels.cache_info().currsize else PLAIN_KERNELS
+
+
 def measured(forward: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
     """Return a function that also records the parts of a pass; the same one without a trace, or without our kernels."""
-    if trace.recorder is None or not install_kernels.cache_info().currsize or not install_kernels().ours:
+    kernels = installed_kernels()
+    if trace.recorder is None or not kernels.ours:
         return forward
-    times, part = install_kernels().part_times(), trace.recorder.part
+    times, part = kernels.part_times(), trace.recorder.part
 
     def compute(context: Any, batch: Any) -> int:
         code = forward(context, batch)
@@ -118,7 +143,7 @@ def measured(forward: Callable[[Any, Any], int]) -> Callable[[Any, Any], int]:
     return compute
 
 
-def _install() -> Kernels:
+def _install(level: int | None) -> Kernels:
     file = library_file()
     if file is None:
         return _plain("edgeembed's were not compiled")
@@ -132,7 +157,7 @@ def _install() -> Kernels:
     library.edgeembed_kernels_written_for.restype = ctypes.c_char_p
     if library.edgeembed_kernels_written_for().decode() != ggml.LLAMA_CPP_PYTHON:
         return _plain("edgeembed's were compiled for another llama.cpp: install edgeembed again")
-    level = int(library.edgeembed_kernels_level())
+    level = level or int(library.edgeembed_kernels_level())
     if level not in LEVELS:
         return _plain("edgeembed's need an x86 processor with AVX2, and GCC to compile them")
     functions = (ctypes.c_void_p * len(ggml.KERNEL_FUNCTIONS))(*map(_address, ggml.KERNEL_FUNCTIONS))
@@ -140,7 +165,7 @@ def _install() -> Kernels:
     problem = library.edgeembed_kernels_install(functions, level)
     if problem is not None:
         return _plain(problem.decode())
-    return Kernels(f"edgeembed's kernels ({LEVELS[level]})", library)
+    return Kernels(f"edgeembed's kernels ({LEVELS[level]})", library, level)
 
 
 def _plain(why: str) -> Kernels:

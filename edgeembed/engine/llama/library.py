@@ -5,14 +5,25 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import LOG_CONTINUED, LOG_DEBUG, LOG_ERROR, LOG_INFO, LOG_WARN
 
-LLAMA_CPP_PYTHON = version("llama-cpp-python")
+
+def _installed_version() -> str:
+    """Return llama-cpp-python's version by the name of its metadata: importlib.metadata would import parsers of mail."""
+    names = [folder.name for folder in Path(lib.__file__).parents[1].glob("llama_cpp_python-*.dist-info")]
+    if len(names) == 1:
+        return names[0].removesuffix(".dist-info").partition("-")[2]
+    from importlib.metadata import version
+
+    return version("llama-cpp-python")
+
+
+LLAMA_CPP_PYTHON = _installed_version()
 """The installed version; read now, because a worker's sandbox allows no look at packages that are not imported."""
 
 

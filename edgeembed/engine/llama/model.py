@@ -191,6 +191,15 @@ class LlamaModel:
         change = self._make_change(shape, watch)
         return Context(self._model, shape, reader, dimensions=self._dimensions, change=change)
 
+    def renew_wide(self) -> None:
+        """Replace an encoder's wide context, so that it takes memory only as passes need it, after one that took all.
+
+        Raises ModelLoadError when memory is short.
+        """
+        if not self.plan.wide.pieces and not self._options.gpu_layers:
+            self.wide.close()
+            self.wide = self._new_context(self.plan.wide)
+
     @property
     def batch_capacity(self) -> int:
         """Tokens that one `embed` call of several texts can hold."""
@@ -309,7 +318,7 @@ class LlamaModel:
         if left is None and self.kernels.ours:
             began = time.perf_counter()
             self.kernels.leave(())
-            left = slower_types(self._options.path, BUFFER_TYPE)
+            left = slower_types(self._options.path, BUFFER_TYPE, plain=not self.kernels.vnni)
             if left is not None:
                 seconds = round(time.perf_counter() - began, 3)
                 measured = AutotuneResult(pad_from_tokens=None, left_types=left, seconds=seconds)

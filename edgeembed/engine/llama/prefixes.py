@@ -58,6 +58,11 @@ class KeptPrefixes:
         kept, _ = self._kept[text.prefix.key]
         lib.llama_memory_seq_cp(self._memory, kept, sequence, 0, text.shared)
 
+    def forget(self) -> None:
+        """Keep no prefix any more; the caller frees their cells."""
+        self._free += [sequence for sequence, _ in self._kept.values()]
+        self._kept.clear()
+
     def _seen_before(self, key: bytes) -> bool:
         if key in self._seen:
             del self._seen[key]

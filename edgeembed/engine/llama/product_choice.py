@@ -2,7 +2,8 @@
 
 Both keep the weights in a layout of their own, so the choice is made before a model is loaded. Which one is faster differs
 between processors: where both can multiply weights of the file, they are measured, in turns. The result is kept with the
-model's run profile. Nothing is measured where only one of them can, as Q8_0 on x86 processors without AMX.
+model's run profile. Ours for AVX2 are also compared with llama.cpp's for weights as they are in the file; ours for VNNI are
+three times as fast (tests/benchmarks/products.py), so nothing is measured then.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from edgeembed.engine.llama.ggml import GgufParameters, InitParameters, Tensor, 
 
 log = logging.getLogger(__name__)
 
-TOKENS = (16, 128)
+TOKENS = (16, 64)
 """Of the products that are measured: a lone query's, and a batch's of a bulk load."""
-REPEATS = 7
-LEAST_GAIN = 1.1
-"""Llama.cpp's kernels are used for a type when they are this many times as fast as ours: products are not all that ours are
-faster at, and a forward pass of ours quantises the activations of several products once."""
-_MOST_BYTES = 1 << 23
+REPEATS = 4
+LEAST_GAIN = 1.25
+"""Llama.cpp's kernels are used for a type when they are this many times as fast as ours. Products are about half of a pass,
+and not all that ours are faster at: they compute runs of operations in one step, which weights of llama.cpp's interrupt."""
+_MOST_BYTES = 1 << 21
 """Of the weights that are measured: more than a core's own cache, as in a forward pass, and packed within milliseconds."""
 _MOST_MATRICES = 8
 _ROWS_TOGETHER = 64
@@ -52,15 +53,16 @@ def relative_speed(ours: TimeProducts, theirs: TimeProducts) -> float:
     return math.prod(ratios) ** (1 / len(ratios))
 
 
-def slower_types(path: str, own_type: bytes) -> tuple[int, ...] | None:
+def slower_types(path: str, own_type: bytes, *, plain: bool) -> tuple[int, ...] | None:
     """Return the types of a file's weights that llama.cpp's own kernels multiply faster than ours, as ggml's numbers.
 
-    None where nothing was measured. own_type: name of our buffer type. path: a file that cannot be read has no weights.
+    None where nothing was measured. own_type: name of our buffer type. plain: compare with weights as they are in the file,
+    where llama.cpp has no layout of its own for them. path: a file that cannot be read has no weights.
     """
     found, measured = [], False
     for type_, shape in weight_shapes(path).items():
-        with _Contest(type_, shape) as contest:
-            rival = contest.rival(own_type)
+        with Contest(type_, shape) as contest:
+            rival = contest.rival(own_type, plain=plain)
             if rival is None:
                 continue
             measured = True
@@ -107,7 +109,7 @@ class _Rival:
     name: str
 
 
-class _Contest:
+class Contest:
     """Products of weights of one type and shape, in any buffer type of the processor. A context manager."""
 
     def __init__(self, type_: int, shape: Shape) -> None:
@@ -120,31 +122,40 @@ class _Contest:
         self._device = function("ggml_backend_dev_by_type")(ggml.DEVICE_CPU)
         registry = function("ggml_backend_dev_backend_reg")(self._device)
         find = function("ggml_backend_reg_get_proc_address")
-        self._plain_type = function("ggml_backend_dev_buffer_type")(self._device)
+        self.plain_type = function("ggml_backend_dev_buffer_type")(self._device)
+        """The buffer type of weights as they are in a file."""
         self._backend = self._keep("ggml_backend_free", function("ggml_backend_dev_init")(self._device, None))
         set_threads = find(registry, ggml.SET_THREADS_FUNCTION)
         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int)(set_threads)(self._backend, 1)
         extra_types = find(registry, ggml.EXTRA_BUFFERS_FUNCTION)
         self._extra_types = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(extra_types)(self._device)
 
-    def __enter__(self) -> _Contest:
+    def __enter__(self) -> Contest:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def rival(self, own_type: bytes) -> _Rival | None:
-        """Return our buffer type and the first other one, if both can multiply these weights."""
-        ours = theirs = None
-        for buffer_type in ggml.up_to_null(self._extra_types):
-            if self._takes(buffer_type):
-                if function("ggml_backend_buft_name")(buffer_type) == own_type:
-                    ours = buffer_type
-                elif theirs is None:
-                    theirs = buffer_type
-        if ours is None or theirs is None:
-            return None
-        return _Rival(ours, theirs, function("ggml_backend_buft_name")(theirs).decode())
+    def rival(self, own_type: bytes, *, plain: bool) -> _Rival | None:
+        """Return our buffer type, and the one that llama.cpp would use without it.
+
+        None where ours cannot multiply these weights, and if the other one would be the plain one, unless `plain` is set.
+        """
+        takers = dict(self.takers())
+        ours = takers.pop(own_type, None)
+        name, theirs = next(iter(takers.items()), (b"llama.cpp's plain kernel", self.plain_type if plain else None))
+        return _Rival(ours, theirs, name.decode()) if ours and theirs else None
+
+    def takers(self) -> list[tuple[bytes, int]]:
+        """Return the names and addresses of the extra buffer types that can multiply these weights, in llama.cpp's order."""
+        name_of = function("ggml_backend_buft_name")
+        return [(name_of(each), each) for each in ggml.up_to_null(self._extra_types) if self._takes(each)]
+
+    @property
+    def multiplications(self) -> int:
+        """Multiplications that the measured products take for each token."""
+        found: int = self._columns * self._rows * self._matrices
+        return found
 
     def products(self, buffer_type: int) -> TimeProducts:
         """Return a function that measures products of weights in this buffer type."""
@@ -173,7 +184,7 @@ class _Contest:
         for each in weights:
             function("ggml_build_forward_expand")(graph, function("ggml_mul_mat")(context, each, given))
         allocate = function("ggml_backend_alloc_ctx_tensors_from_buft")
-        self._keep("ggml_backend_buffer_free", allocate(context, self._plain_type))
+        self._keep("ggml_backend_buffer_free", allocate(context, self.plain_type))
         zeros = bytes(function("ggml_nbytes")(given))
         function("ggml_backend_tensor_set")(given, zeros, 0, len(zeros))
         return graph

@@ -7,10 +7,9 @@ that works everywhere. The other program may be our own: the lanes of a bulk loa
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 TRY_EVERY = 128
 """Passes between two trials of another number: less than one in a hundred."""
@@ -40,6 +39,8 @@ class ThreadChoice:
             self._numbers.append(self._numbers[-1] // 2)
         self._latest: list[deque[float]] = [deque(maxlen=LATEST) for _ in self._numbers]
         """Seconds per token in the latest passes, for each number of threads."""
+        self._medians: list[float | None] = [None] * len(self._numbers)
+        """Those of `_latest`, where there are enough passes."""
         self._chosen = 0
         self._tried: int | None = None
         self._upwards = False
@@ -55,30 +56,32 @@ class ThreadChoice:
         if self._chosen and self._passes - at >= REDUCED_PASSES and self._clock() - since >= REDUCED_SECONDS:
             self._chosen = 0
             self._latest[0].clear()  # measured before the disturbance
+            self._medians[0] = None
         self._tried = self._trial()
         return self._numbers[self._chosen if self._tried is None else self._tried]
 
     def record(self, tokens: int, seconds: float) -> None:
         """Record how long the pass took that ran with the number of threads from `next`."""
-        self._latest[self._chosen if self._tried is None else self._tried].append(seconds / tokens)
-        present = self._seconds(self._chosen)
+        number = self._chosen if self._tried is None else self._tried
+        latest = self._latest[number]
+        latest.append(seconds / tokens)
+        if len(latest) >= ENOUGH:
+            self._medians[number] = _median(latest)
+        present = self._medians[self._chosen]
         if present is None:
             return
-        for other in range(len(self._numbers)):
-            found = self._seconds(other)
+        for other, found in enumerate(self._medians):
             if found is not None and found < (MORE if other < self._chosen else FEWER) * present:
                 if self._chosen == 0:
                     self._reduced = self._clock(), self._passes
                 self._chosen, present = other, found
 
-    def _seconds(self, number: int) -> float | None:
-        latest = self._latest[number]
-        return statistics.median(latest) if len(latest) >= ENOUGH else None
-
     def _trial(self) -> int | None:
+        if self._passes % TRY_UNKNOWN_EVERY:  # as in most passes; the other number is a multiple of it
+            return None
         neighbours = self._neighbours()
         unknown = [number for number in neighbours if len(self._latest[number]) < ENOUGH]
-        if unknown and self._passes % TRY_UNKNOWN_EVERY == 0:
+        if unknown:
             return unknown[0]
         if neighbours and self._passes % TRY_EVERY == 0:
             self._upwards = not self._upwards
@@ -87,3 +90,9 @@ class ThreadChoice:
 
     def _neighbours(self) -> list[int]:
         return [number for number in (self._chosen - 1, self._chosen + 1) if 0 <= number < len(self._numbers)]
+
+
+def _median(values: Collection[float]) -> float:
+    """Return the middle one of values, or the mean of both. `statistics.median` takes much longer for so few."""
+    ordered, middle = sorted(values), len(values) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2

@@ -7,30 +7,25 @@ import contextlib
 import logging
 import re
 import signal
-import subprocess
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.trace import traced
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
-from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.ipc.messages import (
-    LENGTH_BYTES,
     Embed,
     EmbedItem,
     FromWorker,
     Stop,
     ToWorker,
     frame,
-    frame_length,
-    from_worker_decoder,
 )
+from edgeembed.engine.supervisor.pipes import WorkerPipes
 from edgeembed.engine.text_sizes import characters_to_compute
 from edgeembed.engine.worker_options import WorkerOptions
 
@@ -57,55 +52,41 @@ _TELLING = (
 
 _OUTSIDE_SIGNALS = {signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM), signal.SIGINT}
 
-# Ctrl-C in a terminal reaches only the daemon, which lets the worker finish requests in flight.
-if sys.platform == "win32":
-    _OWN_GROUP: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
-else:
-    _OWN_GROUP: dict[str, Any] = {"start_new_session": True}
-
 
 class WorkerProcess:
     """A started worker. Everything runs on the event loop's thread."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        """process: its stdin, stdout and stderr are pipes."""
-        self._process = process
-        self._last_lines: deque[str] = deque(maxlen=40)
+    def __init__(self, pipes: WorkerPipes) -> None:
+        """pipes: those of a process that was started with `WorkerPipes.start`."""
+        self._pipes = pipes
         self._unsent: deque[ToWorker] = deque()
         """What waits for the pipe, behind a large message."""
         self._sending: asyncio.Task[None] | None = None
-        self._listener = asyncio.create_task(self._listen())
+        self._soon: list[EmbedItem] = []
+        """Items that are sent together when the event loop has run the other requests that are ready."""
 
     @classmethod
     async def start(cls, command: Sequence[str], options: WorkerOptions) -> WorkerProcess:
         """Start a worker: command, name of the mode, options as JSON. Raises OSError."""
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            options.mode,
-            msgspec.json.encode(options).decode(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=child_environment(),
-            **_OWN_GROUP,
-        )
-        _offer_to_the_oom_killer(process.pid)
-        return cls(process)
+        pipes = await WorkerPipes.start([*command, options.mode, msgspec.json.encode(options).decode()])
+        _offer_to_the_oom_killer(pipes.pid)
+        return cls(pipes)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._pipes.pid
 
     @property
     def killed_from_outside(self) -> bool:
         """Whether a signal such as SIGKILL or SIGTERM ended it, and not a crash of its own. False while it runs."""
-        return -(self._process.returncode or 0) in _OUTSIDE_SIGNALS
+        return -(self._pipes.returncode or 0) in _OUTSIDE_SIGNALS
 
     def send(self, message: ToWorker) -> None:
         """Send a message; it is lost when the process has ended.
 
         A large one is sent in parts, as the pipe takes them, and so are those behind it.
         """
+        self._send_soon()
         parts = _parts(message)
         if self._unsent or len(parts) > 1:
             self._unsent.extend(parts)
@@ -114,70 +95,76 @@ class WorkerProcess:
         else:
             self._write(message)
 
+    def send_items(self, items: Sequence[EmbedItem], *, soon: bool) -> None:
+        """Send texts. soon: those of requests that are ready now go into one message, which costs less than one for each."""
+        if not soon:
+            self.send(Embed(list(items)))
+            return
+        if not self._soon:
+            asyncio.get_running_loop().call_soon(self._send_soon)
+        self._soon += items
+
+    def _send_soon(self) -> None:
+        if self._soon:
+            items, self._soon = self._soon, []
+            self.send(Embed(items))
+
     async def _send_unsent(self) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError):  # the process has ended
-            while self._unsent:
-                try:
-                    self._write(self._unsent.popleft())
-                except ValueError as error:  # a bug; it must not hold up those behind it
-                    log.error("a message to worker %d cannot be encoded: %s", self.pid, describe_error(error))
-                await self._process.stdin.drain()
-                await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
-        self._unsent.clear()
+        while self._unsent:
+            try:
+                self._write(self._unsent.popleft())
+            except ValueError as error:  # a bug; it must not hold up those behind it
+                log.error("a message to worker %d cannot be encoded: %s", self.pid, describe_error(error))
+            await self._pipes.drain()
+            await asyncio.sleep(0)  # `drain` returns at once while the pipe's buffer is not full
 
     @traced(within="send to the worker")
     def _write(self, message: ToWorker) -> None:
-        pipe = self._process.stdin
-        if pipe and not pipe.is_closing():
-            pipe.write(frame(message))
+        self._pipes.write(frame(message))
 
     async def receive(self) -> FromWorker | None:
         """Wait for the next message and return it; None when the process has closed its end.
 
         Raises ValueError or msgspec.DecodeError for bytes that are not a message.
         """
-        assert self._process.stdout is not None
-        try:
-            header = await self._process.stdout.readexactly(LENGTH_BYTES)
-            return from_worker_decoder.decode(await self._process.stdout.readexactly(frame_length(header)))
-        except (asyncio.IncompleteReadError, ConnectionResetError):
-            return None
+        return await self._pipes.receive()
+
+    async def deliver(self, handle: Callable[[FromWorker], None]) -> None:
+        """Call a function with each message as it arrives, until the process has closed its end.
+
+        Raises what the function raises, and ValueError or msgspec.DecodeError for bytes that are not a message.
+        """
+        await self._pipes.deliver(handle)
 
     def kill(self) -> None:
         """Kill the process; `end` has to follow."""
-        if self._process.returncode is None:
-            self._process.kill()
+        self._pipes.kill()
 
     async def end(self, *, politely: bool) -> None:
         """End the process and read the rest of its stderr. politely: send Stop first, and wait for it."""
-        # asyncio's `wait` returns only when the pipes are closed too: read whatever is left in them.
-        draining = asyncio.create_task(self._drain())
-        if politely and self._process.returncode is None:
+        if politely and self._pipes.returncode is None:
             self.send(Stop())
-            if not await self._gone_within(STOP_SECONDS):
+            if not await self._pipes.exited_within(STOP_SECONDS):
                 log.info("the worker did not stop in time and is killed")
         # When its pipe has just closed, it gets a moment to exit with its own status.
-        if not await self._gone_within(0.5):
+        if not await self._pipes.exited_within(0.5):
             self.kill()
-        if not await self._gone_within(UNKILLABLE_SECONDS):  # stuck inside a driver
+        if not await self._pipes.exited_within(UNKILLABLE_SECONDS):  # stuck inside a driver
             log.error("worker %d cannot be killed and is left running", self.pid)
-        await asyncio.wait([self._listener, draining], timeout=1.0)
-        self._listener.cancel()
+        await self._pipes.close(1.0)
         if self._sending:
             self._sending.cancel()
-        draining.cancel()
 
     @property
     def exit_cause(self) -> Cause:
         """What its most telling line names; otherwise a kill from outside, or a crash."""
-        telling = _telling_line(self._last_lines)
+        telling = _telling_line(self._pipes.last_lines)
         named = cause_in_foreign_text(telling) if telling else None
         return named or ("killed" if self.killed_from_outside else "crash")
 
     def exit_report(self, activity: str) -> str:
         """Return how the process ended, what it was doing, and the most telling line of its log, for a person."""
-        code = self._process.returncode or 0
+        code = self._pipes.returncode or 0
         if code < 0:
             try:
                 how = f"ended by {signal.Signals(-code).name} while {activity}"
@@ -185,35 +172,8 @@ class WorkerProcess:
                 how = f"ended by signal {-code} while {activity}"
         else:
             how = f"ended with exit status {code} while {activity}"
-        telling = _telling_line(self._last_lines)
+        telling = _telling_line(self._pipes.last_lines)
         return f"{how}: {telling}" if telling else how
-
-    async def _gone_within(self, seconds: float) -> bool:
-        try:
-            await asyncio.wait_for(self._process.wait(), seconds)
-        except TimeoutError:
-            return False
-        return True
-
-    async def _drain(self) -> None:
-        assert self._process.stdout is not None
-        with contextlib.suppress(ConnectionResetError):  # the process has ended
-            while await self._process.stdout.read(1 << 16):
-                pass
-
-    async def _listen(self) -> None:
-        assert self._process.stderr is not None
-        while True:
-            try:
-                line = await self._process.stderr.readline()
-            except ValueError:  # longer than the buffer: the line was skipped
-                continue
-            if not line:
-                return
-            text = line.decode("utf-8", "replace").rstrip()
-            if text:
-                self._last_lines.append(text)
-                log.debug("worker %d: %s", self.pid, text)
 
 
 def _offer_to_the_oom_killer(pid: int) -> None:

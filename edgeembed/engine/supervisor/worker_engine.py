@@ -24,7 +24,7 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
-from edgeembed.engine.interface import BULK, DENSE, ModelInfo, Output, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, ModelInfo, Output, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
@@ -168,7 +168,8 @@ class WorkerEngine:
         if self.is_over:
             self._pending.fail_all(self._unavailable)
         elif self._session and self._accepts:
-            self._session.process.send(Embed(items))
+            # With other queries in flight the worker computes anyway, and the processor is better used for fewer messages.
+            self._session.process.send_items(items, soon=priority == INTERACTIVE and self._pending.queries > len(items))
         return futures
 
     def distrust(self, reason: str) -> None:
@@ -245,12 +246,7 @@ class WorkerEngine:
                 ready_at = time.monotonic()
                 self._became_ready(session, session.info)
                 upkeep = self._start_upkeep(session, session.info)
-                while (message := await session.process.receive()) is not None:
-                    session.messages_received += 1
-                    if isinstance(message, ModeFailed):
-                        failure = message
-                    else:
-                        self._handle(message)
+                failure = await self._serve(session)
         except (OSError, ValueError, msgspec.DecodeError) as error:
             failure = unreadable(error)
         finally:
@@ -263,6 +259,20 @@ class WorkerEngine:
             self._session = None
         uptime = None if ready_at is None else time.monotonic() - ready_at
         return self._memory_guard.named(session.exit_of(failure, running, uptime))
+
+    async def _serve(self, session: WorkerSession) -> ModeFailed | None:
+        """Handle a worker's messages until it ends; return its failure if it sends one."""
+        failures: list[ModeFailed] = []
+
+        def handle(message: FromWorker) -> None:
+            session.messages_received += 1
+            if isinstance(message, ModeFailed):
+                failures.append(message)
+            else:
+                self._handle(message)
+
+        await session.process.deliver(handle)
+        return failures[-1] if failures else None
 
     def _options_of(self, mode: ExecutionMode) -> WorkerOptions:
         """Return the options of the next worker in a mode. Called in a thread; raises what `options` raises."""

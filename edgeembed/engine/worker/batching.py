@@ -137,6 +137,8 @@ class BatchQueue(Generic[TokensT]):
         self._lock = threading.Lock()
         self._wide_turn = threading.Condition(self._lock)
         self._bulk_turn = threading.Condition(self._lock)
+        self._lent = False
+        """Whether another thread computes in the wide lane's place; see `take_at_once`."""
         self._closed = False
         self._now = 0.0
         """Time at which the queue last changed; all lanes are chosen by this time."""
@@ -151,11 +153,42 @@ class BatchQueue(Generic[TokensT]):
     def add(self, texts: Iterable[QueuedText[TokensT]]) -> None:
         """Append texts to the queue of their priority."""
         with self._lock:
-            self._now = self._clock()
-            for text in texts:
-                text.queued_at = self._now
-                self._queue_of(text)[text.id] = text
+            self._append(texts)
             self._wake()
+
+    def take_at_once(
+        self, texts: Iterable[QueuedText[TokensT]], suits: Callable[[list[QueuedText[TokensT]]], bool]
+    ) -> list[QueuedText[TokensT]]:
+        """Append texts; if the wide lane sleeps and now has a batch that suits, return it: the caller computes in its place.
+
+        It calls `give_back` afterwards. Meanwhile the wide lane takes nothing. Never waits; [] if the texts were only added.
+        """
+        with self._lock:
+            self._append(texts)
+            batch = self._choose(WIDE) if WIDE in self._asleep and not self._closed else []
+            if batch and not suits(batch):
+                batch = []
+            if batch:
+                self._asleep.discard(WIDE)
+                self._lent = True
+                self._start(WIDE, batch)
+            self._wake()
+            return batch
+
+    def give_back(self) -> None:
+        """End the batch that `take_at_once` returned."""
+        with self._lock:
+            self._now = self._clock()
+            self._lent = False
+            del self._running[WIDE]
+            self._asleep.add(WIDE)
+            self._wake()
+
+    def _append(self, texts: Iterable[QueuedText[TokensT]]) -> None:
+        self._now = self._clock()
+        for text in texts:
+            text.queued_at = self._now
+            self._queue_of(text)[text.id] = text
 
     def add_isolated(self, texts: Sequence[QueuedText[TokensT]]) -> None:
         """Queue texts that share batches only with each other; see `edgeembed.engine.worker.isolated_batches`."""
@@ -173,6 +206,11 @@ class BatchQueue(Generic[TokensT]):
                 self._queries.pop(id_, None)
                 self._bulk.pop(id_, None)
             self._wake()  # the texts behind them may be for lanes that sleep
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is computed and nothing waits. Other threads may change that at any time."""
+        return not (self._running or self._queries or self._bulk)
 
     @property
     def closed(self) -> bool:
@@ -207,14 +245,16 @@ class BatchQueue(Generic[TokensT]):
         """
         waited = True
         with self._lock:
-            self._running.pop(lane, None)
+            if not self._is_lent(lane):
+                self._running.pop(lane, None)
             while not self._closed:
                 self._now = self._clock()
                 self._asleep.discard(lane)
-                batch = self._choose(lane)
+                lent = self._is_lent(lane)
+                batch = [] if lent else self._choose(lane)
                 if batch:
                     self._start(lane, batch)
-                else:
+                elif not lent:
                     self._asleep.add(lane)
                 self._wake()  # what is left, or what this lane was woken for, may now be for another lane
                 if batch:
@@ -224,6 +264,9 @@ class BatchQueue(Generic[TokensT]):
                     return []
                 waited = (self._wide_turn if lane == WIDE else self._bulk_turn).wait(seconds)
             return []
+
+    def _is_lent(self, lane: int) -> bool:
+        return self._lent and lane == WIDE
 
     def take_query(self, most: int) -> list[QueuedText[TokensT]]:
         """Return queries that the wide lane may compute between two pieces of a long text, possibly none. Never waits.

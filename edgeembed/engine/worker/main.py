@@ -26,8 +26,9 @@ OPENMP_SPINS = "4000"
 awake between two operations of a forward pass, but not between two requests (GNU OpenMP's default keeps a processor busy for
 many milliseconds)."""
 
-SWITCH_SECONDS = 0.001
-"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code."""
+SWITCH_SECONDS = 0.0002
+"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code: a query does so several
+times, beside a bulk load whose texts are read and sent meanwhile."""
 
 
 def _end_process(error: BaseException) -> NoReturn:
@@ -77,7 +78,7 @@ def main(argv: list[str]) -> int:
     sandbox = Sandbox(Path(options.path), options.device, enabled=options.sandbox)
     sandbox.restrict_files([FOLDER])
     try:
-        return Worker(options, Pipe(sys.stdin.buffer, sink), activity_table, sandbox).run()
+        return Worker(options, Pipe(os.fdopen(0, "rb", closefd=False), sink), activity_table, sandbox).run()
     except Exception as error:
         # Python's own end would wait for the reader, and abort with a message about standard input.
         _end_process(error)

@@ -6,7 +6,6 @@ ctypes releases the interpreter lock inside llama.cpp, so texts are read and row
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import threading
@@ -16,7 +15,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from edgeembed.common.heap import IdleTrim
+from edgeembed.common.heap import IdleTrim, trim_heap
 from edgeembed.engine import canary
 from edgeembed.engine.context_plan import MOST_REDUCTION
 from edgeembed.engine.interface import (
@@ -41,7 +40,6 @@ from edgeembed.engine.ipc.messages import (
     Ready,
     RowItem,
     Stage,
-    Stop,
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.context import Context
@@ -50,6 +48,7 @@ from edgeembed.engine.llama.model import LlamaModel, load_libraries
 from edgeembed.engine.reading import Reading, Tokens
 from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.guard import start_guard
 from edgeembed.engine.worker.reader import BadIdsError, CutReading, NoRoomError, TextReader, TooLongError
 from edgeembed.engine.worker.thread_priority import lower_priority
 from edgeembed.engine.worker.token_outputs import TokenOutputs
@@ -58,6 +57,10 @@ from edgeembed.engine.worker_options import WorkerOptions
 
 QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
+
+MOST_SECONDS_AT_ONCE = 0.005
+"""The reader computes a query itself if that is about as quick: meanwhile it reads nothing, and other requests, such as for
+tokens, are not served."""
 
 IDLE_SECONDS = 30.0
 """A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
@@ -78,6 +81,9 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._computes_at_once = False
+        self._token_seconds = float("inf")
+        """Seconds per token of the wide lane's latest batch."""
         self._trim = IdleTrim()
 
     def run(self) -> int:
@@ -93,6 +99,7 @@ class Worker:
             info = msgspec.structs.replace(
                 self._check_canary(model), batch_tokens=model.batch_budget, sandbox=self._sandbox.info
             )
+            model.renew_wide()  # the canary texts have filled the largest batch; most queries are short
         except ModelLoadError as error:
             return self._give_up(ModeFailed(str(error), error.cause, error.fatal))
         except (canary.CanaryError, ComputeError) as error:
@@ -103,12 +110,15 @@ class Worker:
         )
         self._queue = queue
         self._reader = TextReader(model, context_tokens=info.context_tokens, vocabulary=model.vocabulary.size)
-        self._tokenizing = Tokenizing(self._tokenize, queue)
+        # What a card computes stays on one thread.
+        self._computes_at_once = not self._options.gpu_layers and start_guard()
+        self._tokenizing = Tokenizing(self._tokenize, queue, self._add_queries)
         for number in range(1, plan.bulk_lanes + 1):
             threading.Thread(target=self._run_bulk_lane, args=(number, queue), name=f"bulk-{number}", daemon=True).start()
         self._loaded.set()
         gc.freeze()  # these objects live as long as the process: garbage collections that skip them are short
         gc.enable()  # `main` has disabled it
+        trim_heap()  # what loading took
         self._pipe.send(Ready(info))
         self._run_wide_lane(model, queue)
         self._pipe.finish()
@@ -166,19 +176,43 @@ class Worker:
 
     def _read(self) -> None:
         while True:
-            message = self._pipe.read()
-            if message is None:
+            messages = self._pipe.read()
+            if not messages:
                 os._exit(0)
             self._loaded.wait()
             assert self._queue is not None and self._tokenizing is not None
             self._trim.note_work()
-            match message:
-                case Embed(items):
+            items: list[EmbedItem] = []  # of several requests, which then share a batch
+            for message in messages:
+                if isinstance(message, Embed):
+                    items += message.items
+                    continue
+                if items:
                     self._tokenizing.add(items)
-                case Cancel(ids):
-                    self._tokenizing.cancel(ids)
-                case Stop():
+                    items = []
+                if isinstance(message, Cancel):
+                    self._tokenizing.cancel(message.ids)
+                else:
                     self._queue.close()
+            if items:
+                if len(items) == 1 and items[0].priority == INTERACTIVE and self._queue.is_idle and self._model is not None:
+                    self._model.kernels.expect_query()  # they wake while the text is tokenised
+                self._tokenizing.add(items)
+
+    def _add_queries(self, texts: list[Queued]) -> None:
+        """Queue texts; if the wide lane could begin with them now, compute them here: waking its thread takes longer.
+
+        The reader reads nothing meanwhile, so this is for short batches only, and while nothing else has arrived.
+        """
+        assert self._queue is not None and self._model is not None
+        seconds = self._token_seconds * sum(text.count for text in texts)
+        if not (self._computes_at_once and seconds <= MOST_SECONDS_AT_ONCE and self._pipe.is_quiet):
+            self._queue.add(texts)
+        elif batch := self._queue.take_at_once(texts, _is_quick):
+            try:
+                self._compute(WIDE, self._model.wide, self._queue, batch)
+            finally:
+                self._queue.give_back()
 
     def _tokenize(self, item: EmbedItem) -> Queued | None:
         """Return a text with its tokens, or None when the item is already answered. Called from several threads."""
@@ -278,36 +312,47 @@ class Worker:
 
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch and send its rows. entry: its place in the activity table."""
-        self._activity_table.begin(entry, [text.id for text in batch])
-        assert self._model is not None
-        priority = self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext()
+        self._begin(entry, batch)
+        began = time.perf_counter()
         try:
-            with priority:
-                rows = context.compute(
-                    [text.tokens for text in batch],
-                    between=lambda: self._compute_queries(context, queue),
-                    isolated=bool(batch[0].batch),
-                )
+            rows = context.compute(
+                [text.tokens for text in batch],
+                between=lambda: self._compute_queries(context, queue),
+                isolated=bool(batch[0].batch),
+            )
         except ComputeError as error:
-            self._activity_table.end(entry)
+            self._end(entry, batch)
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
-            self._activity_table.end(entry)
+            if entry == WIDE:
+                self._token_seconds = (time.perf_counter() - began) / sum(text.count for text in batch)
+            self._end(entry, batch)
             self._send_rows(queue, batch, rows)
 
     def _compute_outputs(self, entry: int, outputs: TokenOutputs, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch of texts with other outputs than a dense row, and send their packed rows; see `_compute`."""
-        assert self._model is not None
-        self._activity_table.begin(entry, [text.id for text in batch])
+        self._begin(entry, batch)
         try:
-            with self._model.kernels.query() if _is_query(entry, batch) else contextlib.nullcontext():
-                rows = outputs.compute(batch)
+            rows = outputs.compute(batch)
         except (ComputeError, ModelLoadError, canary.CanaryError) as error:
-            self._activity_table.end(entry)
+            self._end(entry, batch)
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
-            self._activity_table.end(entry)
+            self._end(entry, batch)
             self._send_rows(queue, batch, rows)
+
+    def _begin(self, entry: int, batch: list[Queued]) -> None:
+        """Note that a thread computes a batch from now on; bulk lanes pause for one of queries."""
+        assert self._model is not None
+        self._activity_table.begin(entry, [text.id for text in batch])
+        if _is_query(entry, batch):
+            self._model.kernels.begin_query()
+
+    def _end(self, entry: int, batch: list[Queued]) -> None:
+        assert self._model is not None
+        if _is_query(entry, batch):
+            self._model.kernels.end_query()
+        self._activity_table.end(entry)
 
     def _compute_queries(self, context: Context, queue: BatchQueue[Reading]) -> None:
         """Compute waiting queries between two pieces of a long text."""
@@ -320,10 +365,7 @@ class Worker:
 
     def _send_rows(self, queue: BatchQueue[Reading], batch: list[Queued], rows: Float32Matrix | list[Float32Row]) -> None:
         self._trim.note_work()
-        if isinstance(rows, list):
-            usable = [bool(np.isfinite(row).all()) for row in rows]
-        else:
-            usable = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+        usable = _usable(rows)
         self._pipe.send(
             ComputedRows(
                 [
@@ -377,6 +419,22 @@ class Worker:
 def _is_query(entry: int, batch: list[Queued]) -> bool:
     """Return whether a batch is one of queries, short enough that bulk lanes pause meanwhile."""
     return entry in (WIDE, NESTED) and batch[0].priority == INTERACTIVE and sum(text.count for text in batch) <= QUERY_TOKENS
+
+
+def _usable(rows: Float32Matrix | list[Float32Row]) -> list[bool]:
+    """Return for each row whether it has an answer: all finite, and a dense one not zero."""
+    if isinstance(rows, list):
+        return [bool(np.isfinite(row).all()) for row in rows]
+    squares = np.einsum("ij,ij->i", rows, rows)
+    if 0.0 < squares.min() <= squares.max() < np.inf:  # as nearly always; NaN makes this False, too
+        return [True] * len(rows)
+    usable: list[bool] = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
+    return usable
+
+
+def _is_quick(batch: list[Queued]) -> bool:
+    """Return whether the reader may compute a batch: it makes nobody wait."""
+    return batch[0].is_dense and not batch[0].alone and _is_query(WIDE, batch)
 
 
 def _full(reading: Reading) -> int:

@@ -50,9 +50,16 @@ class Tokenizing(Generic[TokensT]):
     from several threads at once.
     """
 
-    def __init__(self, tokenize: Callable[[EmbedItem], QueuedText[TokensT] | None], ready: BatchQueue[TokensT]) -> None:
+    def __init__(
+        self,
+        tokenize: Callable[[EmbedItem], QueuedText[TokensT] | None],
+        ready: BatchQueue[TokensT],
+        add_at_once: Callable[[list[QueuedText[TokensT]]], object] | None = None,
+    ) -> None:
+        """add_at_once: adds to the queue what `add` has tokenised itself, and may compute it."""
         self._tokenize = tokenize
         self._ready = ready
+        self._add_at_once = add_at_once or ready.add
         self._lock = threading.Lock()
         self._waiting: set[int] = set()
         """Ids of items that are on a lane and not cancelled."""
@@ -64,20 +71,21 @@ class Tokenizing(Generic[TokensT]):
     def add(self, items: Iterable[EmbedItem]) -> None:
         """Tokenise items at once, or queue them for the thread of their lane."""
         later: list[tuple[queue.SimpleQueue[EmbedItem], EmbedItem]] = []
-        now: list[QueuedText[TokensT]] = []
+        at_once: list[QueuedText[TokensT]] = []
         for item in items:
             if characters_to_read(item.text) > LONG_CHARACTERS:
                 later.append((self._count if _counts_all(item) else self._long, item))
             elif item.priority != INTERACTIVE:
                 later.append((self._bulk, item))
             elif queued := self._tokenize(item):
-                now.append(queued)
-        if now:  # together: the texts of one request share a batch
-            self._ready.add(now)
-        with self._lock:
-            self._waiting.update(item.id for _, item in later)
-        for lane, item in later:
-            lane.put(item)
+                at_once.append(queued)
+        if later:
+            with self._lock:
+                self._waiting.update(item.id for _, item in later)
+            for lane, item in later:
+                lane.put(item)
+        if at_once:  # together: the texts of one request share a batch
+            self._add_at_once(at_once)
 
     def cancel(self, ids: Iterable[int]) -> None:
         """Remove waiting texts, here and from the batch queue."""

@@ -251,7 +251,9 @@ function overview(status) {
   const unit = models.find((model) => model.default);
   const alarms = vectors.filter((one) => one.alarm);
   $("version").textContent = `${status.version}, up ${duration(status.uptime_seconds)}`;
-  const [state, words] = !unit
+  const [state, words] = status.starting
+    ? ["wait", "starting"]
+    : !unit
     ? ["good", "ready, model unloaded"]
     : unit.state !== "ready"
       ? [STATES[unit.state] ?? "wait", unit.state]
@@ -276,7 +278,10 @@ function overview(status) {
       return part;
     }),
   );
-  fill("models", models.map(modelCard), "No model is loaded. The first request that needs one loads it.");
+  const none = status.starting
+    ? `The default model is not there yet: ${status.starting}.`
+    : "No model is loaded. The first request that needs one loads it.";
+  fill("models", models.map(modelCard), none);
   fill("vectors", vectors.map(vectorCard), "No text has been computed yet.");
   $("cache").replaceChildren(
     ...(cache

@@ -14,6 +14,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.errors import RequestError
+from edgeembed.inference.aside import DIGITS
 from edgeembed.inference.number_formats import base64_rows, quantised
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
@@ -175,7 +176,7 @@ def _texts(body: CohereEmbedBody, most: int) -> tuple[list[str], str]:
 
 
 def _size(texts: list[str], result: EmbedResult) -> int:
-    return result.numbers + sum(map(len, texts))
+    return DIGITS * result.numbers + sum(map(len, texts))
 
 
 def _floats(_body: CohereEmbedBody, texts: list[str], result: EmbedResult, version: str) -> web.Response:

@@ -8,6 +8,7 @@ those that are refused.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import msgspec
@@ -182,6 +183,40 @@ class NumberFormat(msgspec.Struct, frozen=True):
     dtype: Dtype = "float32"
     endianness: Endianness = "little"
     norm: int = 2
+
+
+_OTHERS = EmbeddingsBody.__struct_fields__.index("encoding_format") + 1
+_PLAIN = msgspec.structs.astuple(EmbeddingsBody())[_OTHERS:]
+_PLAIN_FORMATS = {None: NumberFormat(), "float": NumberFormat(), "base64": NumberFormat("base64")}
+
+
+def is_plain(body: EmbeddingsBody) -> bool:
+    """Return whether a body has nothing but input, model and a usual encoding, as those of nearly all clients."""
+    # All at once, since each field takes as long as this.
+    others = msgspec.structs.astuple(body)[_OTHERS : _OTHERS + len(_PLAIN)]
+    return others == _PLAIN and body.messages is None and body.encoding_format in _PLAIN_FORMATS
+
+
+@traced(within="validate")
+def plain_request(request: web.Request, body: EmbeddingsBody, token_hint: str) -> tuple[EmbedRequest, NumberFormat]:
+    """Return what `embed_request` and `number_format` return for a body that `is_plain`. Raises RequestError."""
+    app = request.app
+    service = app[SERVICE]
+    texts, _, single = texts_and_ids(body, app[MAX_REQUEST_TEXTS], token_hint)
+    asked = EmbedRequest(
+        texts=texts,
+        model=body.model,
+        single=single,
+        cache=cache_use(None, request),
+        lengths=_default_lengths(service.truncate),
+        long_text=service.long_text,
+    )
+    return asked, _PLAIN_FORMATS[body.encoding_format]
+
+
+@cache
+def _default_lengths(default: Side) -> Lengths:
+    return lengths(EmbeddingsBody(), default)
 
 
 def number_format(body: EmbeddingFields) -> NumberFormat:

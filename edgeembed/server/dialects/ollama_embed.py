@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 from msgspec import Meta
 
 from edgeembed.errors import RequestError
-from edgeembed.inference.aside import Aside
+from edgeembed.inference.aside import DIGITS, Aside
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Slot
@@ -125,7 +125,7 @@ async def embed_texts(request: web.Request) -> web.Response:
     if result.numbers > MOST_NUMBERS_AT_ONCE:
         headers = {hdrs.CONTENT_TYPE: JSON_TYPE, **answer_headers(result, result.texts)}
         return PartedResponse(_parts(result, answer, aside), headers)
-    return await aside.run(result.numbers, _answer, result, answer)
+    return await aside.run(DIGITS * result.numbers, _answer, result, answer)
 
 
 @routes.post("/api/embeddings")

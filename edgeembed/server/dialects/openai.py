@@ -12,18 +12,26 @@ from aiohttp import web
 from msgspec import UNSET
 
 from edgeembed.common.status import ListedModel
+from edgeembed.inference.aside import DIGITS
 from edgeembed.inference.requests import EmbedResult
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import ModelListing
 from edgeembed.server.app_keys import BODY_DIGEST, SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.embeddings_answer import bytes_response, with_cuts, write_json
-from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, embed_request, number_format
+from edgeembed.server.dialects.embeddings_body import (
+    EmbeddingsBody,
+    embed_request,
+    is_plain,
+    number_format,
+    plain_request,
+)
 from edgeembed.server.dialects.outputs import check_encoding, output_form, outputs_json, words_of
 from edgeembed.server.dialects.token_rows import is_large, json_in_parts
 from edgeembed.server.fields import answer_headers
 from edgeembed.server.proxy import FORWARD
-from edgeembed.server.responses import json_bytes, json_response, plain, struct_response
+from edgeembed.server.quick_answers import quick_json
+from edgeembed.server.responses import json_response, plain, struct_response
 
 routes = web.RouteTableDef()
 
@@ -35,24 +43,28 @@ _TOKEN_HINT = (
 
 
 @routes.post("/v1/embeddings")
-async def embeddings(request: web.Request) -> web.Response:
+async def embeddings(request: web.Request) -> web.StreamResponse:
     """Embed a string or a list of strings."""
     return await _embed(request)
 
 
 @routes.post("/v1/multi-vector")
-async def multi_vectors(request: web.Request) -> web.Response:
+async def multi_vectors(request: web.Request) -> web.StreamResponse:
     """Return a vector for each token of each text, as Jina does for late-interaction models."""
     return await _embed(request, jina=True)
 
 
-async def _embed(request: web.Request, *, jina: bool = False) -> web.Response:
+async def _embed(request: web.Request, *, jina: bool = False) -> web.StreamResponse:
     """Answer a request. jina: for vectors of tokens, and not for dense ones."""
     body = await read_body(request, _BODY)
-    numbers = number_format(body)
-    asked = embed_request(request, body, _TOKEN_HINT)
     service = request.app[SERVICE]
-    form = await output_form(body, service, asked.input_type, jina=jina)
+    if is_plain(body) and not jina:
+        asked, numbers = plain_request(request, body, _TOKEN_HINT)
+        form = None
+    else:
+        numbers = number_format(body)
+        asked = embed_request(request, body, _TOKEN_HINT)
+        form = await output_form(body, service, asked.input_type, jina=jina)
     if form is not None:
         check_encoding(numbers)
         asked = msgspec.structs.replace(asked, outputs=form.outputs)
@@ -65,15 +77,16 @@ async def _embed(request: web.Request, *, jina: bool = False) -> web.Response:
         return _stored(request, b"".join(pieces), result, headers)
     if numbers.encoding in ("bytes", "bytes_only"):
         return await bytes_response(service.aside, result, numbers, headers)
-    written = await service.aside.run(result.numbers, write_json, result, numbers)
+    size = result.numbers * (DIGITS if numbers.encoding == "float" else 1)
+    written = await service.aside.run(size, write_json, result, numbers)
     return _stored(request, with_cuts(written, result), result, headers)
 
 
-def _stored(request: web.Request, written: bytes, result: EmbedResult, headers: dict[str, str]) -> web.Response:
+def _stored(request: web.Request, written: bytes, result: EmbedResult, headers: dict[str, str]) -> web.StreamResponse:
     """Return an answer, and store it for the fast path, which does not store those with cut texts: they need a header."""
-    if digest := request.get(BODY_DIGEST):
+    if result.memory_label is not None and (digest := request.get(BODY_DIGEST)):
         request.app[SERVICE].store_response(digest, written, result)
-    return json_bytes(written, headers)
+    return quick_json(request, written, headers)
 
 
 @routes.get("/v1/models")

@@ -198,7 +198,7 @@ async def _task(body: PoolingBody, service: EmbeddingService) -> Task:
     match body.task:
         case None:
             target = await service.registry.look_up(body.model) if body.model else None
-            model = target.model if target else service.registry.default
+            model = target.model if target else await service.registry.default_model()
             return "classify" if model is not None and model.task == "classify" else "token_embed"
         case "embed" | "token_embed" | "classify" as task:
             return task

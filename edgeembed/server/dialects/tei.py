@@ -16,6 +16,7 @@ import numpy.typing as npt
 from aiohttp import web
 from msgspec import UNSET
 
+from edgeembed.inference.aside import DIGITS
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.server.app_keys import MAX_REQUEST_TEXTS, SERVICE
 from edgeembed.server.body import BodyType, cache_use, name_in, peek_body, read_body
@@ -37,7 +38,7 @@ from edgeembed.server.fields import (
     input_type_of,
 )
 from edgeembed.server.long_texts import LongTextField, long_text_of
-from edgeembed.server.responses import json_response
+from edgeembed.server.responses import array_json, json_bytes, json_response
 
 routes = web.RouteTableDef()
 
@@ -100,8 +101,8 @@ async def embed_texts(request: web.Request) -> web.Response:
     long_text = long_text_of(body.long_text, service.long_text, ids=asked.ids is not None, truncate=body.truncate)
     asked = msgspec.structs.replace(asked, dimensions=body.dimensions, long_text=long_text)
     result = await service.embed(asked)
-    rows = await service.aside.run(result.numbers, _rows, result, body)
-    return json_response(rows, headers=embed_headers(result, asked, began))
+    written = await service.aside.run(DIGITS * result.numbers, _written, result, body)
+    return json_bytes(written, embed_headers(result, asked, began))
 
 
 @routes.post("/similarity")
@@ -127,8 +128,8 @@ async def similarity(request: web.Request) -> web.Response:
     return json_response(cosines, headers=embed_headers(result, asked, began))
 
 
-def _rows(result: EmbedResult, body: TeiEmbedBody) -> npt.NDArray[np.float32]:
-    return result.vectors if body.normalize is not False else result.scaled(-1)
+def _written(result: EmbedResult, body: TeiEmbedBody) -> bytes:
+    return array_json(result.vectors if body.normalize is not False else result.scaled(-1))
 
 
 def _cosines(result: EmbedResult) -> npt.NDArray[np.float64]:

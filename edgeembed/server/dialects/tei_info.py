@@ -69,7 +69,7 @@ class TeiInfo(msgspec.Struct):
 async def info(request: web.Request) -> web.Response:
     """Describe the default model; 503 until it is loaded."""
     service = request.app[SERVICE]
-    model = service.registry.default
+    model = await service.registry.default_model()
     if model is None:
         raise EngineUnavailableError("no model is served", retry_after=1.0)
     async with service.pool.lease(model) as lease:

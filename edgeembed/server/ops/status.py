@@ -79,7 +79,7 @@ def _health(service: EmbeddingService) -> Health:
         other.model.spec: other.reason for other in service.pool.slots if other.state == "failed" and other is not slot
     }
     # A status of its own while it loads, so that scripts can tell "wait" from "look into it".
-    loading = (slot and slot.state == "loading") or (engine and engine.state == "starting")
+    loading = service.registry.pending or (slot and slot.state == "loading") or (engine and engine.state == "starting")
     return Health(
         status="starting" if loading else "unavailable",
         model=default.name if default else None,
@@ -102,6 +102,7 @@ async def status(request: web.Request) -> web.Response:
             version=__version__,
             pid=os.getpid(),
             uptime_seconds=round(time.time() - request.app[STARTED_AT], 3),
+            starting=service.registry.pending.stage if service.registry.pending else UNSET,
             model=_default_model(service, slot),
             engine=slot.engine.status if slot and slot.engine else None,
             memory=MemoryUse(service.pool.used_bytes, service.pool.budget_bytes),

@@ -9,6 +9,7 @@
 #include "../signatures.h"
 #include "ggml-backend-impl.h"
 #include "ggml-impl.h"
+#include "ggml-cpu.h"
 #include "ggml-cpu/ggml-cpu-impl.h"
 #include "ggml-cpu/traits.h"
 
@@ -98,6 +99,10 @@ SAME_FIELD(ComputeParams, use_ref, ggml_compute_params, use_ref);
 // --- numbers --------------------------------------------------------------------------------------------------------------
 
 static_assert(TYPE_F32 == GGML_TYPE_F32 && TYPE_F16 == GGML_TYPE_F16 && TYPE_Q8_0 == GGML_TYPE_Q8_0);
+static_assert(TYPE_Q4_0 == GGML_TYPE_Q4_0 && TYPE_Q4_1 == GGML_TYPE_Q4_1 && TYPE_Q5_0 == GGML_TYPE_Q5_0);
+static_assert(TYPE_Q5_1 == GGML_TYPE_Q5_1 && TYPE_Q4_K == GGML_TYPE_Q4_K && TYPE_Q5_K == GGML_TYPE_Q5_K);
+static_assert(TYPE_Q6_K == GGML_TYPE_Q6_K && TYPE_IQ4_NL == GGML_TYPE_IQ4_NL && TYPE_IQ4_XS == GGML_TYPE_IQ4_XS);
+static_assert(TYPE_BF16 == GGML_TYPE_BF16);
 static_assert(OP_NONE == GGML_OP_NONE && OP_ADD == GGML_OP_ADD && OP_MUL == GGML_OP_MUL && OP_CPY == GGML_OP_CPY);
 static_assert(OP_NORM == GGML_OP_NORM);
 static_assert(OP_MUL_MAT == GGML_OP_MUL_MAT);
@@ -106,7 +111,14 @@ static_assert(OP_PERMUTE == GGML_OP_PERMUTE && OP_TRANSPOSE == GGML_OP_TRANSPOSE
 static_assert(OP_FLASH_ATTN_EXT == GGML_OP_FLASH_ATTN_EXT);
 static_assert(OP_UNARY == GGML_OP_UNARY);
 static_assert(UNARY_OP_GELU == GGML_UNARY_OP_GELU);
+static_assert(TYPE_I32 == GGML_TYPE_I32 && TYPE_I64 == GGML_TYPE_I64);
+static_assert(OP_RMS_NORM == GGML_OP_RMS_NORM && OP_SET_ROWS == GGML_OP_SET_ROWS);
+static_assert(OP_ROPE == GGML_OP_ROPE && OP_GLU == GGML_OP_GLU);
+static_assert(GLU_OP_GEGLU == GGML_GLU_OP_GEGLU && GLU_OP_SWIGLU == GGML_GLU_OP_SWIGLU);
+static_assert(GLU_OP_GEGLU_ERF == GGML_GLU_OP_GEGLU_ERF);
+static_assert(ROPE_TYPE_NORMAL == GGML_ROPE_TYPE_NORMAL && ROPE_TYPE_NEOX == GGML_ROPE_TYPE_NEOX);
 static_assert(FLAG_OUTPUT == GGML_TENSOR_FLAG_OUTPUT && FLAG_COMPUTE == GGML_TENSOR_FLAG_COMPUTE);
+static_assert(USAGE_COMPUTE == GGML_BACKEND_BUFFER_USAGE_COMPUTE);
 static_assert(DEVICE_CPU == GGML_BACKEND_DEVICE_TYPE_CPU);
 
 // --- functions ------------------------------------------------------------------------------------------------------------
@@ -122,6 +134,7 @@ SAME_SIGNATURE(op_name, ggml_op_name);
 SAME_SIGNATURE(unary_op_name, ggml_unary_op_name);
 SAME_SIGNATURE(tensor_overhead, ggml_tensor_overhead);
 SAME_SIGNATURE(device_by_type, ggml_backend_dev_by_type);
+SAME_SIGNATURE(set_threads, ggml_backend_cpu_set_n_threads);
 
 // --- virtual functions ----------------------------------------------------------------------------------------------------
 

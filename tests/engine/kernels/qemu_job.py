@@ -11,6 +11,7 @@ import math
 import struct
 import sys
 
+Q8_0 = 8  # ggml's number
 TOKENS, ROWS, COLUMNS = 5, 32, 64
 
 library = ctypes.CDLL(sys.argv[1])
@@ -23,7 +24,7 @@ weights = b"".join(
 given = (ctypes.c_float * (TOKENS * COLUMNS))(*(math.sin(at) for at in range(TOKENS * COLUMNS)))
 product = (ctypes.c_float * (TOKENS * ROWS))()
 sizes = (ctypes.c_int64(size) for size in (ROWS, COLUMNS, TOKENS))
-library.edgeembed_kernels_multiply(level, weights, given, product, *sizes)
+library.edgeembed_kernels_multiply(level, Q8_0, weights, given, product, *sizes)
 gelu = (ctypes.c_float * 50)()
 library.edgeembed_kernels_gelu(level, given, gelu, ctypes.c_int64(50))
 norm = (ctypes.c_float * 48)()

@@ -17,7 +17,7 @@ import pytest
 
 from edgeembed.engine.kernels import FOLDER
 from edgeembed.engine.llama import ggml, product_choice
-from edgeembed.engine.llama.kernel_hook import install_kernels
+from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, install_kernels
 from edgeembed.engine.llama.product_choice import LEAST_GAIN, REPEATS, TOKENS, relative_speed, slower_types, weight_shapes
 from tests.engine.kernels.test_kernels import needs_kernels
 
@@ -122,12 +122,24 @@ def test_a_file_that_cannot_be_read_has_no_weights(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(20))
     for name in ("broken.gguf", "missing.gguf"):
         assert not weight_shapes(str(tmp_path / name))
-        assert slower_types(str(tmp_path / name), b"") is None
+        assert slower_types(str(tmp_path / name), b"", plain=True) is None
 
 
 @pytest.mark.model
 def test_nothing_is_measured_where_only_one_can_multiply(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
     assert install_kernels().ours
-    assert slower_types(str(minilm("F32")), b"CPU_EDGEEMBED") is None
+    assert slower_types(str(minilm("F32")), BUFFER_TYPE, plain=False) is None
     assert LEAST_GAIN >= 1
+
+
+@pytest.mark.model
+def test_with_avx2_the_plain_kernels_are_a_rival(minilm: Callable[[str], Path]) -> None:
+    needs_kernels()
+    assert install_kernels().ours
+    file, found = str(minilm("Q8_0")), []
+    for gain in (LEAST_GAIN - 0.01, LEAST_GAIN):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(product_choice, "relative_speed", lambda _ours, _theirs, gain=gain: gain)
+            found.append(slower_types(file, BUFFER_TYPE, plain=True))
+    assert found == [(), (ggml.TYPE_Q8_0,)]

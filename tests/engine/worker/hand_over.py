@@ -9,6 +9,9 @@ import threading
 from collections.abc import Iterable
 from typing import cast
 
+import pytest
+
+from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
 from tests.engine.worker.queued import Clock
 
@@ -61,6 +64,8 @@ class Lanes:
         """The batch of each busy lane."""
         self.asleep: list[int] = []
         self.woken: list[int] = []
+        self.lent = False
+        """Whether the reader computes in the wide lane's place."""
         self.ended: set[int] = set()
         self.taken: list[int] = []
         """Ids of all texts that a lane has taken."""
@@ -78,6 +83,23 @@ class Lanes:
             self.queue.add_isolated(texts)
         else:
             self.queue.add(texts)
+
+    def add_at_once(self, *texts: QueuedText[None]) -> None:
+        """The reader adds texts, and computes a batch of queries itself if the wide lane sleeps."""
+        self.added += len(texts)
+        self.waiting += texts
+        batch = self.queue.take_at_once(texts, lambda batch: batch[0].priority == INTERACTIVE and not batch[0].alone)
+        if batch:
+            assert WIDE not in self.computing and WIDE not in self.ended
+            self.lent = True
+            self._taken(batch)
+            self.computing[WIDE] = batch
+
+    def give_back(self) -> None:
+        """The reader has computed its batch."""
+        self.lent = False
+        del self.computing[WIDE]
+        self.queue.give_back()
 
     def cancel(self, *ids: int) -> None:
         self.waiting = [text for text in self.waiting if text.id not in ids]
@@ -106,6 +128,13 @@ class Lanes:
 
     def take(self, lane: int) -> list[int] | None:
         """A lane has finished its batch, or looks again; return what it computes next, None when it sleeps."""
+        if self.lent and lane == WIDE:  # its thread looks, as after a wait with a time limit, while the reader computes
+            with pytest.raises(_Asleep):
+                self.queue.take(lane)
+            if lane in self.woken:
+                self.woken.remove(lane)
+                self.asleep.append(lane)
+            return None
         self.computing.pop(lane, None)
         for lanes in (self.woken, self.asleep):
             if lane in lanes:
@@ -159,7 +188,11 @@ class Lanes:
         """Finish all work; every text is taken, and no lane misses its turn."""
         self.settle()
         while self.computing:
-            self.take(next(iter(self.computing)))
+            lane = next(iter(self.computing))
+            if self.lent and lane == WIDE:
+                self.give_back()
+            else:
+                self.take(lane)
             self.settle()
         assert not self.waiting
 

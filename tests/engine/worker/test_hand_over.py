@@ -39,6 +39,8 @@ def _steps(lanes: Lanes, most_texts: int) -> Iterator[Step]:
     """Yield what could happen next, with at most so many texts that wait or are computed."""
     for lane in (*lanes.computing, *lanes.woken):
         yield "take", lane
+    if lanes.lent:
+        yield "give back", WIDE
     for waiting in lanes.waiting:
         yield "cancel", waiting.id
     for lane, batch in lanes.computing.items():
@@ -54,6 +56,8 @@ def _steps(lanes: Lanes, most_texts: int) -> Iterator[Step]:
     for name, kinds in KINDS.items():
         if present + len(kinds) <= most_texts:
             yield "add", name
+            if not lanes.lent and len(kinds) == 1:  # while the reader computes it adds nothing
+                yield "add at once", name
 
 
 def _do(lanes: Lanes, step: Step) -> None:
@@ -70,6 +74,11 @@ def _do(lanes: Lanes, step: Step) -> None:
             lanes.take_query()
         case ("wait", seconds):
             lanes.clock.now += seconds
+        case ("give back", _):
+            lanes.give_back()
+        case ("add at once", name):
+            ((count, priority, alone),) = KINDS[name]
+            lanes.add_at_once(text(lanes.added, count, priority, alone=alone))
         case ("add", name):
             lanes.add(*(text(lanes.added + number, *kind[:2], alone=kind[2]) for number, kind in enumerate(KINDS[name])))
 
@@ -88,7 +97,7 @@ def _state(lanes: Lanes) -> Hashable:
         return number in lanes.woken, number in lanes.ended, tuple(map(of, lanes.computing.get(number, ())))
 
     waiting = tuple((of(queued), starves(queued)) for queued in sorted(lanes.waiting, key=lambda queued: queued.priority))
-    return waiting, lane(WIDE), tuple(sorted(map(lane, range(1, lanes.bulk_lanes + 1)), key=repr))
+    return lanes.lent, waiting, lane(WIDE), tuple(sorted(map(lane, range(1, lanes.bulk_lanes + 1)), key=repr))
 
 
 def _after(steps: tuple[Step, ...], bulk_lanes: int) -> Lanes:
@@ -141,6 +150,12 @@ class HandOver(RuleBasedStateMachine):
     def add(self, new: list[tuple[int, Priority, bool]]) -> None:
         self.lanes.add(*(text(self.lanes.added + number, *kind[:2], alone=kind[2]) for number, kind in enumerate(new)))
 
+    @precondition(lambda self: not self.lanes.lent)
+    @rule(new=TEXTS)
+    def add_at_once(self, new: list[tuple[int, Priority, bool]]) -> None:
+        numbered = enumerate(new)
+        self.lanes.add_at_once(*(text(self.lanes.added + number, *kind[:2], alone=kind[2]) for number, kind in numbered))
+
     @rule(lengths=st.lists(LENGTHS, min_size=1, max_size=8))
     def add_isolated(self, lengths: list[int]) -> None:
         new = [text(self.lanes.added + number, length, BULK) for number, length in enumerate(lengths)]
@@ -174,7 +189,10 @@ class HandOver(RuleBasedStateMachine):
             return
         if end == "retry" and not any(queued.retried for queued in batch):
             self.lanes.retry(lane)
-        self.lanes.take(lane)
+        if lane == WIDE and self.lanes.lent:
+            self.lanes.give_back()
+        else:
+            self.lanes.take(lane)
 
     @rule(most=st.integers(1, 2 * BULK_TOKENS))
     def between_two_pieces(self, most: int) -> None:

@@ -1,6 +1,6 @@
 """The kernels for each kind of processor: which are chosen, and that they need no instructions that the processor lacks.
 
-QEMU plays processors without AVX-512, and 64-bit Arm. It has no AVX-VNNI and no AVX-512: the rung for AVX-VNNI is compiled
+QEMU plays processors without AVX-512, and 64-bit Arm. It has no AVX-VNNI and no AVX-512: the level AVX-VNNI is compiled
 with AVX-512's encoding of the same instruction, and no processor with AVX-VNNI ran it.
 """
 
@@ -20,8 +20,10 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
-from tests.engine.kernels.test_kernels import Q8_0, RNG, needs_kernels
+from edgeembed.engine.llama import ggml, kernel_hook
+from tests.engine.kernels.test_kernels import RNG, needs_kernels
 
+Q8_0 = gguf.GGMLQuantizationType.Q8_0
 JOB = Path(__file__).with_name("qemu_job.py")
 AVX2, AVX_VNNI = 1, 2
 ARM_ROOT = "/usr/aarch64-linux-gnu"
@@ -72,7 +74,7 @@ def test_older_processors_get_the_kernels_that_they_can_run(cpu: str, level: int
 def other_encoding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Compile the kernels with AVX-512's encoding of the instruction of AVX-VNNI, and return the library."""
     needs_kernels()
-    compiler, library = tool("g++"), tmp_path_factory.mktemp("rungs") / "kernels.so"
+    compiler, library = tool("g++"), tmp_path_factory.mktemp("levels") / "kernels.so"
     flags = ("-shared", "-fPIC", "-O1", "-std=c++17", "-w", "-DVNNI_OF_AVX512")
     subprocess.run([compiler, *flags, FOLDER / "kernels.cpp", "-o", library], check=True, timeout=300)
     found = ctypes.CDLL(str(library))
@@ -89,7 +91,7 @@ def test_products_with_avx_vnni_are_those_with_avx2(other_encoding: ctypes.CDLL,
     for level in (AVX2, AVX_VNNI):
         out = np.zeros((tokens, 48), np.float32)
         pointers = (ctypes.c_void_p(array.ctypes.data) for array in (weights, given, out))
-        other_encoding.edgeembed_kernels_multiply(level, *pointers, *map(ctypes.c_int64, (48, 96, tokens)))
+        other_encoding.edgeembed_kernels_multiply(level, int(Q8_0), *pointers, *map(ctypes.c_int64, (48, 96, tokens)))
         found.append(out)
     assert np.array_equal(*found) and found[0].any()
 
@@ -106,6 +108,25 @@ int main() {
     std::printf("%d;%s;%s", edgeembed_kernels_level(), reason, edgeembed_kernels_written_for());
 }
 """
+
+
+def test_a_processor_without_kernels_keeps_llama_cpp_s_and_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        """Ours, as compiled for a processor that it has no kernels for."""
+
+        @staticmethod
+        def edgeembed_kernels_level() -> int:
+            return 0
+
+        @staticmethod
+        def edgeembed_kernels_written_for() -> bytes:
+            return ggml.LLAMA_CPP_PYTHON.encode()
+
+    monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _file: Library)
+    kernels = kernel_hook.install_kernels.__wrapped__()
+    assert not kernels.ours
+    assert kernels.words.startswith("llama.cpp's own kernels") and "need an x86 processor" in kernels.words
 
 
 def test_on_arm_there_are_no_kernels_and_the_reason_is_said(tmp_path: Path) -> None:
