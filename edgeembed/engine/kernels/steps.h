@@ -3,6 +3,7 @@
 
 constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
 constexpr int MOST_STEPS = 64;            // of a run
+constexpr int64_t GROUPS_AT_ONCE = 16;    // of a piece of products: weights that stay in the cache for all tokens
 constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
 
 // A product, and what is computed from each number of its result.
@@ -11,6 +12,8 @@ struct Product {
     const Tensor * bias;    // added to each row; or null
     const Tensor * added;   // of the result's shape, added after the bias; or null
     bool gelu;              // after the bias
+    const Tensor * gated;   // weights of a second product, which this one gates; or null
+    GluKind glu;            // how
     const Tensor * result;  // F32 rows; or F16 in the order [heads, tokens, depth]; or null: only the next step reads it
 };
 
@@ -25,6 +28,7 @@ struct Step {
     const Tensor * from;                // QUANTISE, NORMALISE: rows
     const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
     float epsilon;
+    bool by_root;                       // NORMALISE: by the root of the mean square alone
     bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
     Given given;                        // MULTIPLY: how the rows are quantised
     int products;
@@ -166,7 +170,8 @@ class Runs final : public TensorTraits {
 
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
-        return product.result && product.result->type == TYPE_F32 ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
+        const size_t each = TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
+        return (product.result && product.result->type == TYPE_F32 ? 0 : each) + (product.gated ? each : 0);
     }
 
     static Part part_of(const Step & step) {
@@ -193,8 +198,14 @@ class Runs final : public TensorTraits {
         const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
         for (int64_t row = params.ith; row < rows; row += params.nth) {
             auto * into = row_of<float>(step.into, row);
-            kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
-            if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
+            const auto * from = row_of<const float>(step.from, row);
+            if (step.by_root) {
+                kernels.rms_norm(from, into, count, step.epsilon, scale);
+            } else {
+                kernels.norm(from, into, count, step.epsilon);
+            }
+            const auto * rest = step.by_root ? nullptr : scale;
+            if (rest || shift) kernels.scale_and_shift(into, count, rest, shift);
             if (step.quantises) kernels.quantise[given](into, row, to);
         }
     }
@@ -221,6 +232,13 @@ class Runs final : public TensorTraits {
     // Groups of rows of the weights, times all tokens.
     static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
                                Given given, const Activations & to, float * scratch) {
+        for (; begin < end; begin += GROUPS_AT_ONCE) {
+            multiply_groups(product, begin, std::min(begin + GROUPS_AT_ONCE, end), tokens, from, given, to, scratch);
+        }
+    }
+
+    static void multiply_groups(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
+                               Given given, const Activations & to, float * scratch) {
         const int format = format_of(product.weights->type);
         const size_t group_bytes = FORMATS[format].group_bytes(from.columns);
         const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
@@ -234,11 +252,17 @@ class Runs final : public TensorTraits {
             float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
             const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
             kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
+            float * gated = scratch + (in_place ? 0 : TOKENS_AT_ONCE * count);
+            if (product.gated) {
+                const auto * others = static_cast<const uint8_t *>(product.gated->data) + begin * group_bytes;
+                kernels.multiply[format](others, end - begin, from, first, now, gated, count);
+            }
             for (int64_t token = 0; token < now; token++) {
                 float * row = rows + token * stride;
                 const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
                 if (bias || added) kernels.add(row, count, bias, added);
                 if (product.gelu) kernels.gelu(row, row, count);
+                if (product.gated) kernels.glu(product.glu, row, gated + token * count, row, count);
                 if (in_place) continue;
                 if (product.result == nullptr) {
                     const int64_t columns = block_columns(given);
