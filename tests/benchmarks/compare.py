@@ -31,7 +31,7 @@ from edgeembed.diagnostics.bench.machine import busy_share, machine_facts
 from edgeembed.diagnostics.bench.texts import TextMaker
 from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.checks import driver_cost, gaps, tuning
-from tests.benchmarks.peers import PEERS, Edgeembed, Peer
+from tests.benchmarks.peers import PEERS, Edgeembed, Ours, Peer
 from tests.benchmarks.place import Place, Weights
 from tests.benchmarks.processes import Loop, Server
 from tests.benchmarks.report import Comparison, cosines, table_of_settings
@@ -223,7 +223,7 @@ def _running(
     running: dict[str, Server | Loop] = {}
     try:
         for peer in peers:
-            one = running[peer.name] = peer.start(place, own_weights if isinstance(peer, Edgeembed) else weights)
+            one = running[peer.name] = peer.start(place, own_weights if isinstance(peer, Ours) else weights)
             try:
                 one.wait()
             except RuntimeError as error:

@@ -25,7 +25,7 @@ from edgeembed.engine.machine import usable_threads
 from tests.benchmarks.ceiling import Products
 from tests.benchmarks.compare import BUSY, DEFAULT_FOLDER
 from tests.benchmarks.driver import Group
-from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine
+from tests.benchmarks.peers import PEERS, Edgeembed, EdgeembedEngine, Ours
 from tests.benchmarks.place import ModelName, Place, Weights
 from tests.benchmarks.processes import ROOT
 from tests.benchmarks.report import Spread, write_table
@@ -169,7 +169,8 @@ def _of_products(products: Products) -> Callable[[Phases], float]:
 
 def _starts(place: Place, member: Member) -> Callable[[], Figures]:
     home = place.folder / "homes" / f"start-{member.name}"
-    tree = member.peer.tree  # type: ignore[attr-defined]
+    assert isinstance(member.peer, Ours)
+    tree = member.peer.tree
     time_start(Edgeembed(tree=tree, home=home), place, member.weights)  # the first start of a model measures how to run it
 
     def measure() -> Figures:

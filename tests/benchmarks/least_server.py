@@ -44,7 +44,8 @@ class Batches:
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
-            taken, number = [], 0
+            taken: list[tuple[list[str], asyncio.Future[Any]]] = []
+            number = 0
             while self._waiting and (not taken or number + len(self._waiting[0][0]) <= MOST_TEXTS):
                 taken.append(self._waiting.pop(0))
                 number += len(taken[-1][0])

@@ -71,17 +71,13 @@ class _OwnServer(Server):
         return int(cache["memory_hits"] + cache["disk_hits"]) if cache else 0
 
 
-class Edgeembed(Peer):
-    """Our daemon as shipped."""
+class Ours(Peer):
+    """What runs from a source tree of ours."""
 
-    name = "edgeembed"
-    about = "our daemon, settings as shipped: cache on"
-
-    def __init__(self, flags: Sequence[str] = (), tree: Path = ROOT, home: Path | None = None) -> None:
-        """Prepare. tree: the source tree to run. home: an EDGEEMBED_HOME with a tuned profile; None takes an empty one."""
+    def __init__(self, flags: Sequence[str] = (), tree: Path = ROOT) -> None:
+        """Prepare. tree: the source tree to run."""
         super().__init__(flags)
         self.tree = tree
-        self._home = home
 
     def setup(self, place: Place, weights: Weights) -> None:
         pass
@@ -89,7 +85,19 @@ class Edgeembed(Peer):
     def missing(self, place: Place) -> str | None:
         return None if (self.tree / "edgeembed").is_dir() else f"no source tree in {self.tree}"
 
-    def start(self, place: Place, weights: Weights) -> Server | Loop:
+
+class Edgeembed(Ours):
+    """Our daemon as shipped."""
+
+    name = "edgeembed"
+    about = "our daemon, settings as shipped: cache on"
+
+    def __init__(self, flags: Sequence[str] = (), tree: Path = ROOT, home: Path | None = None) -> None:
+        """Prepare. home: an EDGEEMBED_HOME with a tuned profile; None takes an empty one."""
+        super().__init__(flags, tree)
+        self._home = home
+
+    def start(self, place: Place, weights: Weights) -> Server:
         home = self._home
         if home is None:
             home = place.folder / "homes" / f"{self.name}-{weights.name}"
@@ -106,7 +114,7 @@ class Edgeembed(Peer):
         )
 
 
-class EdgeembedEngine(Edgeembed):
+class EdgeembedEngine(Ours):
     """Our engine without HTTP and cache."""
 
     name = "edgeembed-engine"

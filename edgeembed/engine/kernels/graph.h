@@ -167,7 +167,7 @@ class RunFinder {
         if (!is_rows(norm_node->src[0]) || !is_rows(norm_node)) return false;
         Step step{};
         step.kind = Step::NORMALISE;
-        step.by_root = norm_node->op == OP_RMS_NORM;
+        step.by_mean_square = norm_node->op == OP_RMS_NORM;
         step.from = norm_node->src[0];
         std::memcpy(&step.epsilon, norm_node->op_params, sizeof(float));
         const Tensor * last = norm_node;

@@ -28,7 +28,7 @@ struct Step {
     const Tensor * from;                // QUANTISE, NORMALISE: rows
     const Tensor *scale, *shift, *into; // NORMALISE: weights or null, biases or null, the result
     float epsilon;
-    bool by_root;                       // NORMALISE: by the root of the mean square alone
+    bool by_mean_square;                // NORMALISE: RMS_NORM, not NORM
     bool quantises;                     // NORMALISE, MULTIPLY: also for the next step, which multiplies
     Given given;                        // MULTIPLY: how the rows are quantised
     int products;
@@ -198,14 +198,13 @@ class Runs final : public TensorTraits {
         const auto * shift = step.shift ? static_cast<const float *>(step.shift->data) : nullptr;
         for (int64_t row = params.ith; row < rows; row += params.nth) {
             auto * into = row_of<float>(step.into, row);
-            const auto * from = row_of<const float>(step.from, row);
-            if (step.by_root) {
-                kernels.rms_norm(from, into, count, step.epsilon, scale);
+            if (step.by_mean_square) {
+                kernels.rms_norm(row_of<const float>(step.from, row), into, count, step.epsilon, scale);
+                if (shift) kernels.scale_and_shift(into, count, nullptr, shift);
             } else {
-                kernels.norm(from, into, count, step.epsilon);
+                kernels.norm(row_of<const float>(step.from, row), into, count, step.epsilon);
+                if (scale || shift) kernels.scale_and_shift(into, count, scale, shift);
             }
-            const auto * rest = step.by_root ? nullptr : scale;
-            if (rest || shift) kernels.scale_and_shift(into, count, rest, shift);
             if (step.quantises) kernels.quantise[given](into, row, to);
         }
     }
@@ -257,19 +256,19 @@ class Runs final : public TensorTraits {
                 const auto * others = static_cast<const uint8_t *>(product.gated->data) + begin * group_bytes;
                 kernels.multiply[format](others, end - begin, from, first, now, gated, count);
             }
-            for (int64_t token = 0; token < now; token++) {
+            const float * added = product.added ? row_of<const float>(product.added, first) + column : nullptr;
+            const size_t added_stride = product.added ? product.added->nb[1] / sizeof(float) : 0;
+            kernels.finish({bias, added, added_stride, product.gelu, now, stride}, rows, count);
+            for (int64_t token = 0; token < now && product.gated; token++) {
                 float * row = rows + token * stride;
-                const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
-                if (bias || added) kernels.add(row, count, bias, added);
-                if (product.gelu) kernels.gelu(row, row, count);
-                if (product.gated) kernels.glu(product.glu, row, gated + token * count, row, count);
-                if (in_place) continue;
-                if (product.result == nullptr) {
-                    const int64_t columns = block_columns(given);
-                    kernels.quantise_part[given](row, first + token, column / columns, count / columns, to);
-                } else {
-                    store_halves_of(product.result, row, first + token, column, count);
-                }
+                kernels.glu(product.glu, row, gated + token * count, row, count);
+            }
+            for (int64_t token = 0; token < now && product.result == nullptr; token++) {
+                const int64_t columns = block_columns(given);
+                kernels.quantise_part[given](rows + token * stride, first + token, column / columns, count / columns, to);
+            }
+            for (int64_t token = 0; token < now && product.result != nullptr && !in_place; token++) {
+                store_halves_of(product.result, rows + token * stride, first + token, column, count);
             }
         }
     }

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
+from edgeembed.engine.llama import ggml, kernel_hook
 from tests.engine.kernels.test_kernels import RNG, needs_kernels
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
@@ -107,6 +108,25 @@ int main() {
     std::printf("%d;%s;%s", edgeembed_kernels_level(), reason, edgeembed_kernels_written_for());
 }
 """
+
+
+def test_a_processor_without_kernels_keeps_llama_cpp_s_and_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Library:
+        """Ours, as compiled for a processor that it has no kernels for."""
+
+        @staticmethod
+        def edgeembed_kernels_level() -> int:
+            return 0
+
+        @staticmethod
+        def edgeembed_kernels_written_for() -> bytes:
+            return ggml.LLAMA_CPP_PYTHON.encode()
+
+    monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
+    monkeypatch.setattr(ctypes, "CDLL", lambda _file: Library)
+    kernels = kernel_hook.install_kernels.__wrapped__()
+    assert not kernels.ours
+    assert kernels.words.startswith("llama.cpp's own kernels") and "need an x86 processor" in kernels.words
 
 
 def test_on_arm_there_are_no_kernels_and_the_reason_is_said(tmp_path: Path) -> None:
