@@ -36,6 +36,11 @@ class PendingModel:
         what, done, total = self._step
         return f"{self._what}: {what} {100 * done // total} %" if total else self._what
 
+    @property
+    def is_fetching(self) -> bool:
+        """Whether the model is downloaded or converted."""
+        return self._fetching
+
     def error(self) -> ModelLoadingError:
         """Return the error for a request that needs the model."""
         retry_after = FETCH_RETRY_SECONDS if self._fetching else RETRY_SECONDS

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
@@ -21,6 +22,7 @@ from edgeembed.engine.interface import Engine
 from edgeembed.errors import EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.models.pending import PendingModel
+from edgeembed.models.pool import ModelPool
 from edgeembed.models.profiles import TuningResult, TuningResults
 from edgeembed.models.served_model import ServedModel
 from edgeembed.runtime.default_model import Announce, find_default
@@ -31,6 +33,8 @@ from edgeembed.runtime.service import adopt_default, make_service
 log = logging.getLogger(__name__)
 
 ONE_SIGNAL_SECONDS = 1.0
+LEAD_SECONDS = 1.0
+"""How long the port may stay closed so that a worker is started first."""
 SWITCH_SECONDS = 0.0002
 """How long the event loop waits at most, whenever it wakes, for a thread that works on a large request or writes to the
 cache. Python's default of 5 ms would be several times a query."""
@@ -65,7 +69,9 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
     loading = asyncio.create_task(find_and_load())
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
     try:
-        # Importing it takes about as long as the worker takes to load a small model; both happen at the same time.
+        # Importing it takes about as long as the worker takes to load a small model; both happen at the same time. The
+        # worker is started first, as all that leads to it would wait for the import of each module.
+        await _until_a_worker_runs(loading, pending, service.pool)
         await asyncio.to_thread(_import_server)
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
@@ -99,6 +105,16 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
         watching.cancel()
         await service.pool.close()
     return 0
+
+
+async def _until_a_worker_runs(loading: asyncio.Task[Any], pending: PendingModel, pool: ModelPool) -> None:
+    """Wait until the first worker is started, at most for `LEAD_SECONDS`, and not for a download."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LEAD_SECONDS
+    while not (loading.done() or pending.is_fetching or loop.time() > until):
+        if any(slot.engine is not None and slot.engine.status.worker_pid for slot in pool.slots):
+            return
+        await asyncio.sleep(0.001)
 
 
 def _import_server() -> None:
