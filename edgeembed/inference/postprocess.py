@@ -30,6 +30,8 @@ def cut_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer
     """
     if layer_norm and dimensions is not None and any(len(row) > dimensions for row in rows):
         return layer_normed(cut_rows(rows))[:, :dimensions]
+    if len(rows) == 1:
+        return rows[0][None, :dimensions].astype(np.float32, copy=False)
     return np.stack([row[:dimensions] for row in rows]).astype(np.float32, copy=False)
 
 

@@ -164,16 +164,28 @@ void norm(const float * from, float * to, int64_t count, float epsilon) {
     for (at = 0; at < count; at += WIDTH) store(to + at, mul(sub(load(from + at), mean), scale));
 }
 
-// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
-void add(float * row, int64_t count, const float * one, const float * other) {
-    for (int64_t at = 0; at < count; at += WIDTH) {
-        Floats values = load(row + at);
-        if (one) values = add(values, load(one + at));
-        if (other) values = add(values, load(other + at));
-        store(row + at, values);
+template <bool BIASED, bool ADDED, bool GELU> void finish_rows(const Finish & how, float * rows, int64_t count) {
+    for (int64_t token = 0; token < how.tokens; token++) {
+        float * row = rows + token * how.stride;
+        const float * added = how.added + token * how.added_stride;
+        for (int64_t at = 0; at < count; at += WIDTH) {
+            Floats values = load(row + at);
+            if constexpr (BIASED) values = add(values, load(how.bias + at));
+            if constexpr (ADDED) values = add(values, load(added + at));
+            if constexpr (GELU) values = gelu_of(values);
+            store(row + at, values);
+        }
     }
 }
 
+// Finish the results of a product. count: numbers of a row, a multiple of 16.
+void finish(const Finish & how, float * rows, int64_t count) {
+    if (how.gelu) return how.bias ? finish_rows<true, false, true>(how, rows, count) : finish_rows<false, false, true>(how, rows, count);
+    if (how.added) return how.bias ? finish_rows<true, true, false>(how, rows, count) : finish_rows<false, true, false>(how, rows, count);
+    if (how.bias) finish_rows<true, false, false>(how, rows, count);
+}
+
+// Numbers of a row, whose length is a multiple of 16. Vectors that are null are left out.
 void scale_and_shift(float * row, int64_t count, const float * scale, const float * shift) {
     for (int64_t at = 0; at < count; at += WIDTH) {
         Floats values = load(row + at);

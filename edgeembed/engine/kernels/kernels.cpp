@@ -185,6 +185,16 @@ enum Level { NONE, AVX2, AVX_VNNI, AVX512_VNNI };
 using Multiply = void (*)(const uint8_t * group, int64_t groups, const Activations & of, int64_t first, int64_t tokens,
                           float * out, size_t stride);
 
+// What is computed from each number of a product, in this order. added and gelu exclude each other.
+struct Finish {
+    const float * bias;   // one row, added to each; or null
+    const float * added;  // rows, this number of floats apart; or null
+    size_t added_stride;
+    bool gelu;
+    int64_t tokens;
+    size_t stride;  // of the results
+};
+
 struct Kernels {
     void (*quantise[3])(const float * row, int64_t token, const Activations & to);  // one for each Given
     // The same for a part of a row, which begins with this block.
@@ -193,8 +203,7 @@ struct Kernels {
     void (*gelu)(const float * from, float * to, int64_t count);
     void (*norm)(const float * from, float * to, int64_t count, float epsilon);
     void (*attention)(const Attention & job, Scratch & scratch);
-    // Adds to a row, whose length is a multiple of 16, what is not null; and multiplies before.
-    void (*add)(float * row, int64_t count, const float * one, const float * other);
+    void (*finish)(const Finish & how, float * rows, int64_t count);
     void (*scale_and_shift)(float * row, int64_t count, const float * scale, const float * shift);
     void (*store_halves)(const float * from, uint16_t * to, int64_t count);
     void (*rms_norm)(const float * from, float * to, int64_t count, float epsilon, const float * scale);
@@ -214,7 +223,7 @@ namespace width_512 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
@@ -232,7 +241,7 @@ namespace width_256_vnni {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
@@ -246,7 +255,7 @@ namespace width_256 {
 
 #include "compute.h"
 constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, add, scale_and_shift, store_halves,
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
                              rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options

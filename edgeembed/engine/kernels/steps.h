@@ -240,18 +240,15 @@ class Runs final : public TensorTraits {
             float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
             const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
             kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
-            for (int64_t token = 0; token < now; token++) {
-                float * row = rows + token * stride;
-                const float * added = product.added ? row_of<const float>(product.added, first + token) + column : nullptr;
-                if (bias || added) kernels.add(row, count, bias, added);
-                if (product.gelu) kernels.gelu(row, row, count);
-                if (in_place) continue;
-                if (product.result == nullptr) {
-                    const int64_t columns = block_columns(given);
-                    kernels.quantise_part[given](row, first + token, column / columns, count / columns, to);
-                } else {
-                    store_halves_of(product.result, row, first + token, column, count);
-                }
+            const float * added = product.added ? row_of<const float>(product.added, first) + column : nullptr;
+            const size_t added_stride = product.added ? product.added->nb[1] / sizeof(float) : 0;
+            kernels.finish({bias, added, added_stride, product.gelu, now, stride}, rows, count);
+            for (int64_t token = 0; token < now && product.result == nullptr; token++) {
+                const int64_t columns = block_columns(given);
+                kernels.quantise_part[given](rows + token * stride, first + token, column / columns, count / columns, to);
+            }
+            for (int64_t token = 0; token < now && product.result != nullptr && !in_place; token++) {
+                store_halves_of(product.result, rows + token * stride, first + token, column, count);
             }
         }
     }

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeembed.common.logs import request_id
 from edgeembed.common.trace import traced
-from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text, Tokenized
+from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority, Row, Text, Tokenized
 from edgeembed.engine.ipc.messages import EmbedItem, Failed, IsolatedBatch, ReadTokens, RowItem, Want
 from edgeembed.engine.outputs import unpack
 from edgeembed.engine.text_sizes import characters_to_read
@@ -65,6 +65,8 @@ class PendingTexts:
         self._on_cancelled = on_cancelled
         self._ids = itertools.count(1)
         self._texts: dict[int, _PendingText] = {}
+        self.queries = 0
+        """How many of them are interactive."""
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -87,6 +89,7 @@ class PendingTexts:
         for text in texts:
             id_, future = next(self._ids), loop.create_future()
             batch = isolated_batch.id if isolated_batch else 0
+            self.queries += priority == INTERACTIVE
             self._texts[id_] = _PendingText(text, priority, want, future, batch, outputs)
             future.add_done_callback(partial(self._done, id_))
             items.append(EmbedItem(id_, text, priority, False, want, isolated_batch, outputs))
@@ -171,7 +174,7 @@ class PendingTexts:
         return sorted({found.request for id_ in ids if (found := self._texts.get(id_)) and found.request})
 
     def _finish(self, id_: int, outcome: Row | Tokenized | EdgeEmbedError) -> None:
-        pending = self._texts.pop(id_, None)
+        pending = self._remove(id_)
         if pending is None or pending.future.done():
             return  # cancelled meanwhile
         if isinstance(outcome, EdgeEmbedError):
@@ -181,8 +184,14 @@ class PendingTexts:
 
     def _done(self, id_: int, future: asyncio.Future[Any]) -> None:
         """Remove a text whose future was cancelled."""
-        if future.cancelled() and self._texts.pop(id_, None) is not None:
+        if future.cancelled() and self._remove(id_) is not None:
             self._on_cancelled(id_)
+
+    def _remove(self, id_: int) -> _PendingText | None:
+        pending = self._texts.pop(id_, None)
+        if pending is not None:
+            self.queries -= pending.priority == INTERACTIVE
+        return pending
 
 
 def _error_of(message: Failed) -> EdgeEmbedError:

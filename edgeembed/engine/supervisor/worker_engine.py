@@ -24,7 +24,7 @@ from edgeembed.common.log_content import describe_error
 from edgeembed.common.status import EngineStatus
 from edgeembed.engine.causes import cause_of_os_error
 from edgeembed.engine.execution_modes import ExecutionMode, ModeUnavailableError
-from edgeembed.engine.interface import BULK, DENSE, ModelInfo, Output, Priority, Row, Text, Tokenized, TokenWant
+from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, ModelInfo, Output, Priority, Row, Text, Tokenized, TokenWant
 from edgeembed.engine.ipc.messages import Cancel, ComputedRows, Embed, Failed, FromWorker, ModeFailed, ReadTokens, Want
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.memory_guard import MemoryGuard
@@ -168,8 +168,8 @@ class WorkerEngine:
         if self.is_over:
             self._pending.fail_all(self._unavailable)
         elif self._session and self._accepts:
-            # With others in flight the worker computes anyway, and the processor is better used for fewer messages.
-            self._session.process.send_items(items, soon=len(self._pending) > len(items))
+            # With other queries in flight the worker computes anyway, and the processor is better used for fewer messages.
+            self._session.process.send_items(items, soon=priority == INTERACTIVE and self._pending.queries > len(items))
         return futures
 
     def distrust(self, reason: str) -> None:

@@ -58,6 +58,10 @@ from edgeembed.engine.worker_options import WorkerOptions
 QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
+MOST_SECONDS_AT_ONCE = 0.005
+"""The reader computes a query itself if that is about as quick: meanwhile it reads nothing, and other requests, such as for
+tokens, are not served."""
+
 IDLE_SECONDS = 30.0
 """A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
 
@@ -77,6 +81,9 @@ class Worker:
         self._queue: BatchQueue[Reading] | None = None
         self._tokenizing: Tokenizing[Reading] | None = None
         self._loaded = threading.Event()
+        self._computes_at_once = False
+        self._token_seconds = float("inf")
+        """Seconds per token of the wide lane's latest batch."""
         self._trim = IdleTrim()
 
     def run(self) -> int:
@@ -198,7 +205,8 @@ class Worker:
         The reader reads nothing meanwhile, so this is for short batches only, and while nothing else has arrived.
         """
         assert self._queue is not None and self._model is not None
-        if not (self._computes_at_once and self._pipe.is_quiet):
+        seconds = self._token_seconds * sum(text.count for text in texts)
+        if not (self._computes_at_once and seconds <= MOST_SECONDS_AT_ONCE and self._pipe.is_quiet):
             self._queue.add(texts)
         elif batch := self._queue.take_at_once(texts, _is_quick):
             try:
@@ -305,6 +313,7 @@ class Worker:
     def _compute(self, entry: int, context: Context, queue: BatchQueue[Reading], batch: list[Queued]) -> None:
         """Compute a batch and send its rows. entry: its place in the activity table."""
         self._begin(entry, batch)
+        began = time.perf_counter()
         try:
             rows = context.compute(
                 [text.tokens for text in batch],
@@ -315,6 +324,8 @@ class Worker:
             self._end(entry, batch)
             self._retry_or_fail(queue, batch, "engine", ModeFailed(str(error), error.cause))
         else:
+            if entry == WIDE:
+                self._token_seconds = (time.perf_counter() - began) / sum(text.count for text in batch)
             self._end(entry, batch)
             self._send_rows(queue, batch, rows)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
-from edgeembed.engine.interface import BULK
+from edgeembed.engine.interface import BULK, INTERACTIVE
 from edgeembed.engine.ipc.messages import RowItem
 from edgeembed.engine.outputs import pack
 from edgeembed.engine.supervisor.pending import PendingTexts
+from edgeembed.errors import EngineError
 from tests.fakes import DIMENSIONS
 
 
@@ -40,3 +43,17 @@ async def test_the_next_worker_gets_the_outputs_of_a_text() -> None:
     pending = PendingTexts(lambda _id: None)
     pending.add(["text"], BULK, "row", outputs=("dense", "sparse"))
     assert [item.outputs for item in pending.items()] == [("dense", "sparse")]
+
+
+async def test_queries_are_counted_until_their_outcome_or_their_end() -> None:
+    pending = PendingTexts(lambda _id: None)
+    items, futures = pending.add(["one", "two", "three"], INTERACTIVE, "row")
+    _, (bulk,) = pending.add(["bulk"], BULK, "row")
+    assert pending.queries == 3
+    pending.finish_rows([RowItem(items[0].id, 1, np.ones(2, dtype=np.float32).tobytes())], 2)
+    futures[1].cancel()
+    await asyncio.sleep(0)
+    assert pending.queries == 1
+    pending.fail_all(lambda: EngineError("stopped"))
+    assert pending.queries == 0 == len(pending)
+    assert futures[2].exception() and bulk.exception()
