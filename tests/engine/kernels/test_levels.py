@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,36 @@ def test_older_processors_get_the_kernels_that_they_can_run(cpu: str, level: int
         assert np.array_equal(numbers, job(python, "-S", "-E", str(JOB), library, str(level))[1])
     else:
         assert not numbers.any(), "nothing was computed"
+
+
+_FUNCTION = re.compile(r"[0-9a-f]+ <(.+)>:")
+_OF_LEVELS = {
+    r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])|\{evex\}": ("width_512",),
+    r"\{vex\}": ("width_256_vnni",),
+    r"%ymm": ("width_512", "width_256_vnni", "width_256"),
+}
+"""Operands and encodings that only some levels may use."""
+
+
+def test_instructions_of_a_level_are_in_its_code_alone() -> None:
+    """A function that levels share, such as a template of the standard library, is compiled for the least of them."""
+    needs_kernels()
+    listing = subprocess.run(
+        [tool("objdump"), "-d", "--no-show-raw-insn", str(library_file())],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=100,
+    )
+    function, seen = "", set()
+    for line in listing.stdout.splitlines():
+        if found := _FUNCTION.match(line):
+            function = found[1]
+        for pattern, homes in _OF_LEVELS.items():
+            if re.search(pattern, line):
+                assert any(home in function for home in homes), f"{function}: {line}"
+                seen.add(pattern)
+    assert len(seen) == len(_OF_LEVELS), "the library has no code, or no symbols"
 
 
 @pytest.fixture(scope="module")
