@@ -21,8 +21,6 @@ WORKER_BYTES = 96 * MIB
 _NO_POOLING = 0
 """llama.cpp's number, in a file without dense rows."""
 _BYTES_PER_VALUE = 2  # of the KV cache: float16
-_PACKED_GROWTH = 32
-"""Our kernels pack weights into up to a 32nd more memory than the file's: F16 and BF16 get a scale for each 64 columns."""
 
 
 def usable_bytes() -> int:
@@ -136,8 +134,7 @@ def _estimate(file_bytes: int, sizes: _Sizes, context_tokens: int, batch_tokens:
     batch = batch_tokens if sizes.causal else max(batch_tokens, context)
     activations = 4 * batch * (4 * sizes.width + 2 * sizes.feed_forward)
     contexts = 1 if sizes.dense else 2
-    weights = file_bytes + file_bytes // _PACKED_GROWTH + sizes.copied
-    return weights + cache + contexts * activations + WORKER_BYTES
+    return file_bytes + sizes.copied + cache + contexts * activations + WORKER_BYTES
 
 
 def resident_bytes(pid: int | None) -> int | None:
