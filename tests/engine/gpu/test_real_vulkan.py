@@ -202,7 +202,7 @@ async def test_memory_that_does_not_suffice_in_the_plan_and_in_the_driver(
         assert ("before loading" in demotion.reason) == (layers == "auto")
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGSTOP, signal.SIGKILL], ids=["frozen", "killed"])
+@pytest.mark.parametrize("signal_number", [signal.SIGSTOP], ids=["frozen"])
 async def test_a_worker_frozen_or_killed_while_it_computes_loses_no_text(
     signal_number: signal.Signals, libraries: Path, file: Path
 ) -> None:
