@@ -228,6 +228,27 @@ def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: py
     assert not install().ours
 
 
+@pytest.mark.parametrize("missing", ["drop_results", "threads"])
+def test_kernels_that_lack_a_function_are_not_used(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Those of an older edgeembed, beside newer Python code, would otherwise end each worker at its first text."""
+    needs_kernels()
+    installed = threading.Event()
+
+    def older(loader: type[ctypes.CDLL]) -> type[ctypes.CDLL]:
+        class Older(loader):  # type: ignore[misc, valid-type]
+            def __getattr__(self, name: str) -> object:
+                if name == f"edgeembed_kernels_{missing}":
+                    raise AttributeError(f"undefined symbol: {name}")
+                return installed.set if name == "edgeembed_kernels_install" else super().__getattr__(name)
+
+        return Older
+
+    for loader in (ctypes.CDLL, ctypes.PyDLL):
+        monkeypatch.setattr(ctypes, loader.__name__, older(loader))
+    assert install().words.endswith("compiled for another edgeembed: install it again)")
+    assert not install().ours and not installed.is_set()
+
+
 @pytest.mark.model
 def test_a_bulk_thread_waits_while_a_query_computes(minilm: Callable[[str], Path]) -> None:
     needs_kernels()
