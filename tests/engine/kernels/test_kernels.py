@@ -31,7 +31,7 @@ TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 3
 
 
 class Heads(ctypes.Structure):
-    """The structure of this name in kernels.cpp."""
+    """The structure of this name in exports_for_tests.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mask", "out")),
