@@ -72,7 +72,7 @@ def make_service(
 
 
 def adopt_default(service: EmbeddingService, configured: ConfiguredModels, found: InstalledModel | Remote) -> ServedModel:
-    """Make a found model the default of a service that was made without one, and return it as served."""
+    """Set the default model of a service that was made without one, and return the model."""
     default = configured.adopt(found)
     if configured.remote:
         configured.remote.on_change = _UpstreamChange(service.registry, service.pool)
