@@ -31,7 +31,7 @@ TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 3
 
 
 class Heads(ctypes.Structure):
-    """The structure of this name in kernels.cpp."""
+    """The structure of this name in exports_for_tests.h."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("query", "key", "value", "mask", "out")),
@@ -226,6 +226,27 @@ def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.
 def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
+
+
+@pytest.mark.parametrize("missing", ["drop_results", "threads"])
+def test_kernels_that_lack_a_function_are_not_used(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Those of an older edgeembed, beside newer Python code, would otherwise end each worker at its first text."""
+    needs_kernels()
+    installed = threading.Event()
+
+    def older(loader: type[ctypes.CDLL]) -> type[ctypes.CDLL]:
+        class Older(loader):  # type: ignore[misc, valid-type]
+            def __getattr__(self, name: str) -> object:
+                if name == f"edgeembed_kernels_{missing}":
+                    raise AttributeError(f"undefined symbol: {name}")
+                return installed.set if name == "edgeembed_kernels_install" else super().__getattr__(name)
+
+        return Older
+
+    for loader in (ctypes.CDLL, ctypes.PyDLL):
+        monkeypatch.setattr(ctypes, loader.__name__, older(loader))
+    assert install().words.endswith("compiled for another edgeembed: install it again)")
+    assert not install().ours and not installed.is_set()
 
 
 @pytest.mark.model
