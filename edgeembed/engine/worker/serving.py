@@ -59,8 +59,8 @@ QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
 MOST_SECONDS_AT_ONCE = 0.005
-"""The longest that a batch may take, by what the latest one took, for the reader to compute it: meanwhile it reads nothing, so
-that other requests, such as those for tokens, wait."""
+"""The longest that a batch may take, judging by the latest one, for the reader to compute it. Meanwhile it reads nothing:
+other requests, such as those for tokens, wait."""
 
 IDLE_SECONDS = 30.0
 """A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
