@@ -1,11 +1,10 @@
 """Vulkan on Mesa's driver that computes on the processor: devices, rows of whole and part models, one fall and return.
 
-The driver takes more than a minute of processor time for the shaders of a model. `vulkan_faults.py` has the rest.
+The driver takes more than a minute of processor time for the shaders of a model. `slow_vulkan.py` has the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -74,18 +73,6 @@ async def test_a_decoders_rows_are_the_processors_with_all_layers_and_with_a_par
         assert made.status.demotions == []
         # Drivers of graphics cards run under the same sandbox.
         assert made.info is not None and "no network" in made.info.sandbox.words
-
-
-@pytest.mark.parametrize("layers", ["auto", "3"])
-async def test_minilms_rows_are_the_processors_with_all_layers_and_with_a_part(
-    vulkan_libraries: Path, minilm: Callable[[str], Path], layers: str
-) -> None:
-    file = minilm("Q8_0")
-    expected = await rows_of_processor(file)
-    async with on_card(file, layers=layers) as made:
-        assert made.status.mode == ("gpu-full" if layers == "auto" else "gpu-partial")
-        await rows_are_right(made, expected, LEAST_COSINE)
-        assert made.status.demotions == []
 
 
 # --- demotion and promotion -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
-"""Faults of a Vulkan driver, and the daemon on it: `pytest -n 0 tests/engine/gpu/vulkan_faults.py`.
+"""Vulkan on Mesa's driver that computes on the processor: what takes too long for CI. MiniLM, more faults, the daemon.
 
-CI does not run these tests: they take minutes of processor time on Mesa's driver, which computes on the processor.
+    pytest -n 0 tests/engine/gpu/slow_vulkan.py
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import asyncio
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,24 @@ from tests.engine.gpu.llvmpipe import (
 from tests.engine.supervisor.real_workers import BROKEN, LIMITED, TEXTS, python, rows_are_right, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.model]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", ["auto", "3"])
+async def test_minilms_rows_are_the_processors_with_all_layers_and_with_a_part(
+    vulkan_libraries: Path, minilm: Callable[[str], Path], layers: str
+) -> None:
+    file = minilm("Q8_0")
+    expected = await rows_of_processor(file)
+    async with on_card(file, layers=layers) as made:
+        assert made.status.mode == ("gpu-full" if layers == "auto" else "gpu-partial")
+        await rows_are_right(made, expected, LEAST_COSINE)
+        assert made.status.demotions == []
+
+
+# --- demotion and promotion -------------------------------------------------------------------------------------------
 
 
 async def test_a_module_that_is_removed_and_put_back(
