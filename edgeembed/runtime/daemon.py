@@ -47,8 +47,8 @@ time of these on all, among them the rows in memory."""
 async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socket], announce: Announce) -> int:
     """Serve the configured model until SIGTERM or Ctrl-C; return the exit status.
 
-    sockets: see `listening`. announce: called with lines for a person at a terminal. Raises ConfigError when the address cannot
-    be used, HubError when there is no model.
+    sockets: see `listening`. announce: called with lines for a person at a terminal. Raises ConfigError when the address
+    cannot be used, HubError when there is no model.
     """
     stop = _stop_on_signals()
     pending = PendingModel("looking for the model", settings.load_wait)
