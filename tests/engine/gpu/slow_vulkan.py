@@ -1,6 +1,6 @@
 """Vulkan on Mesa's driver that computes on the processor: what takes too long for CI. MiniLM, more faults, the daemon.
 
-    pytest -n 0 tests/engine/gpu/slow_vulkan.py
+Run it by its name: `pytest -n 0 tests/engine/gpu/slow_vulkan.py`.
 """
 
 from __future__ import annotations
