@@ -73,13 +73,16 @@ printf '#version 450\nvoid main() {}\n' >"$work/probe.comp"
 # Through the lists and keys of apt, but in folders of its own: nothing is installed, and the next apt-get knows nothing of it.
 fetch_headers() {
   command -v apt-get >/dev/null || die "--headers-from needs apt; elsewhere use --headers"
-  local release own=$work/apt address key
+  local distribution release own=$work/apt address key
   # shellcheck disable=SC1091
-  release=$(. /etc/os-release && echo "$VERSION_CODENAME")
-  IFS='|' read -r address key < <(apt-get indextargets --format "\$(RELEASE)|\$(COMPONENT)|\$(REPO_URI)|\$(SIGNED_BY)" \
-    "Created-By: Packages" | sed -n "s/^$release|main|//p" | head -1) || die "apt knows no source of $release"
+  read -r distribution release < <(. /etc/os-release && echo "$ID $VERSION_CODENAME")
+  address=$(apt-get indextargets --format "\$(RELEASE)|\$(COMPONENT)|\$(REPO_URI)" "Created-By: Packages" |
+    sed -n "s/^$release|main|//p" | head -1)
+  [ -n "$address" ] || die "apt knows no source of $release: run apt-get update, or use --headers"
+  key=/usr/share/keyrings/$distribution-archive-keyring.gpg
   mkdir -p "$own"/{lists/partial,cache/archives/partial,parts,get}
-  echo "deb ${key:+[signed-by=$key]} $address $suite main" >"$own/sources.list"
+  [ -e "$key" ] && key="[signed-by=$key]" || key=""
+  echo "deb $key $address $suite main" >"$own/sources.list"
   local options=(-q -o "Dir::Etc::SourceList=$own/sources.list" -o "Dir::Etc::SourceParts=$own/parts" -o "APT::Sandbox::User="
     -o "Dir::State::Lists=$own/lists" -o "Dir::Cache=$own/cache")
   { apt-get "${options[@]}" update && (cd "$own/get" && apt-get "${options[@]}" download libvulkan-dev); } >"$own/log" 2>&1 ||

@@ -7,7 +7,7 @@
 # An interrupted build resumes with the same command and folder. Needs Debian with
 #   apt-get install g++-aarch64-linux-gnu qemu-user-static mmdebstrap
 # Python with pip, and network access. JOBS is the number of concurrent compilers (2), PYTHON the interpreter that runs pip, RELEASE
-# the release of Debian (bookworm). About 10 minutes on two cores, 1 GB.
+# the release of Debian (bookworm). Half an hour on two busy cores, 1 GB.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)

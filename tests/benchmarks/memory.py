@@ -132,7 +132,7 @@ class Row:
 HEADER = f"{'MiB':<28}{'daemon':>9}{'worker':>9}{'RSS':>9}{'PSS':>9}"
 
 
-def look(server: Server, when: str, rate: str = "") -> Row:
+def state_of(server: Server, when: str, rate: str = "") -> Row:
     """Return what a daemon and its workers hold now."""
     daemon = psutil.Process(server.process.pid)
     workers = [held(child.pid) for child in daemon.children(recursive=True)]
@@ -209,24 +209,24 @@ def main(
         server = _start(model.absolute(), Path(folder), flags.split())
         try:
             server.wait()
-            click.echo(f"{HEADER}\n{look(server, 'ready')}")
+            click.echo(f"{HEADER}\n{state_of(server, 'ready')}")
             for name in scenarios.split(","):
                 rates = []
                 for job in SCENARIOS[name].jobs(seconds, seed=int.from_bytes(os.urandom(4))).values():
                     outcomes, _ = server.do(job)
                     rates += [f"{each.texts / each.seconds:,.0f} texts/s" for each in outcomes.values()]
-                click.echo(str(look(server, name, rates[-1])))
+                click.echo(str(state_of(server, name, rates[-1])))
             if rows:
                 for first in range(0, rows, 256):
                     server.embed([f"row {number}" for number in range(first, first + 256)])
-                click.echo(str(look(server, f"{rows:,} rows more")))
+                click.echo(str(state_of(server, f"{rows:,} rows more")))
             if with_mappings:
                 for process in (psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children()):
                     print_mappings(process.pid, "daemon" if process.pid == server.process.pid else "worker")
             began = time.monotonic()
             while (waited := time.monotonic() - began) < idle:
                 time.sleep(min(5.0, idle - waited))
-                click.echo(str(look(server, f"{time.monotonic() - began:.0f} s later")))
+                click.echo(str(state_of(server, f"{time.monotonic() - began:.0f} s later")))
         finally:
             server.end()
 

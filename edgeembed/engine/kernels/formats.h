@@ -3,7 +3,7 @@
 // Packed weights are groups of 16 rows. A group is a row of packed blocks, one for each block of columns that a file has, and
 // each holds the blocks of all 16 rows. Numbers are kept in lines of 64 bytes: 4 columns of 16 rows, which is what a dot
 // product of bytes takes at once; 8 lines are 32 columns. Nothing is lost: what was set can be read back, except for F16 and
-// BF16, see words_of.
+// BF16, see Words.
 //
 //   Q8_0           8 lines of quants + 128 (the first factor of VNNI's dpbusd is unsigned); 16 scales in half precision
 //   4-bit types    4 lines: columns 0 to 15 of a block in the low half of each byte, 16 to 31 in the high one

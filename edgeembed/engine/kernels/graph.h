@@ -242,13 +242,41 @@ class RunFinder {
             step.product[step.products++].weights = one->src[0];
             return true;
         }
+        if (one->op == OP_GLU) return gates(step, last, one);
         for (int number = step.products - 1; number >= 0; number--) {
             Product & product = step.product[number];
-            if (last[number]->type != TYPE_F32 || !continues(product, last[number], one)) continue;
+            if (product.gated || last[number]->type != TYPE_F32 || !continues(product, last[number], one)) continue;
             last[number] = one;
             return true;
         }
         return false;
+    }
+
+    // Make one product of two, of which the first gates the second.
+    bool gates(Step & step, const Tensor ** last, const Tensor * one) const {
+        if (one->src[1] == nullptr || !Glu::fits(one) || !is_rows(one)) return false;
+        const auto place_of = [&](const Tensor * source) {
+            for (int number = 0; number < step.products; number++) {
+                const Product & product = step.product[number];
+                const bool is_plain = !product.bias && !product.added && !product.gelu && !product.gated;
+                if (last[number] == source && is_plain && is_inner(source)) return number;
+            }
+            return -1;
+        };
+        const int gate = place_of(one->src[0]), up = place_of(one->src[1]);
+        if (gate < 0 || up < 0 || gate == up) return false;
+        const Tensor *weights = step.product[gate].weights, *gated = step.product[up].weights;
+        if (weights->type != gated->type || !has_shape(weights, gated)) return false;
+        step.product[gate].gated = gated;
+        step.product[gate].glu = static_cast<GluKind>(one->op_params[0]);
+        last[gate] = one;
+        step.products--;
+        for (int number = up; number < step.products; number++) {
+            step.product[number] = step.product[number + 1];
+            last[number] = last[number + 1];
+        }
+        step.product[step.products] = {};
+        return true;
     }
 
     bool continues(Product & product, const Tensor * last, const Tensor * one) const {
@@ -308,11 +336,22 @@ class RunFinder {
         if (run.steps == 0) return false;
         Step & before = run.step[run.steps - 1];
         if (before.kind == Step::NORMALISE && before.into == step.from) return before.quantises = true;
+        if (is_quantised(run, step)) return true;
         if (before.kind != Step::MULTIPLY || before.products != 1 || before.product[0].result != step.from) return false;
         if (!is_inner(step.from) || step.products != 1 || before.product[0].added) return false;
         if (before.product[0].weights->ne[1] % block_columns(step.given) != 0) return false;  // pieces have to be whole blocks
         before.product[0].result = nullptr;
         return before.quantises = true;
+    }
+
+    // Whether the rows of a step were the last to be quantised, for a step before: in a decoder, queries are rotated before keys
+    // are computed.
+    static bool is_quantised(const Run & run, const Step & step) {
+        int number = run.steps - 1;
+        while (number >= 0 && run.step[number].kind != Step::QUANTISE && !run.step[number].quantises) number--;
+        if (number < 0 || number + 1 == run.steps) return false;
+        const Step & reader = run.step[number + 1];
+        return reader.kind == Step::MULTIPLY && reader.from == step.from && reader.given == step.given;
     }
 
     // Another operation of ours.

@@ -3,6 +3,7 @@
 
 constexpr int MOST_PRODUCTS = 4;          // that read the same rows, such as queries, keys and values
 constexpr int MOST_STEPS = 64;            // of a run
+constexpr int64_t GROUPS_AT_ONCE = 16;    // of a piece of products: weights that stay in the cache for all tokens
 constexpr int64_t TOKENS_AT_ONCE = 48;    // of a piece of products: the results stay in a core's own cache until they are finished
 
 // A product, and what is computed from each number of its result.
@@ -11,6 +12,8 @@ struct Product {
     const Tensor * bias;    // added to each row; or null
     const Tensor * added;   // of the result's shape, added after the bias; or null
     bool gelu;              // after the bias
+    const Tensor * gated;   // weights of a second product, which this one gates; or null
+    GluKind glu;            // how
     const Tensor * result;  // F32 rows; or F16 in the order [heads, tokens, depth]; or null: only the next step reads it
 };
 
@@ -167,7 +170,8 @@ class Runs final : public TensorTraits {
 
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
-        return is_in_place(product) ? 0 : TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
+        const size_t each = TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
+        return (is_in_place(product) ? 0 : each) + (product.gated ? each : 0);
     }
 
     // Whether a product is computed where its result is stored. There may be the rows that are added to it.
@@ -232,6 +236,13 @@ class Runs final : public TensorTraits {
     // Groups of rows of the weights, times all tokens.
     static void multiply_piece(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
                                Given given, const Activations & to, float * scratch) {
+        for (; begin < end; begin += GROUPS_AT_ONCE) {
+            multiply_groups(product, begin, std::min(begin + GROUPS_AT_ONCE, end), tokens, from, given, to, scratch);
+        }
+    }
+
+    static void multiply_groups(const Product & product, int64_t begin, int64_t end, int64_t tokens, const Activations & from,
+                               Given given, const Activations & to, float * scratch) {
         const int format = format_of(product.weights->type);
         const size_t group_bytes = FORMATS[format].group_bytes(from.columns);
         const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
@@ -245,9 +256,18 @@ class Runs final : public TensorTraits {
             float * rows = in_place ? row_of<float>(product.result, first) + column : scratch;
             const size_t stride = in_place ? product.result->nb[1] / sizeof(float) : count;
             kernels.multiply[format](weights, end - begin, from, first, now, rows, stride);
+            float * gated = scratch + (in_place ? 0 : TOKENS_AT_ONCE * count);
+            if (product.gated) {
+                const auto * others = static_cast<const uint8_t *>(product.gated->data) + begin * group_bytes;
+                kernels.multiply[format](others, end - begin, from, first, now, gated, count);
+            }
             const float * added = product.added ? row_of<const float>(product.added, first) + column : nullptr;
             const size_t added_stride = product.added ? product.added->nb[1] / sizeof(float) : 0;
             kernels.finish({bias, added, added_stride, product.gelu, now, stride}, rows, count);
+            for (int64_t token = 0; token < now && product.gated; token++) {
+                float * row = rows + token * stride;
+                kernels.glu(product.glu, row, gated + token * count, row, count);
+            }
             for (int64_t token = 0; token < now && product.result == nullptr; token++) {
                 const int64_t columns = block_columns(given);
                 kernels.quantise_part[given](rows + token * stride, first + token, column / columns, count / columns, to);

@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 KERNELS = Path("edgeembed/engine/kernels")
-TESTS = ("tests/engine/kernels/test_kernels.py", "tests/engine/kernels/test_rows.py")
+TESTS = tuple(f"tests/engine/kernels/test_{part}.py" for part in ("kernels", "products", "rows"))
 FLAGS = (
     "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
     "-std=c++17", "-fvisibility=hidden", "-fPIC", "-shared", "-Wno-uninitialized", "-Wno-maybe-uninitialized",

@@ -10,10 +10,12 @@ import ctypes
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import gguf
 import numpy as np
@@ -21,7 +23,7 @@ import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
 from edgeembed.engine.llama import ggml, kernel_hook
-from tests.engine.kernels.test_kernels import RNG, needs_kernels
+from tests.engine.kernels.library import RNG, needs_kernels
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 JOB = Path(__file__).with_name("qemu_job.py")
@@ -70,6 +72,36 @@ def test_older_processors_get_the_kernels_that_they_can_run(cpu: str, level: int
         assert not numbers.any(), "nothing was computed"
 
 
+_FUNCTION = re.compile(r"[0-9a-f]+ <(.+)>:")
+_OF_LEVELS = {
+    r"%zmm|%k[1-7]|%[xy]mm(1[6-9]|2\d|3[01])|\{evex\}": ("width_512",),
+    r"\{vex\}": ("width_256_vnni",),
+    r"%ymm": ("width_512", "width_256_vnni", "width_256"),
+}
+"""Operands and encodings that only some levels may use."""
+
+
+def test_instructions_of_a_level_are_in_its_code_alone() -> None:
+    """A function that levels share, such as a template of the standard library, is compiled for the least of them."""
+    needs_kernels()
+    listing = subprocess.run(
+        [tool("objdump"), "-d", "--no-show-raw-insn", str(library_file())],
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=100,
+    )
+    function, seen = "", set()
+    for line in listing.stdout.splitlines():
+        if found := _FUNCTION.match(line):
+            function = found[1]
+        for pattern, homes in _OF_LEVELS.items():
+            if re.search(pattern, line):
+                assert any(home in function for home in homes), f"{function}: {line}"
+                seen.add(pattern)
+    assert len(seen) == len(_OF_LEVELS), "the library has no code, or no symbols"
+
+
 @pytest.fixture(scope="module")
 def other_encoding(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """Compile the kernels with AVX-512's encoding of the instruction of AVX-VNNI, and return the library."""
@@ -111,19 +143,12 @@ int main() {
 
 
 def test_a_processor_without_kernels_keeps_llama_cpp_s_and_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Library:
-        """Ours, as compiled for a processor that it has no kernels for."""
-
-        @staticmethod
-        def edgeembed_kernels_level() -> int:
-            return 0
-
-        @staticmethod
-        def edgeembed_kernels_written_for() -> bytes:
-            return ggml.LLAMA_CPP_PYTHON.encode()
-
+    library = MagicMock()  # as compiled for a processor that it has no kernels for
+    library.edgeembed_kernels_level.return_value = 0
+    library.edgeembed_kernels_written_for.return_value = ggml.LLAMA_CPP_PYTHON.encode()
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
-    monkeypatch.setattr(ctypes, "CDLL", lambda _file: Library)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _file: library)
+    monkeypatch.setattr(ctypes, "PyDLL", lambda _file: library)
     kernels = kernel_hook.install_kernels.__wrapped__()
     assert not kernels.ours
     assert kernels.words.startswith("llama.cpp's own kernels") and "need an x86 processor" in kernels.words

@@ -14,7 +14,7 @@ import pytest
 from edgeembed.engine.llama import ggml
 from edgeembed.engine.llama.ggml import InitParameters, Tensor, function
 from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, install_kernels
-from tests.engine.kernels.test_kernels import library, needs_kernels
+from tests.engine.kernels.library import library, needs_kernels
 
 WIDTHS, HEADS = (64, 128, 192), 4
 CELLS = 96
@@ -136,7 +136,7 @@ class Builder:
         self._weights = processor.weights
         self.leaves: list[tuple[int, npt.NDArray[Any]]] = []
         self.outputs: list[int] = []
-        self.effects: list[int] = []
+        self.first: list[int] = []  # to compute before the outputs, in this order
         self.results = [self.leaf(self.numbers(self.tokens, width)) for width in WIDTHS]
         self.places = (
             self.leaf(self.rng.permutation(CELLS)[: self.tokens].astype(np.int64)) if self.tokens <= CELLS else None
@@ -145,7 +145,16 @@ class Builder:
         self.mask = self.leaf(np.where(self.rng.random((self.tokens, CELLS)) < 0.5, -np.inf, 0).astype(np.float16))
         self.square_mask = self.leaf(np.zeros((self.tokens, self.tokens), dtype=np.float16))
         for _ in range(int(self.rng.integers(4, 25))):
-            moves = (self.product, self.products, self.residual, self.normalised, self.normalised, self.gelu, self.gated)
+            moves = (
+                self.product,
+                self.products,
+                self.feed_forward,
+                self.residual,
+                self.normalised,
+                self.normalised,
+                self.gelu,
+                self.gated,
+            )
             self.rng.choice(np.array([*moves, self.attention, self.cached_attention, self.rotated], dtype=object))()
             if self.rng.random() < 0.05:
                 self.outputs.append(self.results[-1])
@@ -235,6 +244,15 @@ class Builder:
             )
         self.keep(found)
 
+    def feed_forward(self) -> None:
+        """Two products of which one gates the other, in either order, and sometimes another product of the same rows."""
+        given, width = self.pick(), int(self.rng.choice(WIDTHS))
+        one, other = self.multiplied(given, width), self.multiplied(given, width)
+        found = self.keep(self.do("ggml_swiglu_split", one, other))
+        self.first.extend([other, found] if self.maybe() else [found])
+        if self.maybe():
+            self.first.append(self.keep(self.do("ggml_add", self.multiplied(given, width), self.vector(width))))
+
     def gelu(self) -> None:
         self.keep(self.do("ggml_gelu", self.pick()))
 
@@ -271,7 +289,7 @@ class Builder:
         views = []
         for _ in range(2):
             cache = self.leaf(self.numbers(CELLS, width).astype(np.float16))
-            self.effects.append(self.do("ggml_set_rows", cache, self.multiplied(given, width), self.places))
+            self.first.append(self.do("ggml_set_rows", cache, self.multiplied(given, width), self.places))
             depth = width // HEADS
             row = width * 2
             view = self.do("ggml_view_3d", cache, depth, HEADS, CELLS, depth * 2, row, 0)
@@ -285,7 +303,7 @@ class Builder:
 
     def graph(self) -> int:
         graph = int(call("ggml_new_graph", self.context))
-        for tensor in (*self.effects, *self.outputs):
+        for tensor in (*self.first, *self.outputs):
             call("ggml_build_forward_expand", graph, tensor)
         return graph
 

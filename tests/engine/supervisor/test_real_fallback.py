@@ -7,8 +7,6 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,60 +16,33 @@ import numpy as np
 import psutil
 import pytest
 
-from edgeembed.engine.canary import cosine
 from edgeembed.engine.execution_modes import CPU_BEST, GPU_FULL, GPU_PARTIAL, ExecutionMode
 from edgeembed.engine.gpu.inventory import LIBRARY_VARIABLE
 from edgeembed.engine.gpu.placement import Gpus
 from edgeembed.engine.interface import BULK, INTERACTIVE, Float32Row
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
-from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.errors import WorkerCrashedError
 from edgeembed.hub.gguf.weights import read_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
+from tests.engine.supervisor.real_workers import (
+    BROKEN,
+    LIMITED,
+    STRUCK,
+    TEXTS,
+    engine,
+    options,
+    python,
+    rows_are_right,
+    until,
+)
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.waiting import until_async
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.model,
     pytest.mark.skipif(sys.platform == "win32", reason="signals and limits of POSIX"),
 ]
-
-ROOT = Path(__file__).parents[3]
-TEXTS = ["a query", *(f"text {number} " * (number % 5 + 1) for number in range(20))]
-
-# A worker whose memory is limited in gpu-full to what it has once llama.cpp is loaded, and a little more.
-LIMITED = """
-import resource, sys
-from pathlib import Path
-from edgeembed.engine.llama import model
-from edgeembed.engine.worker import main as worker
-def main(argv):
-    if argv[1] == "gpu-full" and not Path({cured!r}).exists():
-        import psutil
-        limit = psutil.Process().memory_info().vms + {room}
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    return worker.main(argv)
-sys.exit(main(sys.argv))
-"""
-
-# A worker that is killed or frozen when it is about to load the model in a GPU mode.
-STRUCK = """
-import os, signal, sys
-from pathlib import Path
-from edgeembed.engine.llama import model
-from edgeembed.engine.worker import main as worker
-load = model.LlamaModel.__init__
-def struck(self, options):
-    if options.mode.startswith("gpu") and not Path({cured!r}).exists():
-        os.kill(os.getpid(), signal.{signal})
-    load(self, options)
-model.LlamaModel.__init__ = struck
-sys.exit(worker.main(sys.argv))
-"""
 
 
 @pytest.fixture
@@ -86,42 +57,6 @@ def expected(file: Path) -> dict[str, Float32Row]:
         return {text: model.embed([model.tokenize(text)])[0] for text in TEXTS}
     finally:
         model.close()
-
-
-def options(mode: ExecutionMode, *, file: Path, **changes: Any) -> WorkerOptions:
-    base: dict[str, Any] = {
-        "path": str(file), "threads": 1, "context_tokens": 512, "batch_tokens": 64, "mode": mode.name,
-        "extra_buffers": False, "bulk_lanes": 1,
-    }  # fmt: skip
-    return WorkerOptions(**(base | changes))
-
-
-@asynccontextmanager
-async def engine(
-    options_of: Callable[[ExecutionMode], WorkerOptions], command: tuple[str, ...] = WORKER_COMMAND, **more: Any
-) -> AsyncIterator[WorkerEngine]:
-    modes = more.pop("modes", (GPU_FULL, CPU_BEST))
-    policy = FallbackPolicy(modes, cool_down=more.pop("cool_down", 2.0))
-    timeouts = WorkerTimeouts(load=more.pop("load_timeout", 300.0), hang=more.pop("hang_seconds", 60.0), check=0.1)
-    made = WorkerEngine(options_of, policy, command=command, timeouts=timeouts, **more)
-    try:
-        yield made
-    finally:
-        await made.close()
-
-
-async def rows_are_right(made: WorkerEngine, expected: dict[str, Float32Row]) -> None:
-    futures = [*made.submit(TEXTS[:1], INTERACTIVE), *made.submit(TEXTS[1:], BULK)]
-    for text, row in zip(TEXTS, await asyncio.gather(*futures), strict=True):
-        assert cosine(row.vector, expected[text]) > 0.9999
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    await until_async(condition, 90)
-
-
-def python(code: str) -> tuple[str, ...]:
-    return (sys.executable, "-P", "-c", code)
 
 
 @pytest.mark.parametrize("content", [b"", b"no library"])
@@ -216,24 +151,6 @@ async def test_a_worker_stopped_or_killed_while_it_computes_loses_no_text(
         frozen = signal_number == signal.SIGSTOP
         assert [demotion.cause for demotion in made.status.demotions] == (["hang"] if frozen else [])
         assert made.status.mode == ("cpu" if frozen else "gpu-full")
-
-
-# A worker whose rows, canary rows included, are wrong while a file exists, as on a card that breaks while it computes.
-BROKEN = """
-import sys
-from pathlib import Path
-from edgeembed.engine.worker import main as worker
-from edgeembed.engine.llama.context import Context
-from edgeembed.engine.llama.library import ComputeError
-compute = Context.compute
-def wrong(self, *arguments, **more):
-    rows = compute(self, *arguments, **more)
-    if sys.argv[1].startswith("gpu") and Path({broken!r}).exists():
-        {deed}
-    return rows
-Context.compute = wrong
-sys.exit(worker.main(sys.argv))
-"""
 
 
 @pytest.mark.parametrize(
