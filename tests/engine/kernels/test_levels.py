@@ -23,7 +23,7 @@ import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
 from edgeembed.engine.llama import ggml, kernel_hook
-from tests.engine.kernels.test_kernels import RNG, needs_kernels
+from tests.engine.kernels.library import RNG, needs_kernels
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 JOB = Path(__file__).with_name("qemu_job.py")
