@@ -20,7 +20,7 @@ from edgeembed.common.tls import without_certificates
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.errors import EngineUnavailableError
+from edgeembed.errors import EdgeEmbedError, EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.models.pending import PendingModel
 from edgeembed.models.pool import ModelPool
@@ -63,7 +63,11 @@ async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socke
             store.mark_used(used.digest)
 
     async def find_and_load() -> tuple[ServedModel, Engine]:
-        found = await find_default(settings, paths, pending, announce, stop)
+        try:
+            found = await find_default(settings, paths, pending, announce, stop)
+        except EdgeEmbedError:
+            pending.fail()
+            raise
         default = adopt_default(service, configured, found)
         return default, await service.pool.load(default)
 
