@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 KERNELS = Path("edgeembed/engine/kernels")
-TESTS = tuple(f"tests/engine/kernels/test_{part}.py" for part in ("kernels", "products", "rows"))
+TESTS = tuple(f"tests/engine/kernels/test_{part}.py" for part in ("kernels", "products", "random_graphs", "rows"))
 FLAGS = (
     "-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
     "-std=c++17", "-fvisibility=hidden", "-fPIC", "-shared", "-Wno-uninitialized", "-Wno-maybe-uninitialized",
