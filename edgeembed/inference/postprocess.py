@@ -24,7 +24,7 @@ def layer_normed(matrix: Matrix) -> Matrix:
 
 
 def cut_rows(rows: Sequence[Float32Row], dimensions: int | None = None, *, layer_norm: bool = False) -> Matrix:
-    """Return rows cut to their first `dimensions` numbers, float32, shape (rows, dimensions).
+    """Return rows cut to their first `dimensions` numbers, float32, shape (rows, dimensions); a single one is not copied.
 
     layer_norm: rows that are cut are layer-normalised before, as some models were trained; rows that are not cut never are.
     """

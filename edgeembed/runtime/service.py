@@ -72,7 +72,7 @@ def make_service(
 
 
 def adopt_default(service: EmbeddingService, configured: ConfiguredModels, found: InstalledModel | Remote) -> ServedModel:
-    """Give a service that was made without it the default model, and return the model."""
+    """Set the default model of a service that was made without one, and return the model."""
     default = configured.adopt(found)
     if configured.remote:
         configured.remote.on_change = _UpstreamChange(service.registry, service.pool)

@@ -24,7 +24,7 @@ from edgeembed.server.body import CACHE_HEADER, DIGEST_HEADER, cache_header
 from edgeembed.server.charsets import is_utf8
 from edgeembed.server.middleware import common_headers, request_id_of
 from edgeembed.server.ops.metrics import METRICS
-from edgeembed.server.quick_answers import date
+from edgeembed.server.quick_answers import date, head
 from edgeembed.server.reading import read
 from edgeembed.server.request_log import log
 from edgeembed.server.responses import JSON_TYPE
@@ -88,11 +88,7 @@ def _headers(request_id: str, digest: str) -> dict[str, str]:
     return {hdrs.CONTENT_TYPE: JSON_TYPE, **cache_header(1, 1), DIGEST_HEADER: digest, **common_headers(request_id)}
 
 
-_HEAD = (
-    "HTTP/1.1 200 OK\r\n"
-    + "".join(f"{name}: {value}\r\n" for name, value in _headers("%s", "%s").items())
-    + f"{hdrs.DATE}: %s\r\n{hdrs.CONTENT_LENGTH}: %d\r\n\r\n"
-)
+_HEAD = head(_headers("%s", "%s"), "%s", "%d")
 
 
 def _respond(request: web.BaseRequest, found: StoredResponse) -> web.StreamResponse:

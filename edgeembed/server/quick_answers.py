@@ -19,13 +19,13 @@ def quick_json(request: web.Request, body: bytes, headers: dict[str, str]) -> we
     if len(body) > LARGE_BYTES or hdrs.ORIGIN in request.headers or not takes_raw(request):
         return json_bytes(body, headers)
     every = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers, **common_headers(id_of(request))}
-    return RawResponse(head(every, len(body)).encode() + body)
+    return RawResponse(head(every, date(int(time.time())), len(body)).encode() + body)
 
 
-def head(headers: dict[str, str], length: int) -> str:
-    """Return the head of a response with a body of this length."""
+def head(headers: dict[str, str], date: str, length: int | str) -> str:
+    """Return the head of a response. length: of its body."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    return f"HTTP/1.1 200 OK\r\n{lines}{hdrs.DATE}: {date(int(time.time()))}\r\n{hdrs.CONTENT_LENGTH}: {length}\r\n\r\n"
+    return f"HTTP/1.1 200 OK\r\n{lines}{hdrs.DATE}: {date}\r\n{hdrs.CONTENT_LENGTH}: {length}\r\n\r\n"
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
+from edgeembed.cache import VectorCache
 from edgeembed.server import content_codings, expectations, fast_path
 from edgeembed.server.aiohttp_internals import take_no_upgrades, wrap_handler
 from edgeembed.server.api_keys import Keys
@@ -41,9 +42,11 @@ zipped = functools.partial(gzip.compress, mtime=0)
 
 
 @asynccontextmanager
-async def daemon(access: Access | None = None) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def daemon(
+    access: Access | None = None, cache: VectorCache | None = None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """Serve as the daemon does, and yield a connection."""
-    app = make_app(fake_service(FakeEngine()), access=access, max_body_bytes=LIMIT)
+    app = make_app(fake_service(FakeEngine(), cache), access=access, max_body_bytes=LIMIT)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
     take_no_upgrades(runner)
@@ -59,6 +62,14 @@ async def daemon(access: Access | None = None) -> AsyncIterator[tuple[asyncio.St
     finally:
         writer.close()
         await runner.cleanup()
+
+
+async def headers(reader: asyncio.StreamReader) -> dict[str, str]:
+    """Read one response, and return its headers."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+    found = dict(line.split(": ", 1) for line in head.split("\r\n")[1:-2])
+    await reader.readexactly(int(found["Content-Length"]))
+    return found
 
 
 async def status(reader: asyncio.StreamReader) -> int:
@@ -114,6 +125,25 @@ async def test_an_upgrade_that_is_not_recognised_in_time_closes_the_connection()
         writer.write(request(body=b'{"input": "a"' + b" " * 20_000 + b"}") + request("GET", "/health", b"", **H2C) + GET)
         assert await status(reader) == 200
         assert b"connection: close" in (await reader.readuntil(b"\r\n\r\n")).lower()
+
+
+# --- answers that are sent as bytes -----------------------------------------------------------------------------------
+
+
+async def test_an_answer_that_is_sent_as_bytes_has_the_headers_of_any_other() -> None:
+    """They are sent so on connections that stay open, whether the row was computed or the whole answer was stored."""
+    cache = VectorCache(None, memory_mib=8, disk_mib=0)
+    async with daemon(cache=cache) as (reader, writer):
+        found = []
+        for body in (b'{"input": "one"}', b'{"input": "one"}', b'{"input": "one"}', b'{"input": "two"}'):
+            writer.write(request(body=body, X_Request_Id="mine", Connection="" if body != b'{"input": "two"}' else "close"))
+            found.append(await headers(reader))
+    computed, found_row, stored, other = found
+    assert other.pop("Connection") == "close"
+    assert [each["X-Edgeembed-Cache"] for each in found] == ["miss", "hit", "hit", "miss"]
+    assert computed.keys() == found_row.keys() == stored.keys() == other.keys()
+    for name in other.keys() - {"Date", "Content-Length", "X-Edgeembed-Cache"}:
+        assert computed[name] == found_row[name] == stored[name] == other[name]
 
 
 # --- Expect -----------------------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ class Pipe:
 
 
 def _watcher(source: io.BufferedIOBase) -> Callable[[], bool]:
-    """Return a function that tells whether there is something to read; it does where that cannot be told."""
+    """Return a function that tells whether there is something to read; it returns True where that cannot be told."""
     poll = _poll(source, "POLLIN")
     return (lambda: True) if poll is None else lambda: bool(poll(0))
 

@@ -44,65 +44,86 @@ PASS_PARTS = (
 _MAPS = Path("/proc/self/maps")
 
 
+class _Functions:
+    """The functions of our library that this process calls: all are found at once, so that none is missing later."""
+
+    def __init__(self, file: Path) -> None:
+        """Load the library. Raises OSError; AttributeError when it lacks a function."""
+        library = ctypes.CDLL(str(file))
+        self.written_for = library.edgeembed_kernels_written_for
+        self.written_for.restype = ctypes.c_char_p
+        self.level = library.edgeembed_kernels_level
+        self.install = library.edgeembed_kernels_install
+        self.install.restype = ctypes.c_char_p
+        self.leave = library.edgeembed_kernels_leave
+        self.measure_parts = library.edgeembed_kernels_measure_parts
+        self.parts = library.edgeembed_kernels_parts
+        self.parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
+        self.drop_results = library.edgeembed_kernels_drop_results
+        self.be_bulk = library.edgeembed_kernels_be_bulk
+        # These return at once: to release Python's global lock for them would let bulk threads take it from a query.
+        quick = ctypes.PyDLL(str(file))
+        self.expect = quick.edgeembed_kernels_expect
+        self.threads = quick.edgeembed_kernels_threads
+        self.queries = quick.edgeembed_kernels_queries
+
+
 class Kernels:
     """Which kernels are in use. words: their description for people."""
 
-    def __init__(self, words: str, library: ctypes.CDLL | None = None, level: int = 0) -> None:
+    def __init__(self, words: str, functions: _Functions | None = None, level: int = 0) -> None:
         self.words = words
         self.vnni = level > AVX2
         """Whether products use the instructions for dot products of bytes."""
-        self._library = library
-        # These return at once: to release Python's global lock for them would let bulk threads take it from a query.
-        self._quick = None if library is None else ctypes.PyDLL(library._name)
+        self._functions = functions
 
     @property
     def ours(self) -> bool:
-        return self._library is not None
+        return self._functions is not None
 
     def leave(self, types: Iterable[int]) -> None:
         """Leave weights of these types to llama.cpp's own kernels, and only these, in models that are loaded from now on."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_leave(ctypes.c_uint64(sum(1 << type_ for type_ in types)))
+        if self._functions is not None:
+            self._functions.leave(ctypes.c_uint64(sum(1 << type_ for type_ in types)))
 
     def part_times(self) -> Callable[[], Iterable[int]]:
         """Measure the parts of passes from now on, and return a function: those of the calling thread's latest pass.
 
         In nanoseconds, in the order of PASS_PARTS.
         """
-        assert self._library is not None
-        self._library.edgeembed_kernels_measure_parts()
-        parts = self._library.edgeembed_kernels_parts
-        parts.restype = ctypes.POINTER(ctypes.c_int64 * len(PASS_PARTS))
+        assert self._functions is not None
+        self._functions.measure_parts()
+        parts = self._functions.parts
         return lambda: parts().contents
 
     def expect_query(self) -> None:
         """Let the threads that compute queries look for work without sleeping, for a short time."""
-        if self._quick is not None:
-            self._quick.edgeembed_kernels_expect()
+        if self._functions is not None:
+            self._functions.expect()
 
     def threads_setter(self) -> Callable[[int], object]:
         """Return a function that sets how many threads compute the calling thread's next pass."""
-        return self._quick.edgeembed_kernels_threads if self._quick is not None else lambda _threads: None
+        return self._functions.threads if self._functions is not None else lambda _threads: None
 
     def drop_results(self) -> None:
         """Return the memory for the results of the calling thread's latest pass, which have been read, to the system."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_drop_results()
+        if self._functions is not None:
+            self._functions.drop_results()
 
     def be_bulk(self) -> None:
         """Make the forward passes of the calling thread wait while any thread is between `begin_query` and `end_query`."""
-        if self._library is not None:
-            self._library.edgeembed_kernels_be_bulk()
+        if self._functions is not None:
+            self._functions.be_bulk()
 
     def begin_query(self) -> None:
         """Begin to compute an interactive query: bulk threads stop after their current piece of work, in about 0.1 ms."""
-        if self._quick is not None:
-            self._quick.edgeembed_kernels_queries(1)
+        if self._functions is not None:
+            self._functions.queries(1)
 
     def end_query(self) -> None:
         """Let bulk threads go on, unless there is another query."""
-        if self._quick is not None:
-            self._quick.edgeembed_kernels_queries(-1)
+        if self._functions is not None:
+            self._functions.queries(-1)
 
 
 PLAIN_KERNELS = Kernels("llama.cpp's own kernels")
@@ -153,19 +174,20 @@ def _install(level: int | None) -> Kernels:
     found = ggml.function("ggml_version")().decode().partition("-")[0]
     if found != ggml.GGML:
         return _plain(f"edgeembed's are for ggml {ggml.GGML}, this is {found}")
-    library = ctypes.CDLL(str(file))
-    library.edgeembed_kernels_written_for.restype = ctypes.c_char_p
-    if library.edgeembed_kernels_written_for().decode() != ggml.LLAMA_CPP_PYTHON:
+    try:
+        own = _Functions(file)
+    except AttributeError:
+        return _plain("edgeembed's were compiled for another edgeembed: install it again")
+    if own.written_for().decode() != ggml.LLAMA_CPP_PYTHON:
         return _plain("edgeembed's were compiled for another llama.cpp: install edgeembed again")
-    level = level or int(library.edgeembed_kernels_level())
+    level = level or int(own.level())
     if level not in LEVELS:
         return _plain("edgeembed's need an x86 processor with AVX2, and GCC to compile them")
     functions = (ctypes.c_void_p * len(ggml.KERNEL_FUNCTIONS))(*map(_address, ggml.KERNEL_FUNCTIONS))
-    library.edgeembed_kernels_install.restype = ctypes.c_char_p
-    problem = library.edgeembed_kernels_install(functions, level)
+    problem = own.install(functions, level)
     if problem is not None:
         return _plain(problem.decode())
-    return Kernels(f"edgeembed's kernels ({LEVELS[level]})", library, level)
+    return Kernels(f"edgeembed's kernels ({LEVELS[level]})", own, level)
 
 
 def _plain(why: str) -> Kernels:

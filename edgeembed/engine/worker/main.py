@@ -27,8 +27,8 @@ awake between two operations of a forward pass, but not between two requests (GN
 many milliseconds)."""
 
 SWITCH_SECONDS = 0.0002
-"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code: a query does so several
-times, beside a bulk load whose texts are read and sent meanwhile."""
+"""How long a thread that returns from llama.cpp waits at most for another one that runs Python code. Each query returns
+several times, and beside a bulk load there is always a thread that reads its texts or sends its rows."""
 
 
 def _end_process(error: BaseException) -> NoReturn:

@@ -59,8 +59,8 @@ QUERY_TOKENS = 512
 """Bulk lanes pause during a query's forward pass of up to this many tokens; a longer one would stop them for too long."""
 
 MOST_SECONDS_AT_ONCE = 0.005
-"""The reader computes a query itself if that is about as quick: meanwhile it reads nothing, and other requests, such as for
-tokens, are not served."""
+"""The longest that a batch may take, judging by the latest one, for the reader to compute it. Meanwhile it reads nothing:
+other requests, such as those for tokens, wait."""
 
 IDLE_SECONDS = 30.0
 """A bulk lane without texts for this time frees its context, which takes up to 100 MB; a new one takes milliseconds."""
@@ -180,7 +180,7 @@ class Worker:
             if not messages:
                 os._exit(0)
             self._loaded.wait()
-            assert self._queue is not None and self._tokenizing is not None
+            assert self._model is not None and self._queue is not None and self._tokenizing is not None
             self._trim.note_work()
             items: list[EmbedItem] = []  # of several requests, which then share a batch
             for message in messages:
@@ -195,7 +195,7 @@ class Worker:
                 else:
                     self._queue.close()
             if items:
-                if len(items) == 1 and items[0].priority == INTERACTIVE and self._queue.is_idle and self._model is not None:
+                if len(items) == 1 and items[0].priority == INTERACTIVE and self._queue.is_idle:
                     self._model.kernels.expect_query()  # they wake while the text is tokenised
                 self._tokenizing.add(items)
 
@@ -205,14 +205,19 @@ class Worker:
         The reader reads nothing meanwhile, so this is for short batches only, and while nothing else has arrived.
         """
         assert self._queue is not None and self._model is not None
-        seconds = self._token_seconds * sum(text.count for text in texts)
-        if not (self._computes_at_once and seconds <= MOST_SECONDS_AT_ONCE and self._pipe.is_quiet):
+        if not (self._computes_at_once and self._is_quick(texts) and self._pipe.is_quiet):
             self._queue.add(texts)
-        elif batch := self._queue.take_at_once(texts, _is_quick):
+        elif batch := self._queue.take_at_once(texts, self._is_quick):  # maybe with others that wait
             try:
                 self._compute(WIDE, self._model.wide, self._queue, batch)
             finally:
                 self._queue.give_back()
+
+    def _is_quick(self, batch: list[Queued]) -> bool:
+        """Return whether the reader may compute a batch: nobody has to wait for it for long."""
+        seconds = self._token_seconds * sum(text.count for text in batch)
+        first = batch[0]
+        return seconds <= MOST_SECONDS_AT_ONCE and first.is_dense and not first.alone and _is_query(WIDE, batch)
 
     def _tokenize(self, item: EmbedItem) -> Queued | None:
         """Return a text with its tokens, or None when the item is already answered. Called from several threads."""
@@ -430,11 +435,6 @@ def _usable(rows: Float32Matrix | list[Float32Row]) -> list[bool]:
         return [True] * len(rows)
     usable: list[bool] = np.logical_and(np.isfinite(rows).all(axis=1), rows.any(axis=1)).tolist()
     return usable
-
-
-def _is_quick(batch: list[Queued]) -> bool:
-    """Return whether the reader may compute a batch: it makes nobody wait."""
-    return batch[0].is_dense and not batch[0].alone and _is_query(WIDE, batch)
 
 
 def _full(reading: Reading) -> int:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import platform
 import shutil
-import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from edgeembed.engine.kernels import fingerprint, library_file
@@ -22,12 +18,7 @@ from edgeembed.engine.llama import ggml, kernel_hook
 from edgeembed.engine.llama.kernel_hook import LEVELS
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.worker_options import WorkerOptions
-
-Array = npt.NDArray[Any]
-RNG = np.random.default_rng(7)
-
-WORDS = ["river", "engine", "night", "copper", "letter", "window", "early", "cloud", "paper", "garden", "silent", "stone"]
-TEXTS = ["hello", *(" ".join(RNG.choice(WORDS, count)) for count in (3, 9, 14, 30, 47, 62, 90))]
+from tests.engine.kernels.library import RNG, TEXTS, Array, address, library, needs_kernels, rows_of_texts
 
 
 class Heads(ctypes.Structure):
@@ -38,24 +29,6 @@ class Heads(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("heads", "queries", "keys", "depth")),
         ("scale", ctypes.c_float),
     )
-
-
-def library() -> ctypes.CDLL:
-    file = library_file()
-    assert file is not None
-    return ctypes.CDLL(str(file))
-
-
-def needs_kernels() -> list[int]:
-    """Return the levels that this processor supports; skip the test without any."""
-    found = [level for level in LEVELS if library_file() and library().edgeembed_kernels_supports(level)]
-    if not found:
-        pytest.skip("this processor has no AVX2, or there is no C++ compiler: there are no kernels to test")
-    return found
-
-
-def address(array: Array) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
 
 
 @pytest.mark.skipif(
@@ -139,32 +112,9 @@ def test_attention_is_softmax_over_the_keys_that_the_mask_shows(heads: int, quer
         assert not out[:, 1].any()
 
 
-_ROWS = """
-import json, sys
-import numpy as np
-from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.worker_options import WorkerOptions
-texts = json.loads(sys.argv[3])
-model = LlamaModel(WorkerOptions(path=sys.argv[1], threads=2, context_tokens=512,
-                                 batch_tokens=int(sys.argv[4]), mode="cpu", extra_buffers=sys.argv[2] == "ours",
-                                 pad_from_tokens=0))
-rows = model.embed([model.tokenize(text) for text in texts])
-json.dump({"by": model.info.llama_cpp, "rows": np.stack(rows).tolist()}, sys.stdout)
-"""
-
-
 def rows_of(file: Path, kernels: str) -> tuple[str, Array]:
     """Return unit rows of `TEXTS`, and a description of the kernels."""
     return rows_of_texts(file, kernels, TEXTS, batch=512)
-
-
-def rows_of_texts(file: Path, kernels: str, texts: Sequence[str], *, batch: int) -> tuple[str, Array]:
-    """Return rows from a separate process: once our kernels are installed, every model in the process uses them."""
-    command = [sys.executable, "-c", _ROWS, str(file), kernels, json.dumps(texts), str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found = json.loads(done.stdout)
-    rows = np.array(found["rows"])
-    return found["by"], rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.mark.model
@@ -226,6 +176,27 @@ def test_without_a_compiler_llama_cpp_keeps_its_own_kernels(monkeypatch: pytest.
 def test_a_library_that_cannot_be_loaded_costs_nothing_but_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
     assert not install().ours
+
+
+@pytest.mark.parametrize("missing", ["drop_results", "threads"])
+def test_kernels_that_lack_a_function_are_not_used(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Those of an older edgeembed, beside newer Python code, would otherwise end each worker at its first text."""
+    needs_kernels()
+    installed = threading.Event()
+
+    def older(loader: type[ctypes.CDLL]) -> type[ctypes.CDLL]:
+        class Older(loader):  # type: ignore[misc, valid-type]
+            def __getattr__(self, name: str) -> object:
+                if name == f"edgeembed_kernels_{missing}":
+                    raise AttributeError(f"undefined symbol: {name}")
+                return installed.set if name == "edgeembed_kernels_install" else super().__getattr__(name)
+
+        return Older
+
+    for loader in (ctypes.CDLL, ctypes.PyDLL):
+        monkeypatch.setattr(ctypes, loader.__name__, older(loader))
+    assert install().words.endswith("compiled for another edgeembed: install it again)")
+    assert not install().ours and not installed.is_set()
 
 
 @pytest.mark.model

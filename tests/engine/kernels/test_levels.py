@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import gguf
 import numpy as np
@@ -22,7 +23,7 @@ import pytest
 
 from edgeembed.engine.kernels import FOLDER, library_file
 from edgeembed.engine.llama import ggml, kernel_hook
-from tests.engine.kernels.test_kernels import RNG, needs_kernels
+from tests.engine.kernels.library import RNG, needs_kernels
 
 Q8_0 = gguf.GGMLQuantizationType.Q8_0
 JOB = Path(__file__).with_name("qemu_job.py")
@@ -142,19 +143,12 @@ int main() {
 
 
 def test_a_processor_without_kernels_keeps_llama_cpp_s_and_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Library:
-        """Ours, as compiled for a processor that it has no kernels for."""
-
-        @staticmethod
-        def edgeembed_kernels_level() -> int:
-            return 0
-
-        @staticmethod
-        def edgeembed_kernels_written_for() -> bytes:
-            return ggml.LLAMA_CPP_PYTHON.encode()
-
+    library = MagicMock()  # as compiled for a processor that it has no kernels for
+    library.edgeembed_kernels_level.return_value = 0
+    library.edgeembed_kernels_written_for.return_value = ggml.LLAMA_CPP_PYTHON.encode()
     monkeypatch.setattr(kernel_hook, "library_file", lambda: Path(__file__))
-    monkeypatch.setattr(ctypes, "CDLL", lambda _file: Library)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _file: library)
+    monkeypatch.setattr(ctypes, "PyDLL", lambda _file: library)
     kernels = kernel_hook.install_kernels.__wrapped__()
     assert not kernels.ours
     assert kernels.words.startswith("llama.cpp's own kernels") and "need an x86 processor" in kernels.words

@@ -19,7 +19,7 @@ from edgeembed.engine.kernels import FOLDER
 from edgeembed.engine.llama import ggml, product_choice
 from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, install_kernels
 from edgeembed.engine.llama.product_choice import LEAST_GAIN, REPEATS, TOKENS, relative_speed, slower_types, weight_shapes
-from tests.engine.kernels.test_kernels import needs_kernels
+from tests.engine.kernels.library import needs_kernels
 
 FAST, SLOW = 0, 20_000
 """Microseconds of a product of the stand-in."""

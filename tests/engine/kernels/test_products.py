@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgeembed.engine.llama import ggml
-from tests.engine.kernels.test_kernels import Array, address, library, needs_kernels
+from tests.engine.kernels.library import Array, address, library, needs_kernels
 
 Type = gguf.GGMLQuantizationType
 RNG = np.random.default_rng(7)

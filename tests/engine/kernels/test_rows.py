@@ -10,7 +10,7 @@ import gguf
 import numpy as np
 import pytest
 
-from tests.engine.kernels.test_kernels import RNG, Array, address, library, needs_kernels, rows_of_texts
+from tests.engine.kernels.library import RNG, Array, address, library, needs_kernels, rows_of_texts
 from tests.engine.tiny_qwen3 import Qwen3Sizes, make_tiny_qwen3
 
 GLU_KINDS = {1: "geglu", 2: "swiglu", 4: "geglu_erf"}

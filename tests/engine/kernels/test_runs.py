@@ -12,7 +12,7 @@ from edgeembed.engine.llama.kernel_hook import PASS_PARTS, Kernels
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.reading import Tokens
 from edgeembed.engine.worker_options import WorkerOptions
-from tests.engine.kernels.test_kernels import needs_kernels
+from tests.engine.kernels.library import needs_kernels
 
 LENGTHS = (1, 2, 7, 14, 15, 48, 49, 97, 130, 290, 512)
 """Around the sizes at which kernels, pieces and the places of tensors in memory change."""

@@ -20,7 +20,7 @@ from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.convert.tiny_qwen3_checkpoint import Qwen3Shape, make_qwen3_checkpoint
 from tests.convert.without_proof import convert_checkpoint
-from tests.engine.kernels.test_kernels import TEXTS, needs_kernels
+from tests.engine.kernels.library import TEXTS, needs_kernels
 
 Rows = npt.NDArray[np.float64]
 TYPES = ("F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS")

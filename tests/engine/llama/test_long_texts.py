@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.engine.kernels import library_file
-from tests.engine.kernels.test_kernels import needs_kernels
+from tests.engine.kernels.library import needs_kernels
 from tests.engine.tiny_qwen3 import Qwen3Sizes, make_tiny_qwen3
 
 pytestmark = [pytest.mark.model, pytest.mark.skipif(sys.platform != "linux", reason="memory of a process as Linux tells it")]

@@ -10,6 +10,7 @@ Called as: scripted_worker.py SCRIPT MODE OPTIONS. SCRIPT is a list of words:
   small:STEPS        end by SIGKILL at the first batch unless it is smaller by so many steps
   stuck              tokenise a text with the word "stuck" for ever
   once:FILE:SIGNAL   end by a signal at the first batch ever (FILE remembers)
+  garbage:FILE:HEX   send these bytes behind the rows of the first batch ever (FILE remembers)
   flood              send a megabyte of rows when told to stop
   DEED@WHEN:MODE:FILE  in that mode, until FILE exists: `oom`, `lost`, `nodriver`, `olddriver` end as llama.cpp does with the
                      message of CUDA, `wrong` finds its canary rows wrong, `freeze` stands still, `kill` is killed; WHEN is
@@ -164,6 +165,12 @@ def compute(batch: list[EmbedItem], script: list[list[str]], activity_table: Act
             rows.append(RowItem(item.id, tokens, row.tobytes()))
     activity_table.end(0)
     send(ComputedRows(rows))
+    for word, *arguments in script:
+        if word == "garbage" and not Path(arguments[0]).exists():
+            Path(arguments[0]).touch()
+            sys.stdout.buffer.write(bytes.fromhex(arguments[1]))
+            sys.stdout.buffer.flush()
+            time.sleep(60)  # it is ended before
 
 
 if __name__ == "__main__":

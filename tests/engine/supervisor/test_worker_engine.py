@@ -373,6 +373,15 @@ async def test_a_crash_while_computing_is_a_demotion_but_loses_no_text(tmp_path:
         assert "computing" in demotion.reason and demotion.cause == "crash"
 
 
+@pytest.mark.parametrize("sent", ["ffffffff", "03000000c1c1c1"])  # too long for a message, and no message
+async def test_a_worker_whose_messages_cannot_be_read_is_replaced_and_no_text_is_lost(sent: str, tmp_path: Path) -> None:
+    async with engine(f"garbage:{tmp_path / 'done'}:{sent}") as made:
+        await made.start()
+        await rows_are_right(made, [f"text {number}" for number in range(10)])
+        (demotion,) = made.status.demotions
+        assert "messages cannot be read" in demotion.reason
+
+
 async def test_a_text_that_crashes_every_worker_fails_alone_and_the_demotion_is_undone() -> None:
     async with engine("poison:SIGABRT") as made:
         await made.start()

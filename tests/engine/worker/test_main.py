@@ -7,6 +7,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -34,10 +36,12 @@ from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.worker.serving import Worker
+from edgeembed.engine.worker.batching import WIDE, BatchQueue
+from edgeembed.engine.worker.serving import MOST_SECONDS_AT_ONCE, Worker
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.engine.worker.queued import ids, text
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
 pytestmark = pytest.mark.model
@@ -167,6 +171,24 @@ def test_a_worker_without_memory_for_a_batch_ends_unless_it_is_the_smallest(
     worker = Worker(options, Pipe(io.BytesIO(), io.BytesIO()), ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
     failure = ModeFailed("llama.cpp cannot compute this batch (code -2)", cause)
     assert worker._own_fault("engine", failure) == (failure if ends else None)
+
+
+def test_the_reader_leaves_a_query_to_the_wide_lane_if_texts_that_wait_would_make_its_batch_slow(tmp_path: Path) -> None:
+    options = worker_options(tmp_path / "none.gguf")
+    pipe = cast(Pipe, SimpleNamespace(is_quiet=True))
+    worker = Worker(options, pipe, ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
+    queue: BatchQueue[Any] = BatchQueue(512, 64)
+    queue._asleep.add(WIDE)
+    computed: list[list[int]] = []
+    worker._queue, worker._model, worker._computes_at_once = queue, cast(LlamaModel, SimpleNamespace(wide=None)), True
+    worker._compute = lambda _entry, _context, _queue, batch: computed.append(ids(batch))  # type: ignore[method-assign]
+    worker._token_seconds = MOST_SECONDS_AT_ONCE / 50
+    worker._add_queries([text(1, 50)])
+    assert computed == [[1]]
+    queue.add([text(2, 40)])  # the lane has been woken, and has not looked yet
+    worker._add_queries([text(3, 20)])
+    assert computed == [[1]]
+    assert ids(queue.take()) == [2, 3]
 
 
 @pytest.mark.parametrize("splitter", ["gpt-4o", "granite-embed-multi-97m", "qwen2"])

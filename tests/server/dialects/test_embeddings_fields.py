@@ -6,13 +6,17 @@ import base64
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 
 from edgeembed.inference.number_formats import quantised
+from edgeembed.server.app import make_app
 from edgeembed.server.dialects import embeddings_answer
-from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, fake_row
+from edgeembed.server.dialects.embeddings_body import EmbeddingsBody, embed_request, is_plain, number_format, plain_request
+from edgeembed.server.dialects.outputs import output_form
+from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_row, fake_service
 from tests.server.dialect_requests import Server, unit
 
 TEXTS = ["two words", "one"]
@@ -209,3 +213,27 @@ async def test_what_cannot_be_obeyed_is_refused(client: TestClient, server: Serv
 )
 async def test_what_changes_no_number_is_taken(client: TestClient, fields: dict[str, Any]) -> None:
     assert np.allclose(await rows(client, **fields), UNITS, atol=1e-6)
+
+
+# --- bodies with nothing but input, model and a usual encoding --------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", [{"input": "one"}, {"input": TEXTS, "model": "fake", "encoding_format": "base64"}])
+@pytest.mark.parametrize("truncate", ["none", "start", "end"])
+@pytest.mark.parametrize("long_text", ["none", "mean"])
+async def test_a_plain_body_is_read_as_any_other_is(given: dict[str, Any], truncate: Any, long_text: Any) -> None:
+    service = fake_service(FakeEngine(), truncate=truncate, long_text=long_text)
+    request = make_mocked_request("POST", "/v1/embeddings", app=make_app(service))
+    body = msgspec.convert(given, EmbeddingsBody)
+    assert is_plain(body)
+    asked = embed_request(request, body)
+    assert plain_request(request, body, "") == (asked, number_format(body))
+    assert await output_form(body, service, asked.input_type) is None
+
+
+@pytest.mark.parametrize("name", EmbeddingsBody.__struct_fields__)
+def test_a_body_with_any_other_field_is_not_plain(name: str) -> None:
+    body = EmbeddingsBody(input="one")
+    for value in (0, False, "", "int8"):
+        setattr(body, name, value)
+        assert is_plain(body) == (name in ("input", "model"))
