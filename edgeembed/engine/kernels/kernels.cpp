@@ -222,9 +222,6 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -240,9 +237,6 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -254,9 +248,6 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
