@@ -52,9 +52,7 @@ def serve(**flags: Any) -> None:
     from edgeembed.config.paths import Paths
     from edgeembed.config.resolution import files_others_can_read, resolve
     from edgeembed.errors import EdgeEmbedError
-    from edgeembed.runtime import daemon
-    from edgeembed.runtime.default_model import is_finding
-    from edgeembed.server.address import check_address
+    from edgeembed.server.address import open_sockets
 
     provide_stderr(Paths.resolve().logs)
     # For errors in the settings, until all of them are known.
@@ -69,11 +67,15 @@ def serve(**flags: Any) -> None:
             mend = f"chmod 600 {shlex.quote(str(file))}"
             log.warning("other users of this machine can read %s, which holds a secret: %s", file, mend)
         report = _report_to(format_)
-        check_address(settings)
-        status = daemon.run(settings, paths, report)
+        sockets = open_sockets(settings)
+        from edgeembed.runtime import daemon  # clients can connect while the rest is imported
+
+        status = daemon.run(settings, paths, sockets, report)
     except EdgeEmbedError as error:
         _report_to(format_)(f"error: {error.message}")
         status = error.exit_code
+    from edgeembed.runtime.default_model import is_finding
+
     if is_finding():  # Python's own end could stop the thread while it prints, and abort
         logging.shutdown()
         os._exit(status)

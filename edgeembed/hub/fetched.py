@@ -11,6 +11,7 @@ from edgeembed.hub.download.partials import remove_tree
 from edgeembed.hub.facts import facts_of
 from edgeembed.hub.gguf.header import GgufHeader
 from edgeembed.hub.manifest import ModelManifest
+from edgeembed.hub.references import DEFAULT_TYPE, HubReference
 from edgeembed.hub.store import InstalledModel, Store
 
 
@@ -70,3 +71,20 @@ def install_fetched(store: Store, fetched: FetchedModel, name: str, kind: str) -
             remove_tree(fetched.downloads)
         store.partials(name).finished(fetched.downloads)
     return model
+
+
+def installed_from(store: Store, reference: HubReference, name: str | None = None) -> InstalledModel | None:
+    """Return the model that was installed from a repository as a reference says; None if none was. name: also its name."""
+    found = []
+    for model in store.installed():
+        manifest = store.manifest(model.path)
+        if manifest is None or (manifest.repo or "").lower() != reference.repo.lower() or name not in (None, model.name):
+            continue
+        if reference.revision is not None and reference.revision != manifest.revision:
+            continue
+        if reference.file is not None and reference.file != manifest.file:
+            continue
+        if reference.type is not None and reference.type != model.type:
+            continue
+        found.append(model)
+    return min(found, key=lambda model: model.type != DEFAULT_TYPE, default=None)

@@ -22,7 +22,7 @@ from edgeembed.errors import (
     WrongFrameError,
 )
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL, CatalogueEntry
-from edgeembed.hub.fetched import install_fetched
+from edgeembed.hub.fetched import install_fetched, installed_from
 from edgeembed.hub.pooling import Pooling
 from edgeembed.hub.references import Spec, parse_spec
 from edgeembed.hub.store import InstalledModel, Store
@@ -95,7 +95,7 @@ def ensure_installed(spec: str, *, paths: Paths, settings: Settings, report: Rep
 
 
 def find_here(spec: str, *, paths: Paths, report: ReportLine) -> InstalledModel | None:
-    """Return a model of the catalogue that is installed, or that of a GGUF file, which may have to be read; None for others.
+    """Return a model that is installed, or that of a GGUF file, which may have to be read; None for others.
 
     Raises UnknownModelError, DamagedModelError.
     """
@@ -129,11 +129,11 @@ def _new_fetcher(settings: Settings, report: ReportLine) -> Fetcher:
 
 
 def _installed(spec: Spec, store: Store, report: ReportLine) -> InstalledModel | None:
-    """Return the model of a GGUF file, or one of the catalogue's that is installed; None for others."""
+    """Return the model of a GGUF file, or one that is installed; None for others."""
     if spec.path is not None:
         with Progress(report, f"reading {spec.path.name}") as progress:
             return store.local(spec.path, progress.update)
-    return store.find(spec.name, spec.type) if spec.reference is None else None
+    return store.find(spec.name, spec.type) if spec.reference is None else installed_from(store, spec.reference)
 
 
 def _intact(model: InstalledModel) -> InstalledModel:

@@ -17,7 +17,7 @@ from edgeembed.hub.digests import sha256_of
 from edgeembed.hub.download.checks import require_space
 from edgeembed.hub.download.huggingface import CHECK_CONNECTION
 from edgeembed.hub.download.listing import RepositoryListing
-from edgeembed.hub.fetched import FetchedModel, install_fetched, require_gguf
+from edgeembed.hub.fetched import FetchedModel, install_fetched, installed_from, require_gguf
 from edgeembed.hub.gguf.header import GgufHeader, read_header
 from edgeembed.hub.gguf.split import join_parts, parts_beside, parts_of, whole_name
 from edgeembed.hub.pooling import Pooling, require_pooling
@@ -63,7 +63,7 @@ def install_reference(
     """
     name = asked.name
     say = report if pulling else _ignore
-    if (found := _installed_from(store, reference, name)) is not None:
+    if (found := installed_from(store, reference, name)) is not None:
         damage = read_installed(store, found, report) if pulling else found.damage
         if damage is None:
             say(f"{found.spec} is already installed: {found.path}")
@@ -197,23 +197,6 @@ def origin_of(store: Store, model: InstalledModel) -> HubReference | None:
         return None
     kind = None if manifest.file else manifest.type
     return HubReference(manifest.repo, manifest.revision, file=manifest.file, type=kind)
-
-
-def _installed_from(store: Store, reference: HubReference, name: str | None) -> InstalledModel | None:
-    """Return the model that an earlier pull of the same reference installed."""
-    found = []
-    for model in store.installed():
-        manifest = store.manifest(model.path)
-        if manifest is None or (manifest.repo or "").lower() != reference.repo.lower() or name not in (None, model.name):
-            continue
-        if reference.revision is not None and reference.revision != manifest.revision:
-            continue
-        if reference.file is not None and reference.file != manifest.file:
-            continue
-        if reference.type is not None and reference.type != model.type:
-            continue
-        found.append(model)
-    return min(found, key=lambda model: model.type != DEFAULT_TYPE, default=None)
 
 
 def _same(store: Store, name: str, listing: RepositoryListing, path: str | None, kind: str | None) -> InstalledModel | None:

@@ -59,6 +59,10 @@ class PendingModel:
         self._is_over = True
         self._settled.set()
 
+    def fail(self) -> None:
+        """Let the requests fail that wait: there will be no model."""
+        self._settled.set()
+
     # --- called from the thread that fetches --------------------------------------------------------------------------
 
     def begin_fetch(self, what: str) -> None:

@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from edgeembed.common.tls import without_certificates
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.interface import Engine
-from edgeembed.errors import EngineUnavailableError
+from edgeembed.errors import EdgeEmbedError, EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.models.pending import PendingModel
 from edgeembed.models.pool import ModelPool
@@ -43,11 +44,11 @@ COLLECTIONS = (5_000, 20, 20)
 time of these on all, among them the rows in memory."""
 
 
-async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
+async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socket], announce: Announce) -> int:
     """Serve the configured model until SIGTERM or Ctrl-C; return the exit status.
 
-    announce: called with lines for a person at a terminal. Raises ConfigError when the address cannot be used, HubError when
-    there is no model.
+    sockets: see `listening`. announce: called with lines for a person at a terminal. Raises ConfigError when the address
+    cannot be used, HubError when there is no model.
     """
     stop = _stop_on_signals()
     pending = PendingModel("looking for the model", settings.load_wait)
@@ -62,7 +63,11 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
             store.mark_used(used.digest)
 
     async def find_and_load() -> tuple[ServedModel, Engine]:
-        found = await find_default(settings, paths, pending, announce, stop)
+        try:
+            found = await find_default(settings, paths, pending, announce, stop)
+        except EdgeEmbedError:
+            pending.fail()
+            raise
         default = adopt_default(service, configured, found)
         return default, await service.pool.load(default)
 
@@ -79,7 +84,7 @@ async def serve(settings: Settings, paths: Paths, announce: Announce) -> int:
         if loading.done():  # it has failed: nothing needs to listen
             await loading
         others = (*configured.pinned, *configured.preload)
-        async with listening(service, settings, others, note_use, stop.set, paths) as url:
+        async with listening(service, settings, others, note_use, stop.set, paths, sockets) as url:
             gc.enable()  # `edgeembed serve` has disabled it
             announce(listening_line(settings, url, configured.default, pending.stage))
             stopping = asyncio.create_task(stop.wait())
@@ -161,13 +166,13 @@ def _stop_on_signals() -> asyncio.Event:
     return stop
 
 
-def run(settings: Settings, paths: Paths, announce: Announce) -> int:
+def run(settings: Settings, paths: Paths, sockets: Sequence[socket.socket], announce: Announce) -> int:
     """Run `serve` on a new event loop; return the exit status."""
     configure_heap()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(*COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings, paths, announce))
+        return runner.run(serve(settings, paths, sockets, announce))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -59,12 +59,12 @@ async def find_default(
     report = _Report(announce, pending)
 
     def find() -> InstalledModel:
-        if settings.model is not None and (found := find_here(settings.model, paths=paths, report=report)) is not None:
-            return found
-        pending.begin_fetch(f"fetching {settings.model or DEFAULT_MODEL}")
+        found = find_here(settings.model or DEFAULT_MODEL, paths=paths, report=report)
+        if found is None:
+            pending.begin_fetch(f"fetching {settings.model or DEFAULT_MODEL}")
         if settings.model is None:
             return first_model(paths=paths, settings=settings, report=report)
-        return ensure_installed(settings.model, paths=paths, settings=settings, report=report)
+        return found or ensure_installed(settings.model, paths=paths, settings=settings, report=report)
 
     return await _in_thread(find)
 

@@ -8,6 +8,7 @@ import ipaddress
 import os
 import socket
 import ssl
+from typing import Any
 
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
@@ -15,6 +16,8 @@ from edgeembed.server.api_keys import Keys
 
 LOCALHOST = "localhost"
 """The setting `host` for both addresses of this machine, as clients take the name for one or the other: Node's for ::1."""
+BACKLOG = 128
+"""Connections that may wait to be accepted, as aiohttp has it."""
 _PROBED = {"0.0.0.0": "192.0.2.1", "::": "2001:db8::1"}
 """Addresses in other networks, by the address that means all of this machine's (RFC 5737, RFC 3849)."""
 
@@ -44,30 +47,48 @@ def network_address(host: str) -> str | None:
     return None if _is_loopback(found) else found
 
 
-def check_address(settings: Settings) -> None:
-    """Raise ConfigError if the daemon cannot or must not listen on its addresses. Called before models are downloaded."""
+def open_sockets(settings: Settings) -> list[socket.socket]:
+    """Return sockets that listen on the addresses; none for a Unix socket, and where the system chooses the port.
+
+    Called first of all: clients that connect from now on wait until the daemon answers, instead of being refused.
+    Raises ConfigError if the daemon cannot or must not listen there.
+    """
     read_keys(settings)
     make_tls(settings)
+    opened: list[socket.socket] = []
     if settings.uds:
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigError("uds: this system has no Unix sockets")
-        return
+        return opened
     if settings.port == 0:
-        return
+        return opened
     for host in addresses(settings):
         try:
-            family, kind, protocol, _, address = socket.getaddrinfo(
-                host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
-            with socket.socket(family, kind, protocol) as probe:
-                if os.name == "posix":
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # as asyncio does
-                probe.bind(address)
-                probe.listen(1)
+            for family, kind, protocol, _, address in sorted(
+                {*socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
+            ):
+                opened.append(_open_socket(family, kind, protocol, address))
         except OSError as error:
+            for each in opened:
+                each.close()
             raise cannot_listen(settings, host, error) from error
+    return opened
+
+
+def _open_socket(family: int, kind: int, protocol: int, address: Any) -> socket.socket:
+    """Return a socket that listens, with the options that asyncio sets. Raises OSError."""
+    opened = socket.socket(family, kind, protocol)
+    try:
+        if os.name == "posix":
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.bind(address)
+        opened.listen(BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def read_keys(settings: Settings) -> Keys:

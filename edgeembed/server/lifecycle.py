@@ -20,7 +20,7 @@ from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
-from edgeembed.server.address import addresses, cannot_listen, is_local, make_tls, read_keys
+from edgeembed.server.address import BACKLOG, addresses, cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
@@ -40,10 +40,12 @@ async def listening(
     note_use: NoteUse,
     stop: Callable[[], None],
     folders: Paths,
+    sockets: Sequence[socket.socket] = (),
 ) -> AsyncIterator[str]:
     """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are.
+    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are. sockets: from
+    `open_sockets`; without them, this opens its own.
 
     Raises ConfigError.
     """
@@ -76,7 +78,7 @@ async def listening(
     try:
         mask = os.umask(0o177) if settings.uds else None  # only this user may connect, from the start
         try:
-            await _listen(runner, settings)
+            await _listen(runner, settings, sockets)
         finally:
             if mask is not None:
                 os.umask(mask)
@@ -100,9 +102,13 @@ def make_access(settings: Settings) -> Access:
     )
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> None:
-    """Listen on the socket or the addresses of the settings. Raises ConfigError."""
+async def _listen(runner: web.AppRunner, settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    """Listen on the sockets, or else on the Unix socket or the addresses of the settings. Raises ConfigError."""
     tls = make_tls(settings)
+    for opened in sockets:
+        await web.SockSite(runner, opened, ssl_context=tls, backlog=BACKLOG).start()
+    if sockets:
+        return
     if settings.uds is not None:
         try:
             _remove_left_behind(Path(settings.uds))

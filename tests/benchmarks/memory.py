@@ -42,7 +42,6 @@ class Held:
 
     rss: int
     pss: int
-    private: int
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Mapping:
 def held(pid: int) -> Held:
     """Return what a process holds."""
     found = dict(_numbers(Path(f"/proc/{pid}/smaps_rollup").read_text()))
-    return Held(found["Rss"], found["Pss"], found["Private_Clean"] + found["Private_Dirty"])
+    return Held(found["Rss"], found["Pss"])
 
 
 def mappings(pid: int) -> list[Mapping]:
@@ -136,7 +135,7 @@ def state_of(server: Server, when: str, rate: str = "") -> Row:
     """Return what a daemon and its workers hold now."""
     daemon = psutil.Process(server.process.pid)
     workers = [held(child.pid) for child in daemon.children(recursive=True)]
-    together = Held(*(sum(getattr(each, name) for each in workers) for name in ("rss", "pss", "private")))
+    together = Held(sum(each.rss for each in workers), sum(each.pss for each in workers))
     return Row(when, held(daemon.pid), together, rate)
 
 
@@ -156,18 +155,18 @@ def print_mappings(pid: int, title: str) -> None:
 def print_imports() -> None:
     """Print how much each module that daemon and worker import adds to a process, with what it imports itself."""
     code = (
-        "import sys, importlib, builtins\n"
+        "import sys, importlib\n"
         "def rss(): return int(open('/proc/self/statm').read().split()[1]) * 4\n"
-        "depth, real, found = 0, builtins.__import__, []\n"
+        "depth, found = 0, []\n"
         "import importlib._bootstrap as b\n"
         "load = b._load_unlocked\n"
-        "def timed(spec):\n"
+        "def measured(spec):\n"
         "    global depth\n"
         "    before = rss(); depth += 1\n"
         "    try: return load(spec)\n"
         "    finally:\n"
         "        depth -= 1; found.append((rss() - before, depth, spec.name))\n"
-        "b._load_unlocked = timed\n"
+        "b._load_unlocked = measured\n"
         "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
         "importlib.import_module(sys.argv[1])\n"
         "b._load_unlocked = load\n"

@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +114,26 @@ def test_a_daemon_whose_model_cannot_be_fetched_says_why_and_ends(hub: FakeHub, 
 def test_a_request_waits_for_a_model_that_is_on_this_machine(minilm: Callable[[str], Path], home: Path) -> None:
     with running("--model", str(minilm("Q8_0")), home=home, ready=False) as daemon:
         assert daemon.embed("hello").shape == (1, 384)
+
+
+def test_requests_that_wait_get_a_503_when_there_will_be_no_model(home: Path) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Upstream(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            answer.wait(60)
+            self.send_error(404)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Upstream) as upstream, ThreadPoolExecutor() as threads:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{upstream.server_port}/v1"
+        with running("--upstream", url, home=home, ready=False, NO_PROXY="127.0.0.1") as daemon:
+            waiting = threads.submit(ask, daemon, "/v1/embeddings", EMBED)
+            asked.wait(60)
+            until(lambda: "edgeembed_http_requests_in_flight 2.0" in read(daemon, "/metrics"), 60)
+            answer.set()
+            status, body, retry_after = waiting.result(60)
+            assert (status, body["error"]["code"], retry_after) == (503, "model_loading", "1")
+            assert daemon.process.wait(60) == 2
+        upstream.shutdown()

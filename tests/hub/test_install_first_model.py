@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from pathlib import Path
@@ -15,6 +16,8 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ChecksumError, HubError, SourceUnreachableError
 from edgeembed.hub.catalogue import DEFAULT_MODEL, STARTER_MODEL
 from edgeembed.hub.install import ensure_installed, first_model
+from edgeembed.models.pending import PendingModel
+from edgeembed.runtime.default_model import find_default
 from tests.fakes import Lines
 from tests.hub.fakes import DEFAULT_FILE, DEFAULT_REPO, FakeConverter, FakeHub, leftovers
 
@@ -155,3 +158,19 @@ def test_a_configuration_that_cannot_be_written_is_reported(
     paths.config_file.mkdir()
     assert first_model(paths=paths, settings=settings, report=report).name == DEFAULT_MODEL
     assert f"set EDGEEMBED_MODEL={DEFAULT_MODEL}:Q8_0" in str(report)
+
+
+@pytest.mark.parametrize("name", [None, DEFAULT_MODEL, f"hf:{DEFAULT_REPO}"])
+def test_requests_wait_for_a_model_that_is_installed(
+    paths: Paths, settings: Settings, report: Lines, hub: FakeHub, name: str | None
+) -> None:
+    """They are told that it is fetched only when it is."""
+
+    async def start() -> bool:
+        pending = PendingModel("looking for the model", 1.0)
+        named = msgspec.structs.replace(settings, model=name)
+        await find_default(named, paths, pending, report, asyncio.Event())
+        return pending.is_fetching
+
+    assert asyncio.run(start())
+    assert not asyncio.run(start())

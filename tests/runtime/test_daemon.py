@@ -13,9 +13,18 @@ from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.hub.store import Store
 from edgeembed.runtime.engines import make_engine
-from edgeembed.server.address import addresses, check_address
+from edgeembed.server.address import addresses, open_sockets
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.ports import free_port
+
+
+def check_address(settings: Settings) -> list[str]:
+    """Open the sockets of the settings and close them; return their addresses."""
+    found = []
+    for opened in open_sockets(settings):
+        with opened:
+            found.append(opened.getsockname()[0])
+    return found
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "example.invalid", "::"])
@@ -35,7 +44,14 @@ def test_a_busy_port_is_an_error_that_says_what_to_do() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"127.0.0.1:{port} is in use.*--port"):
             check_address(Settings(port=port))
-    check_address(Settings(port=port))
+    assert check_address(Settings(port=port)) == addresses(Settings())
+
+
+def test_clients_can_connect_before_the_daemon_answers() -> None:
+    port = free_port()
+    (opened, *_) = open_sockets(Settings(port=port, host="127.0.0.1"))
+    with opened, socket.create_connection(("127.0.0.1", port), timeout=5):
+        pass
 
 
 @pytest.mark.skipif(len(addresses(Settings())) == 1, reason="this system has no IPv6")

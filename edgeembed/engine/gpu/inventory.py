@@ -283,7 +283,8 @@ def _why_no_vulkan(facts: VulkanFacts, environ: Mapping[str, str]) -> list[NoGpu
     if facts.devices is None:
         if facts.error is None:
             return []  # without the loader's library the module cannot be loaded, which is a reason of its own
-        text = f"Vulkan's loader {facts.loader or ''} reports error {facts.error}"
+        version = f" {facts.loader}" if facts.loader else ""
+        text = f"Vulkan's loader{version} reports error {facts.error}"
         return [NoGpuReason(cause="driver_fails", text=text)]
     if not facts.devices:
         return [NoGpuReason(cause="no_driver", text="no Vulkan driver finds a card", advice=_VULKAN_DRIVER_ADVICE)]

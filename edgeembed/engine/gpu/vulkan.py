@@ -78,7 +78,7 @@ class _PhysicalDeviceProperties(ctypes.Structure):
 def show_software() -> None:
     """Make ggml in this process list the drivers that compute on the processor, if there are no others.
 
-    It reads the variable when Vulkan is loaded, and would list none.
+    ggml reads the variable when its Vulkan backend is loaded, and lists none of them without it.
     """
     devices = inspect().devices or ()
     if devices and all(device.kind == "software" for device in devices):

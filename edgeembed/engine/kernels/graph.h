@@ -9,6 +9,8 @@
 // node that was asked for, whose content llama.cpp may show to an evaluation callback. ggml's allocator gives the memory of a
 // tensor to another one once all its users are computed; a run computes some nodes earlier than others, so what a step writes
 // must not overlap what it reads, unless both are the same rows.
+//
+// ggml itself computes RMS_NORM and the MUL behind it at once, without asking us: a run does not end between the two.
 
 constexpr int32_t FLAG_RUN = 1 << 30;
 constexpr int MOST_RUNS = 256;  // in a graph; the nodes behind are computed one by one
@@ -124,9 +126,10 @@ class RunFinder {
         return -1;
     }
 
-    // Whether nobody but its one user needs this result.
+    // Whether nobody but its one user needs this result. One that is computed in place changes another tensor, too.
     bool is_inner(const Tensor * tensor) const {
-        return uses(tensor) == 1 && !(tensor->flags & FLAG_OUTPUT) && tensor != graph_->nodes[graph_->n_nodes - 1];
+        return uses(tensor) == 1 && !(tensor->flags & FLAG_OUTPUT) && tensor != graph_->nodes[graph_->n_nodes - 1] &&
+               (is_view(tensor) || tensor->view_src == nullptr);
     }
 
     // Find the run that begins at the present node, if one does, and go on behind it.
@@ -157,7 +160,10 @@ class RunFinder {
         count_++;
     }
 
-    bool is_computed(const Tensor * one) const { return one->flags & FLAG_COMPUTE; }
+    // ggml passes over results without numbers, such as those of a batch of which no token is an output.
+    static bool is_computed(const Tensor * one) {
+        return one->flags & FLAG_COMPUTE && one->ne[0] > 0 && rows_of(one) > 0;
+    }
 
     // NORM or RMS_NORM, and then MUL and ADD of vectors.
     bool normalise(Run & run) {
@@ -183,6 +189,9 @@ class RunFinder {
         }
         step.into = last;
         if (!may_write(last, step.from)) return false;
+        if ((step.scale && overlap(last, step.scale)) || (step.shift && overlap(last, step.shift))) return false;
+        const Tensor * behind = node(at_ + 1);
+        if (last == norm_node && step.by_mean_square && behind != nullptr && behind->op == OP_MUL) return false;
         run.step[run.steps++] = step;
         at_ = end;
         return true;
@@ -266,6 +275,7 @@ class RunFinder {
             step.product[number] = step.product[number + 1];
             last[number] = last[number + 1];
         }
+        step.product[step.products] = {};
         return true;
     }
 
@@ -314,6 +324,7 @@ class RunFinder {
             for (int other = 0; other < step.products; other++) {
                 const Product & product = step.product[other];
                 if (product.added && !(one == other ? may_write(to, product.added) : !overlap(to, product.added))) return false;
+                if (product.bias && overlap(to, product.bias)) return false;
                 if (one != other && overlap(to, product.result)) return false;
             }
         }
@@ -370,10 +381,11 @@ int compute_graph(Backend * backend, Graph * graph) {
     std::fill(part_nanoseconds, part_nanoseconds + PARTS, 0);
     finder.mark(graph);
     const TeamUse use(pass_threads > 1 && finder.is_nearly_all() ? pass_threads : 1);
-    if (pass_team != nullptr) ggml.set_threads(backend, 1);  // until llama.cpp's next pass, which sets them again
+    if (pass_team != nullptr) ggml.set_threads(backend, 1);
     laps.end(FINDING_RUNS);
     note_results(graph);
     const int status = compute_plain.load()(backend, graph);
+    if (pass_team != nullptr) ggml.set_threads(backend, pass_threads);
     finder.restore();
     const int64_t ours = std::accumulate(part_nanoseconds, part_nanoseconds + PARTS, int64_t{0});
     whole.end(OPERATIONS_OF_GGML);

@@ -171,7 +171,12 @@ class Runs final : public TensorTraits {
     // A thread's results of one piece: any number of threads may compute it in the end.
     static size_t scratch_bytes(const Product & product) {
         const size_t each = TOKENS_AT_ONCE * (product.weights->ne[1] + WORD_BLOCK) * sizeof(float);
-        return (product.result && product.result->type == TYPE_F32 ? 0 : each) + (product.gated ? each : 0);
+        return (is_in_place(product) ? 0 : each) + (product.gated ? each : 0);
+    }
+
+    // Whether a product is computed where its result is stored. There may be the rows that are added to it.
+    static bool is_in_place(const Product & product) {
+        return product.result && product.result->type == TYPE_F32 && !(product.added && product.added->data == product.result->data);
     }
 
     static Part part_of(const Step & step) {
@@ -243,7 +248,7 @@ class Runs final : public TensorTraits {
         const auto * weights = static_cast<const uint8_t *>(product.weights->data) + begin * group_bytes;
         const int64_t column = begin * GROUP, count = (end - begin) * GROUP;
         const auto * bias = product.bias ? static_cast<const float *>(product.bias->data) + column : nullptr;
-        const bool in_place = product.result && product.result->type == TYPE_F32;
+        const bool in_place = is_in_place(product);
         const int64_t parts = (tokens + TOKENS_AT_ONCE - 1) / TOKENS_AT_ONCE;
         const int64_t part = std::min<int64_t>(TOKENS_AT_ONCE, ((tokens + parts - 1) / parts + 5) / 6 * 6);  // full tiles
         for (int64_t first = 0; first < tokens; first += part) {
@@ -268,7 +273,12 @@ class Runs final : public TensorTraits {
                 kernels.quantise_part[given](rows + token * stride, first + token, column / columns, count / columns, to);
             }
             for (int64_t token = 0; token < now && product.result != nullptr && !in_place; token++) {
-                store_halves_of(product.result, rows + token * stride, first + token, column, count);
+                const float * row = rows + token * stride;
+                if (product.result->type == TYPE_F32) {
+                    std::memcpy(row_of<float>(product.result, first + token) + column, row, count * sizeof(float));
+                } else {
+                    store_halves_of(product.result, row, first + token, column, count);
+                }
             }
         }
     }

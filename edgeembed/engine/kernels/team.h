@@ -13,8 +13,12 @@ class Team {
   public:
     explicit Team(size_t helpers) { grow(helpers); }
 
+    // Have this number of helpers, or fewer where the system refuses threads: the thread that asks does without.
     void grow(size_t helpers) {
-        while (threads_.size() < helpers) threads_.emplace_back([this] { help(); });
+        try {
+            while (threads_.size() < helpers) threads_.emplace_back([this] { help(); });
+        } catch (const std::system_error &) {
+        }
     }
 
     ~Team() {
@@ -68,7 +72,7 @@ class Team {
     }
 
     bool has_parts() const {
-        const uint64_t ticket = ticket_.load(std::memory_order_acquire);
+        const uint64_t ticket = ticket_.load();  // in one order with `asleep_`: either is seen before a helper sleeps
         return (ticket & 0xffff) < ticket >> 16;
     }
 

@@ -66,7 +66,7 @@ class PendingTexts:
         self._ids = itertools.count(1)
         self._texts: dict[int, _PendingText] = {}
         self.queries = 0
-        """How many of them are interactive."""
+        """How many texts without an outcome are interactive."""
 
     def __len__(self) -> int:
         return len(self._texts)

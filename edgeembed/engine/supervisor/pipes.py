@@ -28,7 +28,7 @@ else:
 class WorkerPipes(asyncio.SubprocessProtocol):
     """What the event loop calls for a process. Everything runs on its thread.
 
-    Messages are decoded and delivered where they are read: a stream, whose reader is another task, takes twice as long.
+    Messages are decoded and handled in the callback that reads them: to wake a task that reads a stream takes twice as long.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,10 @@ class WorkerPipes(asyncio.SubprocessProtocol):
     # --- from the process ---------------------------------------------------------------------------------------------
 
     async def receive(self) -> FromWorker | None:
-        """Wait for the next message and return it; None when the process has closed its end. Raises `_failure`."""
+        """Wait for the next message and return it; None when the process has closed its end.
+
+        Raises ValueError or msgspec.DecodeError for bytes that are not a message.
+        """
         while not self._messages and self._failure is None and 1 in self._open:
             self._arrived.clear()
             await self._arrived.wait()
@@ -105,7 +108,10 @@ class WorkerPipes(asyncio.SubprocessProtocol):
         return None
 
     async def deliver(self, handle: Callable[[FromWorker], None]) -> None:
-        """Call a function with each message from now on, until the process has closed its end. Raises `_failure`."""
+        """Call a function with each message from now on, until the process has closed its end.
+
+        Raises what the function raises, and what `receive` does.
+        """
         while self._messages:
             handle(self._messages.popleft())
         self._handle = handle
