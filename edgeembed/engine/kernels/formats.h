@@ -349,7 +349,8 @@ template <float (*to_float)(uint16_t), uint16_t (*of_float)(float)> struct Words
         for (int column = 0; column < WORD_BLOCK; column++) {
             // A float of this size has no fraction: adding it rounds, to even numbers in the middle.
             constexpr float WHOLE = 0x1.8p23f;
-            words[column] = static_cast<int16_t>(static_cast<int32_t>((inverse > 0 ? values[column] * inverse : 0.0f) + WHOLE - WHOLE));
+            const float word = inverse > 0 ? values[column] * inverse : 0.0f;  // infinity and NaN have no word
+            words[column] = static_cast<int16_t>(static_cast<int32_t>(word + WHOLE - WHOLE));
         }
         for (int column = 0; column < WORD_BLOCK; column += 2) std::memcpy(to + in_words(column, row), words + column, 4);
         std::memcpy(to + LINES * LINE + sizeof(float) * row, &scale, sizeof scale);
