@@ -55,7 +55,7 @@ def unit_rows(found: dict[str, Any]) -> np.ndarray[tuple[int, int], np.dtype[np.
 
 
 def main(arguments: list[str]) -> int:
-    """Print the table, and return the number of lines that are wrong."""
+    """Print the table, and return the exit status."""
     if len(arguments) < 2:
         print(__doc__)
         return 2

@@ -206,3 +206,7 @@ void store_halves(const float * from, uint16_t * to, int64_t count) {
 #include "rows.h"
 
 #include "attention.h"
+
+constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
+                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
+                             rms_norm, glu, turns, rotate};

@@ -37,35 +37,48 @@ struct Format {
 // Where the number of a column of 32 is in its lines.
 constexpr size_t in_line(int column, int row) { return column / 4 * LINE + 4 * row + column % 4; }
 
+// Four bytes as one number: they are moved, or changed, at once.
+uint32_t four_at(const uint8_t * from) {
+    uint32_t four;
+    std::memcpy(&four, from, sizeof four);
+    return four;
+}
+void set_four(uint8_t * to, uint32_t four) { std::memcpy(to, &four, sizeof four); }
+
 // --- Q8_0 -----------------------------------------------------------------------------------------------------------------
 
 void pack_q8_0(const uint8_t * from, uint8_t * to, int row) {
     std::memcpy(to + SCALES_AT + SCALE_BYTES * row, from, SCALE_BYTES);
-    for (int column = 0; column < BLOCK; column++) to[in_line(column, row)] = from[SCALE_BYTES + column] ^ 0x80;
+    for (int column = 0; column < BLOCK; column += 4) {
+        set_four(to + in_line(column, row), four_at(from + SCALE_BYTES + column) ^ 0x80808080);
+    }
 }
 
 void unpack_q8_0(const uint8_t * from, uint8_t * to, int row) {
     std::memcpy(to, from + SCALES_AT + SCALE_BYTES * row, SCALE_BYTES);
-    for (int column = 0; column < BLOCK; column++) to[SCALE_BYTES + column] = from[in_line(column, row)] ^ 0x80;
+    for (int column = 0; column < BLOCK; column += 4) {
+        set_four(to + SCALE_BYTES + column, four_at(from + in_line(column, row)) ^ 0x80808080);
+    }
 }
 
 // --- types of 4, 5 and 6 bits ----------------------------------------------------------------------------------------------
 
 // Set, and get, the numbers of BITS bits of 32 columns of a row.
 template <int BITS> void set_codes(uint8_t * lines, int row, const uint8_t * codes) {
-    for (int column = 0; column < BLOCK / 2; column++) {
-        lines[in_line(column, row)] = (codes[column] & 0xf) | (codes[column + BLOCK / 2] & 0xf) << 4;
+    for (int column = 0; column < BLOCK / 2; column += 4) {
+        const uint32_t low = four_at(codes + column), high = four_at(codes + BLOCK / 2 + column);
+        set_four(lines + in_line(column, row), (low & 0x0f0f0f0f) | (high & 0x0f0f0f0f) << 4);
     }
-    uint8_t * upper = lines + 4 * LINE;
-    for (int column = 0; BITS == 5 && column < 4; column++) {
-        uint8_t bits = 0;
-        for (int line = 0; line < 8; line++) bits |= (codes[4 * line + column] >> 4) << line;
-        upper[4 * row + column] = bits;
+    uint8_t * upper = lines + 4 * LINE + 4 * row;
+    if (BITS == 5) {
+        uint32_t bits = 0;
+        for (int line = 0; line < 8; line++) bits |= (four_at(codes + 4 * line) >> 4 & 0x01010101) << line;
+        set_four(upper, bits);
     }
-    for (int at = 0; BITS == 6 && at < 8; at++) {
-        uint8_t bits = 0;
-        for (int line = 0; line < 4; line++) bits |= (codes[at / 4 * 16 + 4 * line + at % 4] >> 4) << 2 * line;
-        upper[at / 4 * LINE + 4 * row + at % 4] = bits;
+    for (int half = 0; BITS == 6 && half < 2; half++) {
+        uint32_t bits = 0;
+        for (int line = 0; line < 4; line++) bits |= (four_at(codes + 16 * half + 4 * line) >> 4 & 0x03030303) << 2 * line;
+        set_four(upper + LINE * half, bits);
     }
 }
 
@@ -95,8 +108,14 @@ template <int BITS, int NUMBERS> struct Small {
         uint32_t fifth = 0;
         std::memcpy(&fifth, from + BEFORE, UPPER);
         uint8_t codes[BLOCK];
-        for (int column = 0; column < BLOCK; column++) {
-            codes[column] = (quants[column % 16] >> column / 16 * 4 & 0xf) | (fifth >> column & 1) << 4;
+        for (int at = 0; at < 16; at++) {
+            codes[at] = quants[at] & 0xf;
+            codes[at + 16] = quants[at] >> 4;
+        }
+        // The product has the lowest four bits of a number in bytes of their own.
+        for (int column = 0; BITS == 5 && column < BLOCK; column += 4) {
+            const uint32_t bits = (fifth >> column & 0xf) * 0x00204081 & 0x01010101;
+            set_four(codes + column, four_at(codes + column) | bits << 4);
         }
         set_codes<BITS>(to, row, codes);
         for (int number = 0; number < NUMBERS; number++) {
@@ -169,10 +188,11 @@ template <int BITS> struct PartsOfK {
             scales[2 * (block + 4)] = (bits[block + 8] & 0xf) | bits[block] >> 6 << 4;
             scales[2 * (block + 4) + 1] = bits[block + 8] >> 4 | bits[block + 4] >> 6 << 4;
         }
-        for (int column = 0; column < LARGE; column++) {
-            const int half = column / 32, at = column % 32;
-            codes[column] = from[CODES + half / 2 * 32 + at] >> half % 2 * 4 & 0xf;
-            if (BITS == 5) codes[column] |= (from[FIFTH + at] >> half & 1) << 4;
+        for (int half = 0; half < 8; half++, codes += 32) {
+            for (int at = 0; at < 32; at++) {
+                codes[at] = from[CODES + half / 2 * 32 + at] >> half % 2 * 4 & 0xf;
+                if (BITS == 5) codes[at] |= (from[FIFTH + at] >> half & 1) << 4;
+            }
         }
     }
 
@@ -200,10 +220,12 @@ struct PartsOfQ6K {
 
     static void read(const uint8_t * from, uint8_t * codes, uint8_t * scales) {
         std::memcpy(scales, from + SCALES, 16);
-        for (int column = 0; column < LARGE; column++) {
-            const int half = column / 128, quarter = column % 128 / 32, at = column % 32;
-            const int lower = from[64 * half + 32 * (quarter % 2) + at] >> quarter / 2 * 4 & 0xf;
-            codes[column] = lower | (from[UPPER + 32 * half + at] >> 2 * quarter & 3) << 4;
+        for (int block = 0; block < 8; block++, codes += 32) {
+            const int half = block / 4, quarter = block % 4;
+            for (int at = 0; at < 32; at++) {
+                const int lower = from[64 * half + 32 * (quarter % 2) + at] >> quarter / 2 * 4 & 0xf;
+                codes[at] = lower | (from[UPPER + 32 * half + at] >> 2 * quarter & 3) << 4;
+            }
         }
     }
 
@@ -231,8 +253,11 @@ struct PartsOfIQ4XS {
         for (int block = 0; block < 8; block++) {
             scales[block] = (from[SCALES + block / 2] >> block % 2 * 4 & 0xf) | (upper >> 2 * block & 3) << 4;
         }
-        for (int column = 0; column < LARGE; column++) {
-            codes[column] = from[CODES + column / 32 * 16 + column % 16] >> column % 32 / 16 * 4 & 0xf;
+        for (int block = 0; block < 8; block++, codes += 32) {
+            for (int at = 0; at < 16; at++) {
+                codes[at] = from[CODES + 16 * block + at] & 0xf;
+                codes[at + 16] = from[CODES + 16 * block + at] >> 4;
+            }
         }
     }
 
@@ -252,11 +277,16 @@ struct PartsOfIQ4XS {
 
 // --- F16 and BF16 ---------------------------------------------------------------------------------------------------------
 
+// Without branches, so that compilers vectorise it: the bits are right but for the bias of the exponent, which a multiplication
+// corrects, also of subnormal numbers.
 float float_of_f16(uint16_t bits) {
-    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16, exponent = bits >> 10 & 31, fraction = bits & 0x3ff;
-    if (exponent == 0) return (sign != 0 ? -1.0f : 1.0f) * fraction * 0x1p-24f;
-    const uint32_t found = sign | (exponent == 31 ? 255 : exponent + 112) << 23 | fraction << 13;
+    const uint32_t size = static_cast<uint32_t>(bits & 0x7fff) << 13, sign = static_cast<uint32_t>(bits & 0x8000) << 16;
     float value;
+    std::memcpy(&value, &size, sizeof value);
+    value *= 0x1p112f;
+    uint32_t found;
+    std::memcpy(&found, &value, sizeof found);
+    found |= sign | (size >= 31u << 23 ? 255u << 23 : 0);  // infinity, NaN
     std::memcpy(&value, &found, sizeof value);
     return value;
 }
@@ -297,22 +327,32 @@ template <float (*to_float)(uint16_t), uint16_t (*of_float)(float)> struct Words
     static constexpr size_t BYTES = 2 * WORD_BLOCK, LINES = WORD_BLOCK / 2, PACKED = LINES * LINE + GROUP * sizeof(float);
 
     static void pack(const uint8_t * from, uint8_t * to, int row) {
-        float values[WORD_BLOCK], most = 0, sum = 0;
+        float values[WORD_BLOCK], tops[4] = {}, sums[4] = {};
         for (int column = 0; column < WORD_BLOCK; column++) {
             uint16_t bits;
             std::memcpy(&bits, from + 2 * column, sizeof bits);
             values[column] = to_float(bits);
-            const float size = std::fabs(values[column]);
-            most = size <= most ? most : size;  // NaN stays
-            sum += size;
         }
+        for (int column = 0; column < WORD_BLOCK; column += 4) {
+            for (int lane = 0; lane < 4; lane++) {
+                const float size = std::fabs(values[column + lane]);
+                tops[lane] = tops[lane] < size ? size : tops[lane];
+                sums[lane] += size;
+            }
+        }
+        const float most = *std::max_element(tops, tops + 4), sum = sums[0] + sums[1] + sums[2] + sums[3];
         const float unit = std::max(most / MOST_WORD, sum / MOST_SUM_OF_WORDS);
-        const float inverse = std::isfinite(sum) && unit > 0 ? 1.0f / unit : 0.0f;
+        // Where a number is NaN or infinite, so is the sum.
         const float scale = std::isfinite(sum) ? unit : std::numeric_limits<float>::quiet_NaN();
+        const float inverse = std::isfinite(sum) && std::isfinite(1.0f / unit) ? 1.0f / unit : 0.0f;
+        int16_t words[WORD_BLOCK];
         for (int column = 0; column < WORD_BLOCK; column++) {
-            const auto word = static_cast<int16_t>(std::isfinite(inverse) && inverse > 0 ? std::nearbyint(values[column] * inverse) : 0);
-            std::memcpy(to + in_words(column, row), &word, sizeof word);
+            // A float of this size has no fraction: adding it rounds, to even numbers in the middle.
+            constexpr float WHOLE = 0x1.8p23f;
+            const float word = inverse > 0 ? values[column] * inverse : 0.0f;  // infinity and NaN have no word
+            words[column] = static_cast<int16_t>(static_cast<int32_t>(word + WHOLE - WHOLE));
         }
+        for (int column = 0; column < WORD_BLOCK; column += 2) std::memcpy(to + in_words(column, row), words + column, 4);
         std::memcpy(to + LINES * LINE + sizeof(float) * row, &scale, sizeof scale);
     }
 

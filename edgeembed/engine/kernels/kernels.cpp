@@ -223,9 +223,6 @@ namespace width_512 {
 #include "width_512.h"
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_512
 #pragma GCC pop_options
 
@@ -241,9 +238,6 @@ namespace width_256_vnni {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_256_vnni
 #pragma GCC pop_options
 
@@ -255,9 +249,6 @@ namespace width_256 {
 #undef WITH_VNNI
 
 #include "compute.h"
-constexpr Kernels KERNELS = {{quantise, quantise, quantise_words}, {quantise_part, quantise_part, quantise_words_part},
-                             MULTIPLY, gelu, norm, attention, finish, scale_and_shift, store_halves,
-                             rms_norm, glu, turns, rotate};
 }  // namespace width_256
 #pragma GCC pop_options
 
@@ -309,13 +300,14 @@ int init_tensor(Buffer *, Tensor * tensor) {
 // Call `with` for all blocks that a part of the weights is in, with: where the packed block is, the row of the group, the first
 // byte of the block that is in the part, how many there are, and where the first is in the part.
 template <typename With> void for_blocks(const Format & format, const Tensor * tensor, size_t offset, size_t size, With with) {
-    const size_t blocks = tensor->ne[0] / format.columns;
-    for (size_t done = 0; done < size;) {
-        const size_t block = (offset + done) / format.block_bytes, begin = (offset + done) % format.block_bytes;
-        const size_t count = std::min(format.block_bytes - begin, size - done), row = block / blocks;
-        const size_t at = (row / GROUP * blocks + block % blocks) * format.packed_bytes;
+    const size_t blocks = tensor->ne[0] / format.columns, first = offset / format.block_bytes;
+    size_t row = first / blocks, block = first % blocks, begin = offset % format.block_bytes;
+    for (size_t done = 0; done < size; begin = 0) {
+        const size_t count = std::min(format.block_bytes - begin, size - done);
+        const size_t at = (row / GROUP * blocks + block) * format.packed_bytes;
         with(static_cast<uint8_t *>(tensor->data) + at, static_cast<int>(row % GROUP), begin, count, done);
         done += count;
+        if (++block == blocks) block = 0, row++;
     }
 }
 

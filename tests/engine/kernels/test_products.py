@@ -131,6 +131,18 @@ def test_weights_that_are_not_finite_show_in_their_rows(kind: Type) -> None:
         assert not out[:, 7].any()
 
 
+@pytest.mark.parametrize("size", [3e-7, 3e-5, 65504], ids=["subnormal", "partly subnormal", "largest"])
+@pytest.mark.parametrize("kind", WORDS, ids=lambda kind: kind.name)
+def test_the_smallest_and_largest_weights_of_16_bits_count(kind: Type, size: float) -> None:
+    floats = (RNG.uniform(-1, 1, (16, 128)) * size).astype(np.float32)
+    weights = gguf.quants.quantize(floats, kind).view(np.uint8).reshape(16, -1)
+    given = RNG.standard_normal((3, 128)).astype(np.float32)
+    exact = given @ values(weights, kind).T
+    largest = np.abs(given) @ np.abs(values(weights, kind)).T
+    for level in needs_kernels():
+        assert (np.abs(multiply(level, kind, weights, given) - exact) < 2e-4 * largest).all()
+
+
 def packed_bytes(kind: Type, rows: int, columns: int) -> int:
     called = library().edgeembed_kernels_packed
     called.restype = ctypes.c_size_t
