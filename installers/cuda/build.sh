@@ -68,13 +68,7 @@ fi
 libraries=$("$work/tools/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/nvidia/cu$major
 
 requirement=$("$python" "$here/../metadata.py" llama)
-if [ ! -d "$work/source" ]; then
-  rm -rf "$work/sdist"
-  "$work/tools/bin/pip" download --quiet --no-deps --no-cache-dir --no-binary llama-cpp-python --dest "$work/sdist" "$requirement"
-  mkdir "$work/unpacking"
-  tar -xzf "$work"/sdist/*.tar.gz -C "$work/unpacking" --strip-components 1
-  mv "$work/unpacking" "$work/source"
-fi
+sh "$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 
 # A module (BACKEND_DL) is loaded at run time: if that fails, such as without a driver, the CPU modules are still used. NO_VMM
 # avoids the driver's library, which is not available for linking without a driver. CMake does not find the headers of cuBLAS.

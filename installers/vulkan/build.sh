@@ -116,13 +116,7 @@ if [ ! -e "$work/tools/ready" ]; then
   "$work/tools/bin/pip" install --quiet --no-cache-dir cmake ninja
   touch "$work/tools/ready"
 fi
-if [ ! -d "$work/source" ]; then
-  rm -rf "$work/sdist" "$work/unpacking"
-  "$work/tools/bin/pip" download --quiet --no-deps --no-cache-dir --no-binary llama-cpp-python --dest "$work/sdist" "$requirement"
-  mkdir "$work/unpacking"
-  tar -xzf "$work"/sdist/*.tar.gz -C "$work/unpacking" --strip-components 1
-  mv "$work/unpacking" "$work/source"
-fi
+sh "$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 
 # A module (BACKEND_DL) is loaded at run time: where that fails, such as without Vulkan's loader, the processor is still used.
 export PATH="$work/tools/bin:$PATH"

@@ -23,12 +23,12 @@ for program in aarch64-linux-gnu-g++ qemu-aarch64-static mmdebstrap; do
 done
 
 # No script of a package runs, so that the kernel needs no support for foreign programs.
-if [ ! -e "$work/root/ready" ]; then
-  rm -rf "$work/root"
-  mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3,libgomp1,libstdc++6 "${RELEASE:-bookworm}" "$work/root"
-  touch "$work/root/ready"
+if [ ! -e "$work/sysroot/ready" ]; then
+  rm -rf "$work/sysroot"
+  mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3,libgomp1,libstdc++6 "${RELEASE:-bookworm}" "$work/sysroot"
+  touch "$work/sysroot/ready"
 fi
-interpreter=$(find "$work"/root/usr/bin -name 'python3.*' -type f | head -n 1)
+interpreter=$(find "$work"/sysroot/usr/bin -name 'python3.*' -type f | head -n 1)
 version=${interpreter##*python}
 
 if [ ! -e "$work/tools/ready" ]; then
@@ -37,16 +37,10 @@ if [ ! -e "$work/tools/ready" ]; then
   touch "$work/tools/ready"
 fi
 requirement=$("$python" "$here/../../installers/metadata.py" llama)
-if [ ! -d "$work/source" ]; then
-  rm -rf "$work/sdist" "$work/unpacking"
-  "$work/tools/bin/pip" download --quiet --no-deps --no-binary llama-cpp-python --dest "$work/sdist" "$requirement"
-  mkdir "$work/unpacking"
-  tar -xzf "$work"/sdist/*.tar.gz -C "$work/unpacking" --strip-components 1
-  # The modules for Armv9.2 need a compiler that has SME: GCC 14.
-  if ! echo | aarch64-linux-gnu-g++ -march=armv9.2-a+sme -x c++ -c -o /dev/null - 2>/dev/null; then
-    sed -i '/ggml_add_cpu_backend_variant(armv9\.2/d' "$work/unpacking/vendor/llama.cpp/ggml/src/CMakeLists.txt"
-  fi
-  mv "$work/unpacking" "$work/source"
+sh "$here/../../installers/llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
+# The modules for Armv9.2 need a compiler that has SME: GCC 14.
+if ! echo | aarch64-linux-gnu-g++ -march=armv9.2-a+sme -x c++ -c -o /dev/null - 2>/dev/null; then
+  sed -i '/ggml_add_cpu_backend_variant(armv9\.2/d' "$work/source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
 fi
 
 export PATH="$work/tools/bin:$PATH"

@@ -60,14 +60,14 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 2
     folder, *models = map(Path, arguments)
-    interpreter = next((folder / "root/usr/bin").glob("python3.*"))
+    interpreter = next((folder / "sysroot/usr/bin").glob("python3.*"))
     packages = os.pathsep.join([str(folder / "packages"), str(ROOT)])
     wrong = 0
     print("| file | processor | module | least cosine to this machine | |\n|---|---|---|---|---|")
     for model in models:
         here = unit_rows(compute([sys.executable], model, {"PYTHONPATH": str(ROOT)}))
         for processor, module in PROCESSORS.items():
-            qemu = ["qemu-aarch64-static", "-cpu", processor, "-L", str(folder / "root"), str(interpreter)]
+            qemu = ["qemu-aarch64-static", "-cpu", processor, "-L", str(folder / "sysroot"), str(interpreter)]
             began = time.monotonic()
             found = compute(qemu, model, {"PYTHONPATH": packages})
             least = (unit_rows(found) * here).sum(axis=1).min()
