@@ -1,5 +1,5 @@
 #!/bin/sh
-# Unpack the source of the llama.cpp that is built: sh llama_source.sh PIP REQUIREMENT WORK
+# Unpack the source of the llama.cpp that is built: llama_source.sh PIP REQUIREMENT WORK
 #
 # Downloads the source archive of llama-cpp-python and unpacks it to WORK/source, unless that is there. An interrupted download
 # or unpacking begins anew.

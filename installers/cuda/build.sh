@@ -68,7 +68,7 @@ fi
 libraries=$("$work/tools/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")/nvidia/cu$major
 
 requirement=$("$python" "$here/../metadata.py" llama)
-sh "$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
+"$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 
 # A module (BACKEND_DL) is loaded at run time: if that fails, such as without a driver, the CPU modules are still used. NO_VMM
 # avoids the driver's library, which is not available for linking without a driver. CMake does not find the headers of cuBLAS.

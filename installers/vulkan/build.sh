@@ -116,7 +116,7 @@ if [ ! -e "$work/tools/ready" ]; then
   "$work/tools/bin/pip" install --quiet --no-cache-dir cmake ninja
   touch "$work/tools/ready"
 fi
-sh "$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
+"$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 
 # A module (BACKEND_DL) is loaded at run time: where that fails, such as without Vulkan's loader, the processor is still used.
 export PATH="$work/tools/bin:$PATH"

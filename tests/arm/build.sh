@@ -37,7 +37,7 @@ if [ ! -e "$work/tools/ready" ]; then
   touch "$work/tools/ready"
 fi
 requirement=$("$python" "$here/../../installers/metadata.py" llama)
-sh "$here/../../installers/llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
+"$here/../../installers/llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 # The modules for Armv9.2 need a compiler that has SME: GCC 14.
 if ! echo | aarch64-linux-gnu-g++ -march=armv9.2-a+sme -x c++ -c -o /dev/null - 2>/dev/null; then
   sed -i '/ggml_add_cpu_backend_variant(armv9\.2/d' "$work/source/vendor/llama.cpp/ggml/src/CMakeLists.txt"
