@@ -66,6 +66,7 @@ def started(home: Path, code: str) -> subprocess.Popen[str]:
     with listening_to_sigint():
         return subprocess.Popen(
             [sys.executable, "-c", begin + textwrap.dedent(code)],
+            stdin=subprocess.PIPE,  # under pytest-xdist the inherited one is at its end: input() would not wait
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -203,6 +204,7 @@ def test_the_worker_ends_when_the_program_is_killed(home: Path) -> None:
     [worker] = psutil.Process(program.pid).children()
     program.kill()
     program.communicate(timeout=60)
+    assert program.returncode == -signal.SIGKILL  # it had not ended by itself
     until(lambda: not exists(worker.pid))
 
 
