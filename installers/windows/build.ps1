@@ -14,7 +14,7 @@ $llama = python "$installers\metadata.py" llama
 python -m venv "$Folder\venv"
 $python = "$Folder\venv\Scripts\python.exe"
 
-# As in bundle/build-llama.sh: one module for each generation of processors, next to the library.
+# As in wheel/llama.sh: one module for each generation of processors, next to the library.
 $env:CMAKE_ARGS = "-DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU_ALL_VARIANTS=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_BINDIR=llama_cpp/lib"
 & $python -m pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python --wheel-dir "$Folder\wheels" `
   --config-settings "wheel.exclude=lib/**;include/**;bin/**" $llama
