@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from edgeembed.client import daemon_url
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.errors import EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
@@ -28,7 +29,7 @@ from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, mo
 from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
 from edgeembed.server.model_manager import ModelManager
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, ending
 from edgeembed.server.request_log import HttpLog
 
 
@@ -83,7 +84,11 @@ async def listening(
             if mask is not None:
                 os.umask(mask)
         yield _url(runner, settings)
+    except EdgeEmbedError as error:
+        app[ending.ENDING].begin(error.message)
+        raise
     finally:
+        app[ending.ENDING].begin(ending.STOPPED)
         # aiohttp waits for the grace period twice: for handlers to finish, then again for those that did not.
         aborting = asyncio.get_running_loop().call_later(settings.grace_period, abort_connections, runner)
         await runner.cleanup()
