@@ -2,6 +2,7 @@
 
 import { $, Failure, KEY, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
 import { setConnect } from "./connect.js";
+import { showPaused } from "./pause.js";
 import { setModels } from "./playground.js";
 
 const POLL_MS = 2000;
@@ -26,6 +27,7 @@ function show(tab, { focus = false } = {}) {
     $(each.getAttribute("aria-controls")).hidden = !chosen;
   }
   if (focus) tab.focus();
+  dispatchEvent(new Event("shown"));
   history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
 }
 
@@ -282,6 +284,7 @@ function overview(status) {
   const step = activity.step_seconds;
   $("version").textContent = `${status.version}, up ${duration(status.uptime_seconds)}`;
   showState(...stateOf(status));
+  showPaused(status.paused);
 
   tiles.requests.update(short(recent(activity.requests_per_second)), step, [activity.requests_per_second]);
   tiles.latency.update(short(latest(activity.p50_ms)), step, [activity.p50_ms, activity.p95_ms]);
@@ -470,8 +473,8 @@ document.addEventListener("visibilitychange", () => {
   named = null; // models may be installed meanwhile
   waiting?.abort(); // a browser opens few connections to a server, for all its tabs together
 });
-// Other scripts have changed what is installed or named.
-addEventListener("models-changed", () => {
+// Other scripts have changed what is installed, named or computed.
+addEventListener("changed", () => {
   named = null;
   refresh();
 });

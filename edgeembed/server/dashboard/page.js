@@ -29,7 +29,7 @@ export function announce(words) {
   $("said").textContent = words;
 }
 
-// --- formatting ------------------------------------------------------------------------------------------------------
+// --- numbers ---------------------------------------------------------------------------------------------------------
 
 export const whole = new Intl.NumberFormat("en");
 
@@ -79,8 +79,8 @@ export async function ask(path, body, signal) {
     answer = null;
   }
   if (!response.ok) {
-    const { message, param } = answer?.error ?? {};
-    throw new Failure(message ?? `The daemon responded with status ${response.status}.`, response.status, param);
+    const { message = answer?.error, param } = answer?.error ?? {};
+    throw new Failure(typeof message === "string" ? message : `The daemon responded with status ${response.status}.`, response.status, param);
   }
   return { answer, cache: response.headers.get("x-edgeembed-cache") };
 }
