@@ -13,7 +13,7 @@ let models = [];
 
 /** models: as GET /v1/models lists them. Called when they are known, or others. */
 export async function setConnect(found) {
-  if (!recipes.length) ({ answer: recipes } = await ask("recipes.json"));
+  if (!recipes.length) recipes = (await ask("recipes.json")).answer.recipes;
   models = found.filter((model) => model.task === "embed");
   const before = $("connect-model").value;
   $("connect-model").replaceChildren(...models.map(({ id }) => make("option", {}, id)));

@@ -435,7 +435,7 @@ function found() {
 async function waitForEnd() {
   const own = (waiting = new AbortController());
   try {
-    while (!ending) ending = (await ask("v1/admin/ending", undefined, own.signal)).answer?.reason ?? "";
+    while (!ending) ending = (await ask("v1/status/ending?wait=25", undefined, own.signal)).answer?.reason ?? "";
     lose();
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;

@@ -17,7 +17,7 @@ SECONDS = (
 CLIENT_GONE = 499
 """The status counted for requests whose client disconnected, as in nginx."""
 NO_ROUTE = "none"
-WAITING = frozenset({"/v1/admin/ending"})
+WAITING = frozenset({"/v1/status/ending"})
 """Routes whose requests wait for something to happen: no latency."""
 
 

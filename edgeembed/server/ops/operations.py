@@ -299,7 +299,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
-    ("GET", "/v1/admin/ending"): Operation(_ADMIN, EndingStatus),
+    ("GET", "/v1/status/ending"): Operation(_SERVER, EndingStatus, errors=(400, 401, 403, 500)),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),
