@@ -287,7 +287,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
     ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
     ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
-    ("GET", "/dashboard.css"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)),
+    **{("GET", f"/{name}"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)) for name in dashboard.STYLES},
     **{
         ("GET", f"/{name}"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500))
         for name in dashboard.SCRIPTS
