@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeembed.common.admin_status import OwnedModels
 from edgeembed.common.status import AdminStatus, DaemonStatus, EndingStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
@@ -293,13 +294,15 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         for name in dashboard.SCRIPTS
     },
     ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
+    ("GET", "/v1/status/ending"): Operation(_SERVER, EndingStatus, errors=(400, 401, 403, 500)),
     ("GET", "/openapi.json"): Operation(_SERVER, Anything),
     ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),
     ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
-    ("GET", "/v1/status/ending"): Operation(_SERVER, EndingStatus, errors=(400, 401, 403, 500)),
+    ("POST", "/v1/admin/restart"): Operation(_ADMIN, AdminStatus),
+    ("GET", "/v1/admin/models"): Operation(_ADMIN, OwnedModels),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),

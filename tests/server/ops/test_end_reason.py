@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from aiohttp.test_utils import TestClient
 
-from edgeembed.server.ops.ending import ENDING
+from edgeembed.server.ops.end_reason import END_REASON
 from edgeembed.server.ops.metrics import METRICS
 from tests.waiting import until_async
 
@@ -20,7 +20,7 @@ async def test_there_is_no_reason_while_the_daemon_does_not_end(client: TestClie
 
 async def test_who_waits_is_told_the_first_reason(client: TestClient) -> None:
     assert client.app is not None
-    ending, http = client.app[ENDING], client.app[METRICS].http
+    ending, http = client.app[END_REASON], client.app[METRICS].http
     waiting = asyncio.ensure_future(client.get(f"{PATH}?wait=25"))
     await until_async(lambda: ending.waiting == 1)
     assert http.in_flight == 0, "a page that waits is no work"

@@ -19,11 +19,13 @@ routes = web.RouteTableDef()
 PATH = "/v1/status/ending"
 MOST_SECONDS = 25.0
 """Proxies close connections that are silent for a minute, or half of it: then the page asks again."""
-STOPPED = "it was told to stop, by a signal (Ctrl-C, SIGTERM) or a program"
+SHUT_DOWN = "a program asked it over HTTP to shut down"
+RESTARTS = "it starts anew, as asked over HTTP"
+STOPPED = "it was told to stop, by a signal (Ctrl-C, SIGTERM)"
 
 
-class Ending:
-    """The end of the daemon, for those who wait for it."""
+class EndReason:
+    """Why the daemon ends, for those who wait for it."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
@@ -48,13 +50,13 @@ class Ending:
             self.waiting -= 1
 
 
-ENDING = web.AppKey("ending", Ending)
+END_REASON = web.AppKey("end_reason", EndReason)
 
 
 @routes.get(PATH)
 async def wait(request: web.Request) -> web.Response:
     """Return why the daemon ends; null while it does not. With `?wait=SECONDS` (at most 25), wait so long for the end."""
-    ending, http = request.app[ENDING], request.app[METRICS].http
+    ending, http = request.app[END_REASON], request.app[METRICS].http
     seconds = _seconds(request.query.get("wait", "0"))
     http.in_flight -= 1  # a page that waits is no work
     try:
