@@ -16,7 +16,18 @@ routes = web.RouteTableDef()
 
 PLAIN = "Ollama is running (its API, served by edgeembed)"
 """The response for programs. Scripts look for Ollama's words to see that the server runs."""
-SCRIPTS = ("dashboard.js", "playground.js", "connect.js", "heat_map.js", "page.js", "pause.js")
+SCRIPTS = (
+    "dashboard.js",
+    "playground.js",
+    "connect.js",
+    "heat_map.js",
+    "page.js",
+    "pause.js",
+    "manage.js",
+    "models.js",
+    "settings.js",
+    "log.js",
+)
 """The script of the page, and those that it imports."""
 STYLES = ("dashboard.css", "manage.css")
 """The style sheets."""

@@ -3,7 +3,10 @@
 import { $, Failure, KEY, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
 import { setConnect } from "./connect.js";
 import { showPaused } from "./pause.js";
+import "./log.js";
+import "./models.js";
 import { setModels } from "./playground.js";
+import "./settings.js";
 
 const POLL_MS = 2000;
 
