@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -92,32 +92,68 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
-    from edgeembed.errors import EdgeEmbedError
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The terminal's encoding may lack a letter, as Windows' code pages do.
             stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
+        status = _run()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError as error:
+        status = _after_failed_output(error)
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command and return its exit status. Raises OSError if even an error cannot be printed."""
+    from edgeembed.errors import EdgeEmbedError
+
+    try:
+        returned = cli(standalone_mode=False)  # the status passed to ctx.exit()
+        return returned if isinstance(returned, int) else 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        click.echo(end.code, err=True)
+        return 1
     except EdgeEmbedError as error:
         _print_error(error.message)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone, as `head` does; Python would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
-    except OSError as error:
-        from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+        return 130
 
-        _print_error(describe_os_error(error))
-        sys.exit(1)
+
+def _after_failed_output(error: OSError) -> int:
+    """Report a file that cannot be written or read, such as a full disk behind `>`; return the exit status.
+
+    What is still in the buffers is dropped: Python would try to write it when it ends, and print a traceback.
+    """
+    from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+
+    broken = [number for number, stream in ((1, sys.stdout), (2, sys.stderr)) if not _can_flush(stream)]
+    for number in broken:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, number)
+        os.close(nothing)
+    # A reader that has gone, such as `head`, is no error that its user wants to read about.
+    if not isinstance(error, BrokenPipeError):
+        _print_error(describe_os_error(error, "standard output" if 1 in broken else None))
+    return 1
+
+
+def _can_flush(stream: TextIO | None) -> bool:
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _print_error(message: str) -> None:
