@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 # name -> module, attribute, summary for `edgeembed --help`, which would be slow if it imported every command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("edgeembed.cli.serve", "serve", "Run the daemon: OpenAI's /v1/embeddings on localhost."),
+    "start": ("edgeembed.cli.start", "start", "Start the daemon in the background."),
+    "stop": ("edgeembed.cli.start", "stop", "Stop the daemon."),
+    "restart": ("edgeembed.cli.start", "restart", "Stop the daemon and start it again."),
+    "status": ("edgeembed.cli.status", "status", "Show whether the daemon runs, and where."),
+    "logs": ("edgeembed.cli.logs", "logs", "Print the daemon's log."),
+    "open": ("edgeembed.cli.open_page", "open_", "Open the dashboard in the browser."),
     "pull": ("edgeembed.cli.pull", "pull", "Download a model, and convert it if necessary."),
     "list": ("edgeembed.cli.list_models", "list_models", "List installed models, or those available."),
     "show": ("edgeembed.cli.show", "show", "Show details of a model, or versions and licences."),
@@ -76,7 +82,8 @@ def cli() -> None:
     """A private embedding server for your own computer.
 
     \b
-    edgeembed serve                     run the daemon on http://127.0.0.1:8327
+    edgeembed start                     run the daemon in the background, on http://127.0.0.1:8327
+    edgeembed open                      its dashboard, in the browser
     edgeembed serve --help              list all settings with their defaults
     edgeembed pull all-minilm-l6-v2     download a model in advance
     edgeembed doctor                    find out why something is slow or fails

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -64,7 +65,7 @@ PRINTING = (
 )  # fmt: skip
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="/dev/full is a device of Linux")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a device of Linux")
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_a_full_disk_behind_the_output_is_one_line(arguments: tuple[str, ...]) -> None:
     done = _printing_to("/dev/full", *arguments)
