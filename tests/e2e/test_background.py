@@ -50,7 +50,7 @@ def pid_at(port: int) -> int:
     return found.pid
 
 
-def test_a_life_in_the_background(port: int, home: Path) -> None:
+def test_start_status_logs_restart_stop(port: int, home: Path) -> None:
     url = f"http://127.0.0.1:{port}"
     done = edgeembed("status")
     assert done.returncode == 3 and "not running" in done.stdout and "To start it: edgeembed start" in done.stdout
@@ -87,7 +87,7 @@ def test_a_life_in_the_background(port: int, home: Path) -> None:
     assert "stopping" in edgeembed("logs").stdout, "the log of a daemon that has ended can be read"
 
 
-def test_after_a_crash_nothing_is_in_the_way(port: int) -> None:
+def test_starts_again_after_a_crash(port: int) -> None:
     assert edgeembed("start").returncode == 0
     os.kill(pid_at(port), signal.SIGKILL)
     until(lambda: listener(Settings(host="127.0.0.1", port=port)) is None)
