@@ -98,7 +98,9 @@ class Tracing:
             from opentelemetry.sdk.trace import TracerProvider
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
-            raise ConfigError("traces needs OpenTelemetry: pip install 'edgeembed[otel]'") from error
+            from edgeembed.common.installation import find_installation
+
+            raise ConfigError(f"traces needs OpenTelemetry: {find_installation().add('otel')}") from error
         facts = {"service.version": __version__}
         if "OTEL_SERVICE_NAME" not in os.environ:
             facts["service.name"] = "edgeembed"

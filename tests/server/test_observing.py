@@ -17,13 +17,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from edgeembed.cache import VectorCache
-from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 from edgeembed.server import access_log
 from edgeembed.server.lifecycle import listening
 from tests.fake_upstreams import generation
 from tests.fakes import FakeEngine, fake_service
+from tests.server.dialect_requests import NO_ENDING, resolved
 from tests.waiting import until
 
 Serve = Callable[..., Awaitable[str]]
@@ -44,9 +44,7 @@ def serve(servers: AsyncExitStack) -> Serve:
     async def start(**settings: Any) -> str:
         chosen = Settings(**{"port": 0, "grace_period": 0.1, **settings})
         service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0))
-        return await servers.enter_async_context(
-            listening(service, chosen, (), lambda _models: None, lambda: None, Paths.resolve())
-        )
+        return await servers.enter_async_context(listening(service, resolved(chosen), (), lambda _models: None, NO_ENDING))
 
     return start
 
