@@ -64,7 +64,8 @@ async def listening(
         max_request_texts=settings.max_request_texts or MOST_STRINGS,
     )
     _observe(app, settings)
-    add_owner_routes(app, service, LiveSettings(resolved), ending)
+    live = LiveSettings(resolved)
+    add_owner_routes(app, live, ModelManager(service, live), ending)
     proxy.add_to(app, settings)
     runner = web.AppRunner(
         app,
@@ -100,11 +101,11 @@ async def listening(
         aborting.cancel()
 
 
-def add_owner_routes(app: web.Application, service: EmbeddingService, live: LiveSettings, ending: Ending) -> None:
+def add_owner_routes(app: web.Application, live: LiveSettings, manager: ModelManager, ending: Ending) -> None:
     """Add the routes to an application that change the daemon and what is installed, which are for its owner."""
     app[LIVE] = live
     admin.add_to(app, ending)
-    ollama_manage.add_to(app, ModelManager(service, live))
+    ollama_manage.add_to(app, manager)
     admin_models.add_to(app)
 
 
