@@ -15,7 +15,7 @@ import pytest
 
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
-from edgeembed.common.installation import PACKAGE_FILE
+from edgeembed.common.installation import PACKAGE_FILE, find_installation
 from edgeembed.common.status import Demotion
 from edgeembed.config.resolution import resolve
 from edgeembed.diagnostics import doctor
@@ -102,6 +102,10 @@ def test_packages_do_not_suggest_to_compile(
     assert "uv sync" in advice()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert package in advice() and "uv sync" not in advice()
+    assert find_installation().releases is None
+    page = "https://example.org/o/e/releases"
+    subprocess.run(["bash", "-c", line], env={"home": str(tmp_path), "RELEASE_PAGE": page}, check=True, timeout=20)
+    assert (find_installation().title, find_installation().releases) == (package, page)
 
 
 WINDOWS_SETUP = INSTALLERS / "windows" / "edgeembed.iss"
@@ -117,6 +121,30 @@ def test_the_windows_installer_calls_existing_commands() -> None:
             assert found is not None, line
             command = found
         command.make_context(line, words)  # unknown options are an error
+
+
+def test_the_windows_installer_stops_what_runs_before_it_replaces_or_removes_files() -> None:
+    """A running daemon holds its files open: Windows would ask for a restart, or leave half of the old version."""
+    text = WINDOWS_SETUP.read_text(encoding="utf-8")
+    procedures = dict(re.findall(r"^(?:procedure|function) (\w+).*?;\n(.*?)^end;", text, re.MULTILINE | re.DOTALL))
+    stopping = procedures["StopRunning"]
+    polite = re.search(r"Exec\(ProgramFile, '(\w+)'", stopping)
+    assert polite and polite[1] == "stop"
+    assert stopping.index(polite[0]) < stopping.index("taskkill"), "first asked, then ended"
+    assert all(f"/IM {name}.exe" in stopping for name in ("edgeembed", "edgeembedw"))
+    assert "StopRunning;" in procedures["PrepareToInstall"]
+    assert re.search(r"if Step = usUninstall then\s+StopRunning;", procedures["CurUninstallStepChanged"])
+
+
+def test_the_windows_build_stops_at_the_first_failure() -> None:
+    """PowerShell goes on after a program that failed, and only 7.4 can be told not to."""
+    lines = (INSTALLERS / "windows" / "build.ps1").read_text(encoding="utf-8").splitlines()
+    assert '$ErrorActionPreference = "Stop"' in lines
+    assert any("$LASTEXITCODE -ne 0" in line and "throw" in line for line in lines)
+    native = re.compile(r"^\s*(\$\w+ = )?(&|python|pip|iscc|cmake|git)\b|^\s*(\$\w+ = )?& ")
+    unchecked = [line for line in lines if native.search(line) and line.strip() != "& $program @arguments"]
+    assert not unchecked
+    assert sum("Invoke-Program" in line for line in lines) > 8
 
 
 def test_windows_upgrades_and_removals_respect_the_users_choice() -> None:
