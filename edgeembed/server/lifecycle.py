@@ -17,6 +17,7 @@ from msgspec.structs import replace
 from edgeembed.client import daemon_url
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
+from edgeembed.errors import EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
@@ -31,6 +32,7 @@ from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.ops import admin, admin_models
 from edgeembed.server.ops.admin import Ending
+from edgeembed.server.ops.end_reason import END_REASON, STOPPED
 from edgeembed.server.request_log import HttpLog
 
 
@@ -83,7 +85,11 @@ async def listening(
             if mask is not None:
                 os.umask(mask)
         yield _url(runner, settings)
+    except EdgeEmbedError as error:
+        app[END_REASON].begin(error.message)
+        raise
     finally:
+        app[END_REASON].begin(STOPPED)
         # aiohttp waits for the grace period twice: for handlers to finish, then again for those that did not.
         aborting = asyncio.get_running_loop().call_later(settings.grace_period, abort_connections, runner)
         await runner.cleanup()

@@ -16,7 +16,7 @@ from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine, fake_service
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-FILES = ("/", *(f"/{name}" for name in (*dashboard.STYLES, *dashboard.SCRIPTS)))
+FILES = ("/", *(f"/{name}" for name in (*dashboard.STYLES, *dashboard.SCRIPTS, "recipes.json")))
 
 
 def source(name: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeembed.common.admin_status import OwnedModels
-from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
+from edgeembed.common.status import AdminStatus, DaemonStatus, EndingStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
     classify,
@@ -287,12 +287,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
     ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
     ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/recipes.json"): Operation(_SERVER, Anything, errors=(403, 500)),
     **{("GET", f"/{name}"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)) for name in dashboard.STYLES},
     **{
         ("GET", f"/{name}"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500))
         for name in dashboard.SCRIPTS
     },
     ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
+    ("GET", "/v1/status/ending"): Operation(_SERVER, EndingStatus, errors=(400, 401, 403, 500)),
     ("GET", "/openapi.json"): Operation(_SERVER, Anything),
     ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),
     ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
