@@ -112,10 +112,10 @@ function typeButtons(model, type) {
   const words = (action, usual, during) => (verb === action ? during : usual);
   if (!type.installed) return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: false, busy })];
   const found = [];
-  if (type.damage) found.push(button("pull", words("pull", "Download again", "Starting…"), `Download ${name} again`, { quiet: false, busy }));
+  if (type.damage) found.push(button("pull", words("pull", "Download again", "Starting…"), `Download again: ${name}`, { quiet: false, busy }));
   else if (type.state === "loaded" || type.state === "unloading") found.push(button("unload", words("unload", "Unload", "Unloading…"), `Unload ${name}`, { busy: busy || type.state === "unloading" }));
   else found.push(button("load", type.state === "loading" || verb === "load" ? "Loading…" : "Load", `Load ${name}`, { busy: busy || type.state === "loading" }));
-  if (!type.default && !type.damage) found.push(button("default", words("default", "Set as default", "Setting…"), `Set ${name} as default`, { busy }));
+  if (!type.default && !type.damage) found.push(button("default", words("default", "Set as default", "Setting…"), `Set as default: ${name}`, { busy }));
   if (type.removable) found.push(button("delete", words("delete", "Delete", "Deleting…"), `Delete ${name}`, { busy }));
   return found;
 }
@@ -170,7 +170,7 @@ function modelCard(model, pulls) {
   if (more.length) {
     const open = opened.has(model.name);
     const words = `${more.length} more ${more.length === 1 ? "type" : "types"}`;
-    const toggle = make("button", { type: "button", class: "link", "data-do": "more", "data-key": "more", "aria-expanded": String(open), "aria-label": `${words} of ${model.name}` }, open ? "Fewer types" : words);
+    const toggle = make("button", { type: "button", class: "link", "data-do": "more", "data-key": "more", "aria-expanded": String(open), "aria-label": `${open ? "Fewer types" : words} of ${model.name}` }, open ? "Fewer types" : words);
     card.append(make("div", { "data-row": `more ${model.name}`, "data-key": "toggle" }, toggle));
     if (open) card.append(make("ul", { class: "types", "data-key": "others", "aria-label": `${model.name}, further types` }, ...more.map(row)));
   }
