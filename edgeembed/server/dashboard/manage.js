@@ -79,8 +79,9 @@ function sentence(words) {
 
 /** Return the words for a failure, with what a visitor can do who may not manage the daemon. */
 export function advice(failure) {
-  const here = `http://127.0.0.1:${location.port || 80}/`;
-  const way = failure.status === 403 ? ` Open this page on the machine that the daemon runs on, as ${here}, or give the daemon an API key and enter it here.` : "";
+  const here = new URL(document.baseURI);
+  [here.hostname, here.hash] = ["127.0.0.1", ""];
+  const way = failure.status === 403 ? ` Open this page on the machine that the daemon runs on, as ${here.href}, or give the daemon an API key and enter it here.` : "";
   return sentence(failure.message) + way;
 }
 
