@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.server.dashboard import SCRIPTS
+from edgeembed.server.dashboard import SCRIPTS, STYLES
 
 ROOT = Path(__file__).parents[1]
 NOT_SOURCE = shutil.ignore_patterns(".git", ".venv", ".ci", "build", "*.egg-info", "__pycache__", ".*_cache")
@@ -32,7 +32,7 @@ def test_a_wheel_holds_the_three_packages_and_the_catalogue(tmp_path: Path) -> N
         for package, folder in (("edgeembed", ROOT / "edgeembed"), ("edgeembed_convert", ROOT / "convert"))
         for path in folder.rglob("*.py")
     } | {f"edgeembed_models/{path.name}" for path in (ROOT / "models").glob("*.toml")}
-    sources |= {f"edgeembed/server/dashboard/{name}" for name in ("index.html", "dashboard.css", *SCRIPTS)}
+    sources |= {f"edgeembed/server/dashboard/{name}" for name in ("index.html", *STYLES, *SCRIPTS)}
     assert not [name for name in names if name.endswith((".so", ".pyd"))]
     assert sources <= set(names), "a folder is missing from [tool.setuptools] packages"
 

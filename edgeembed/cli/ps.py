@@ -83,6 +83,8 @@ def _print(url: str, status: DaemonStatus) -> None:
         click.echo("No model is loaded. A request that names one loads it.")
     if status.starting:
         click.echo(printable(f"starting: {status.starting}"))
+    if status.paused:
+        click.echo("paused: only texts in the cache are answered")
     used, budget = status.memory.used_bytes, status.memory.budget_bytes
     memory = f"{human_size(used)} of {human_size(budget)}" if budget else f"{human_size(used)}, no limit"
     click.echo(f"\nmemory {memory}")

@@ -263,6 +263,8 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     uptime_seconds: float
+    paused: bool = False
+    """Whether only the cache answers."""
     starting: str | UnsetType = UNSET
     """What is done before there is a default model, such as a download, with its progress."""
     model: DefaultModel | None = None
@@ -288,7 +290,9 @@ class HealthDemotion(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the default model can compute; an unloaded model can, as the next request loads it."""
 
-    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "starting", "unavailable"]})]
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "paused", "starting", "unavailable"]})]
+    paused: bool | UnsetType = UNSET
+    """Whether only the cache answers; absent if not."""
     reason: str | UnsetType = UNSET
     """Why the model cannot compute."""
     model: str | None = None

@@ -9,7 +9,6 @@ import os
 import platform
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from edgeembed import __version__
 from edgeembed.cache.disk import FAULTS, DiskTier
 from edgeembed.client import ask, daemon_url, read_health
 from edgeembed.common.files import describe_os_error
+from edgeembed.common.installation import find_installation
 from edgeembed.common.status import Demotion
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved, files_others_can_read
@@ -45,8 +45,6 @@ REBUILD = (
 _LEAST_FREE = 2**20
 """Bytes without which not even small files can be written."""
 _FORGET = "`edgeembed doctor --forget`"
-PACKAGE_FILE = "edgeembed-package"
-"""A file in sys.prefix, written by installers/, with the package's name for people: "the Debian package"."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -278,14 +276,12 @@ def _sandbox(held: SandboxInfo) -> Finding:
 
 def _rebuild() -> str:
     """Return advice for a failed mode; the llama.cpp of a package cannot be rebuilt in place."""
-    package = "the installed program" if getattr(sys, "frozen", False) else None
-    with contextlib.suppress(OSError):
-        package = (Path(sys.prefix) / PACKAGE_FILE).read_text(encoding="utf-8").strip()
-    if package is None:
+    installation = find_installation()
+    if not installation.packaged:
         return REBUILD
     return (
-        f"this llama.cpp comes with {package}: install a newer version, or build from source, then try the mode again: "
-        "`edgeembed doctor --forget`. Until then the next mode is used"
+        f"this llama.cpp comes with {installation.title}: install a newer version, or build from source, then try "
+        "the mode again: `edgeembed doctor --forget`. Until then the next mode is used"
     )
 
 

@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from edgeembed.client import daemon_url
-from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
@@ -27,28 +27,29 @@ from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
+from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import ModelManager
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, admin_models
+from edgeembed.server.ops.admin import Ending
 from edgeembed.server.request_log import HttpLog
 
 
 @asynccontextmanager
 async def listening(
     service: EmbeddingService,
-    settings: Settings,
+    resolved: Resolved,
     preload: Sequence[ServedModel],
     note_use: NoteUse,
-    stop: Callable[[], None],
-    folders: Paths,
+    ending: Ending,
     sockets: Sequence[socket.socket] = (),
 ) -> AsyncIterator[str]:
     """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are. sockets: from
-    `open_sockets`; without them, this opens its own.
+    preload, note_use: see `make_app`. sockets: from `open_sockets`; without them, this opens its own.
 
     Raises ConfigError.
     """
+    settings = resolved.settings
     app = make_app(
         service,
         preload=preload,
@@ -57,8 +58,7 @@ async def listening(
         max_body_bytes=settings.max_body_mib * 2**20,
         max_request_texts=settings.max_request_texts or MOST_STRINGS,
     )
-    admin.add_to(app, stop)
-    ollama_manage.add_to(app, ModelManager(service, settings, folders))
+    add_owner_routes(app, service, LiveSettings(resolved), ending)
     proxy.add_to(app, settings)
     runner = web.AppRunner(
         app,
@@ -88,6 +88,14 @@ async def listening(
         aborting = asyncio.get_running_loop().call_later(settings.grace_period, abort_connections, runner)
         await runner.cleanup()
         aborting.cancel()
+
+
+def add_owner_routes(app: web.Application, service: EmbeddingService, live: LiveSettings, ending: Ending) -> None:
+    """Add the routes to an application that change the daemon and what is installed, which are for its owner."""
+    app[LIVE] = live
+    admin.add_to(app, ending)
+    ollama_manage.add_to(app, ModelManager(service, live))
+    admin_models.add_to(app)
 
 
 def make_access(settings: Settings) -> Access:

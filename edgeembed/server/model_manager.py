@@ -6,15 +6,16 @@ import asyncio
 import logging
 import re
 
+from aiohttp import web
+
 from edgeembed.config.file import read_config, write_entry
-from edgeembed.config.paths import Paths
-from edgeembed.config.settings import Settings
 from edgeembed.config.values import check_value
 from edgeembed.errors import RequestError, quoted
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import Target
 from edgeembed.models.served_model import ServedModel
+from edgeembed.server.live_settings import LiveSettings
 from edgeembed.server.pulls import Pulls
 
 log = logging.getLogger(__name__)
@@ -26,13 +27,13 @@ _LONGEST_ALIAS = 200
 class ModelManager:
     """Installs and removes models, and adds and removes aliases. Everything runs on one event loop."""
 
-    def __init__(self, service: EmbeddingService, settings: Settings, paths: Paths) -> None:
-        self.pulls = Pulls(settings)
+    def __init__(self, service: EmbeddingService, live: LiveSettings) -> None:
+        self.pulls = Pulls(live.settings)
+        self.store = Store(live.paths)
         self._registry = service.registry
         self._pool = service.pool
-        self._store = Store(paths)
-        self._config_file = paths.config_file
-        self._aliases = dict(settings.aliases)
+        self._live = live
+        self._aliases = dict(live.settings.aliases)
         """The aliases of the settings, wherever they came from, with our own changes."""
         self._changing = asyncio.Lock()
 
@@ -40,7 +41,7 @@ class ModelManager:
         """Return whether an installed model's file is there and not known to be damaged."""
         if model.upstream:
             return True
-        found = await asyncio.to_thread(self._store.find, model.name, model.type)
+        found = await asyncio.to_thread(self.store.find, model.name, model.type)
         return found is None or found.path != model.path or found.damage is None
 
     async def remove(self, model: ServedModel) -> None:
@@ -49,7 +50,7 @@ class ModelManager:
         Raises RequestError for a model that is not in the store or that settings or aliases need, HubError if a file cannot
         be removed.
         """
-        if model.upstream or not self._store.contains(model.path):
+        if model.upstream or not self.store.contains(model.path):
             raise RequestError(f"{model.name!r} was not installed by edgeembed, so it is not removed here", param="model")
         if self._registry.is_configured(model):
             raise RequestError(
@@ -64,7 +65,7 @@ class ModelManager:
                 param="model",
             )
         await self._pool.unload(model)
-        freed = await asyncio.to_thread(lambda: self._store.remove(self._store.at(model.path)))
+        freed = await asyncio.to_thread(lambda: self.store.remove(self.store.at(model.path)))
         log.info("removed %s over HTTP, %d bytes", model.spec, freed)
         self._registry.mark_stale()
         await self._registry.refresh()
@@ -90,7 +91,7 @@ class ModelManager:
                 param="destination",
             )
         model = target.model
-        meant = model.spec if model.upstream or self._store.contains(model.path) else str(model.path)
+        meant = model.spec if model.upstream or self.store.contains(model.path) else str(model.path)
         await self._write_alias(alias, meant + target.suffix)
         log.info("%s has one more name, added over HTTP", model.spec)
 
@@ -105,7 +106,8 @@ class ModelManager:
             self._registry.set_alias(alias, meant)
 
     def _write_entry(self, alias: str, meant: str | None) -> None:
-        written = check_value("aliases", read_config(self._config_file).get("aliases", {}), "config.toml", self._config_file)
+        file = self._live.paths.config_file
+        written = check_value("aliases", read_config(file).get("aliases", {}), "config.toml", file)
         if not self._aliases.items() <= written.items():
             raise RequestError(
                 "config.toml does not have the aliases that this server started with: they come from a flag or a variable, "
@@ -113,7 +115,10 @@ class ModelManager:
             )
         # Names are found in any case, keys of TOML are not.
         name = next((each for each in written if each.lower() == alias.lower()), alias)
-        write_entry(self._config_file, "aliases", name, meant)
+        write_entry(file, "aliases", name, meant)
         self._aliases.pop(name, None)
         if meant is not None:
             self._aliases[name] = meant
+
+
+MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")

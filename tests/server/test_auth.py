@@ -18,7 +18,7 @@ from edgeembed.errors import ConfigError, OverloadedError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import DESKTOP_APPS, Access
-from edgeembed.server.dashboard import SCRIPTS
+from edgeembed.server.dashboard import SCRIPTS, STYLES
 from edgeembed.server.lifecycle import make_access
 from edgeembed.server.ops.openapi import served
 from tests.fakes import FakeEngine, fake_service
@@ -315,7 +315,7 @@ async def test_all_routes_but_probes_and_the_empty_page_need_a_key(aiohttp_clien
         if response.status != 401:
             opened.add(f"{method} {path}")
     probes = {"GET /health", "GET /livez", "GET /readyz"}
-    assert opened == probes | {"GET /", "GET /dashboard.css"} | {f"GET /{name}" for name in SCRIPTS}
+    assert opened == probes | {"GET /"} | {f"GET /{name}" for name in (*SCRIPTS, *STYLES)}
 
 
 async def test_keys_are_required(connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

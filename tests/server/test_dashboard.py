@@ -16,7 +16,7 @@ from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine, fake_service
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-FILES = ("/", "/dashboard.css", *(f"/{name}" for name in dashboard.SCRIPTS))
+FILES = ("/", *(f"/{name}" for name in (*dashboard.STYLES, *dashboard.SCRIPTS)))
 
 
 def source(name: str) -> str:
@@ -64,7 +64,7 @@ async def test_with_api_keys_only_page_and_probes_are_open(
     assert (await client.post("/", json={"inputs": "x"})).status == 401, "POST / embeds"
 
 
-@pytest.mark.parametrize("name", ["index.html", "dashboard.css", *dashboard.SCRIPTS])
+@pytest.mark.parametrize("name", ["index.html", *dashboard.STYLES, *dashboard.SCRIPTS])
 def test_nothing_is_loaded_from_other_servers_and_no_text_becomes_html(name: str) -> None:
     text = source(name)
     for address in re.findall(r"https?://[^\s\"'`)]+", text):

@@ -1,7 +1,7 @@
 """GET /: the dashboard, which shows what the daemon does, lets users try it, and tells how to connect clients.
 
-One HTML file, one style sheet and some scripts, with no resources from other servers. The files hold no data and need no API
-key; the scripts read their data from the public routes, and ask for a key if the server requires one.
+One HTML file, some style sheets and some scripts, with no resources from other servers. The files hold no data and need no
+API key; the scripts read their data from the public routes, and ask for a key if the server requires one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ routes = web.RouteTableDef()
 
 PLAIN = "Ollama is running (its API, served by edgeembed)"
 """The response for programs. Scripts look for Ollama's words to see that the server runs."""
-SCRIPTS = ("dashboard.js", "playground.js", "heat_map.js", "page.js")
+SCRIPTS = ("dashboard.js", "playground.js", "heat_map.js", "page.js", "pause.js")
 """The script of the page, and those that it imports."""
+STYLES = ("dashboard.css", "manage.css")
+"""The style sheets."""
 HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -41,10 +43,9 @@ async def dashboard(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@routes.get("/dashboard.css")
 async def style_sheet(request: web.Request) -> web.StreamResponse:
-    """Return the dashboard's style sheet."""
-    return _file(request, "dashboard.css", "text/css")
+    """Return one of the dashboard's style sheets."""
+    return _file(request, request.path.removeprefix("/"), "text/css")
 
 
 async def script(request: web.Request) -> web.StreamResponse:
@@ -54,6 +55,8 @@ async def script(request: web.Request) -> web.StreamResponse:
 
 for _name in SCRIPTS:
     routes.get(f"/{_name}")(script)
+for _name in STYLES:
+    routes.get(f"/{_name}")(style_sheet)
 
 
 def _file(request: web.Request, name: str, type_: str) -> web.Response:

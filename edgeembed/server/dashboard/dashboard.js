@@ -1,31 +1,15 @@
 // The dashboard of an edgeembed daemon. It uses the public routes only.
 
-import { $, Failure, KEY, announce, ask, draw, facts, make } from "./page.js";
+import { $, Failure, KEY, announce, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
+import { showPaused } from "./pause.js";
 import { setModels } from "./playground.js";
 
 const POLL_MS = 2000;
 
 // --- formatting ------------------------------------------------------------------------------------------------------
 
-const whole = new Intl.NumberFormat("en");
 const short = (value) => (value == null ? "–" : value !== 0 && Math.abs(value) < 10 ? value.toPrecision(2) : whole.format(Math.round(value)));
 const percent = (value) => (value == null ? "–" : `${Math.round(100 * value)} %`);
-
-function bytes(value) {
-  if (!value) return "–";
-  const units = ["B", "kB", "MB", "GB", "TB"];
-  const step = Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
-  const scaled = value / 1000 ** step;
-  return `${scaled < 10 && step ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
-}
-
-function duration(seconds) {
-  const rounded = Math.max(0, Math.round(seconds));
-  if (rounded < 60) return `${rounded} s`;
-  if (rounded < 3600) return `${Math.floor(rounded / 60)} min`;
-  if (rounded < 172800) return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
-  return `${Math.floor(rounded / 86400)} days`;
-}
 
 // --- tabs ------------------------------------------------------------------------------------------------------------
 
@@ -39,6 +23,7 @@ function show(tab, { focus = false } = {}) {
     $(each.getAttribute("aria-controls")).hidden = !chosen;
   }
   if (focus) tab.focus();
+  dispatchEvent(new Event("shown"));
   history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
 }
 
@@ -253,6 +238,8 @@ function overview(status) {
   $("version").textContent = `${status.version}, up ${duration(status.uptime_seconds)}`;
   const [state, words] = status.starting
     ? ["wait", "starting"]
+    : status.paused
+    ? ["warn", "paused"]
     : !unit
     ? ["good", "ready, model unloaded"]
     : unit.state !== "ready"
@@ -263,6 +250,7 @@ function overview(status) {
   // Screen readers announce changes, not every poll.
   if ($("pill").textContent !== words) $("pill").textContent = words;
   $("pill").dataset.state = state;
+  showPaused(status.paused);
 
   tiles.requests.update(short(recent(activity.requests_per_second)), step, [activity.requests_per_second]);
   tiles.latency.update(short(last(activity.p50_ms)), step, [activity.p50_ms, activity.p95_ms]);
@@ -403,6 +391,8 @@ $("unlock").addEventListener("submit", (event) => {
 });
 $("forget").addEventListener("click", () => lock());
 addEventListener("locked", () => lock());
+// Something was changed on another tab: show it now, not at the next poll.
+addEventListener("changed", () => ((named = false), refresh()));
 
 function open() {
   if (locked) {

@@ -29,6 +29,26 @@ export function announce(words) {
   $("said").textContent = words;
 }
 
+// --- numbers ---------------------------------------------------------------------------------------------------------
+
+export const whole = new Intl.NumberFormat("en");
+
+export function bytes(value) {
+  if (!value) return "–";
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
+  const scaled = value / 1000 ** step;
+  return `${scaled < 10 && step ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
+}
+
+export function duration(seconds) {
+  const rounded = Math.max(0, Math.round(seconds));
+  if (rounded < 60) return `${rounded} s`;
+  if (rounded < 3600) return `${Math.floor(rounded / 60)} min`;
+  if (rounded < 172800) return `${Math.floor(rounded / 3600)} h ${Math.floor((rounded % 3600) / 60)} min`;
+  return `${Math.floor(rounded / 86400)} days`;
+}
+
 // --- requests --------------------------------------------------------------------------------------------------------
 
 export class Failure extends Error {

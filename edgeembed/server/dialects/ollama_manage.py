@@ -21,11 +21,10 @@ from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
-from edgeembed.server.model_manager import ModelManager
+from edgeembed.server.model_manager import MANAGER, ModelManager
 from edgeembed.server.owner import require_owner
 from edgeembed.server.responses import PartedResponse, struct_response
 
-MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
 LINES_TYPE = "application/x-ndjson"
 _LONGEST_NAME = 300
 _HUBS = ("hf.co/", "huggingface.co/")

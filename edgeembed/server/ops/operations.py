@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgeembed.common.admin_status import OwnedModels
 from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
@@ -286,7 +287,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
     ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
     ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
-    ("GET", "/dashboard.css"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)),
+    **{("GET", f"/{name}"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)) for name in dashboard.STYLES},
     **{
         ("GET", f"/{name}"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500))
         for name in dashboard.SCRIPTS
@@ -298,6 +299,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/restart"): Operation(_ADMIN, AdminStatus),
+    ("GET", "/v1/admin/models"): Operation(_ADMIN, OwnedModels),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),

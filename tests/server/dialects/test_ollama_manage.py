@@ -24,11 +24,12 @@ from edgeembed.server.api_keys import Keys
 from edgeembed.server.app import make_app
 from edgeembed.server.auth import Access
 from edgeembed.server.dialects import ollama_manage
+from edgeembed.server.live_settings import LiveSettings
 from edgeembed.server.model_manager import ModelManager
 from tests.e2e.models import install
 from tests.fakes import FakeEngine, fake_model
 from tests.hub.fakes import model_bytes
-from tests.server.dialect_requests import get, post
+from tests.server.dialect_requests import get, post, resolved
 
 AWAY = {"X-Forwarded-For": "203.0.113.9"}
 PAGE = {"Origin": "https://app.example"}
@@ -52,7 +53,7 @@ class Machine:
         )
         self.pool = ModelPool(lambda _model: self.engine, PoolRules(budget_bytes=1))
         self.service = EmbeddingService(registry, self.pool, None)
-        self.manager = ModelManager(self.service, self.settings, self.paths)
+        self.manager = ModelManager(self.service, LiveSettings(resolved(self.settings, self.paths)))
         self.pulled: list[str] = []
         self.lines: Sequence[PullLine] = [PullLine(installed="new:Q8_0")]
         self.manager.pulls.follow = self._follow  # type: ignore[method-assign]
@@ -222,7 +223,7 @@ async def test_a_model_of_the_settings_is_not_deleted(machine: Machine, client: 
 
 async def test_a_copy_is_an_alias_at_once_and_in_the_settings(client: TestClient, machine: Machine) -> None:
     machine.paths.config_file.write_text('port = 9000  # mine\n\n[aliases]\n# for the old tool\nold = "tiny"')
-    machine.manager = ModelManager(machine.service, Settings(aliases={"old": "tiny"}), machine.paths)
+    machine.manager = ModelManager(machine.service, LiveSettings(resolved(Settings(aliases={"old": "tiny"}), machine.paths)))
     assert (await post_empty(client, "/api/copy", source="tiny", destination="my/copy:v1")) == 200
     assert (await post_empty(client, "/api/copy", source="tiny:query", destination="Asking:latest")) == 200
     for name in ("my/copy:v1", "MY/copy:V1", "asking", "asking:latest"):

@@ -14,8 +14,9 @@ from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
 from edgeembed.server.ops import admin
+from edgeembed.server.ops.admin import Ending
 from edgeembed.server.owner import require_owner
-from tests.server.dialect_requests import Server, get, post
+from tests.server.dialect_requests import NO_ENDING, Server, get, post
 from tests.server.helpers import loaded
 
 Connect = Callable[..., Awaitable[TestClient]]
@@ -34,10 +35,15 @@ def stop() -> Stop:
 
 
 @pytest.fixture
-def connect(aiohttp_client: Callable[..., Awaitable[TestClient]], stop: Stop) -> Connect:
+def restart() -> Stop:
+    return Stop()
+
+
+@pytest.fixture
+def connect(aiohttp_client: Callable[..., Awaitable[TestClient]], stop: Stop, restart: Stop) -> Connect:
     async def connect(server: Server | None = None, **access: Any) -> TestClient:
         server = server or Server(access=Access(**access))
-        admin.add_to(server.app, stop)
+        admin.add_to(server.app, Ending(stop, restart))
         client = await aiohttp_client(server.app)
         await loaded(client)
         return client
@@ -88,6 +94,12 @@ async def test_shutdown_stops_the_daemon(connect: Connect, stop: Stop) -> None:
     client = await connect()
     assert await post(client, "/v1/admin/shutdown") == (200, {"paused": False, "stopping": True})
     assert stop.called == 1
+
+
+async def test_a_restart_is_not_a_shutdown(connect: Connect, stop: Stop, restart: Stop) -> None:
+    client = await connect()
+    assert await post(client, "/v1/admin/restart") == (200, {"paused": False, "stopping": True})
+    assert (stop.called, restart.called) == (0, 1)
 
 
 async def test_texts_are_computed_again_after_clearing_the_cache(connect: Connect) -> None:
@@ -186,8 +198,8 @@ async def test_with_api_keys_administration_needs_one(connect: Connect, stop: St
 async def test_without_api_keys_other_machines_may_not_administer(remote: str | None, allowed: bool) -> None:
     """With --no-auth on a network, everybody may embed, but not stop the daemon."""
     server = Server(access=Access(check_host=False, loopback_only=False))
-    admin.add_to(server.app, lambda: None)
-    request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "box"}, app=server.app)
+    admin.add_to(server.app, NO_ENDING)
+    request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "localhost"}, app=server.app)
     request = request.clone(remote=remote) if remote is not None else request
     if allowed:
         require_owner(request)
