@@ -32,7 +32,7 @@ _BLOCK_MAGIC = (b"1AY&SY", b"\x17rE8P\x90")
 COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd", ".bz2", ".xz")
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
-# Names of content that is refused, for people. All but the first few have zero bytes in their heads, by which they are known.
+# Names for people of content that is refused. All but those of _ALWAYS are known to be binary by the zero bytes in them.
 _NAMES = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -58,11 +58,11 @@ _ALWAYS = (b"\x89PNG", b"\xff\xd8\xff", b"{\\rtf")
 class ByteStream:
     """The decompressed bytes of a file or of standard input, from the beginning."""
 
-    def __init__(self, source: BinaryIO, name: str, size: int | None) -> None:
+    def __init__(self, source: io.BufferedReader, name: str, size: int | None) -> None:
         """source: at its beginning. size: of the file; None for standard input. Raises ConfigError."""
         self._source = source
         self._size = size
-        head = source.peek(HEAD_BYTES)[:HEAD_BYTES]  # type: ignore[attr-defined]
+        head = source.peek(HEAD_BYTES)[:HEAD_BYTES]
         self.compression = compression_of(head)
         self.file: Any = source
         if self.compression:
@@ -159,6 +159,7 @@ class _Decompressed(io.RawIOBase):
         self._name = name
         self._at = 0
         self._file: Any = _OPENERS[compression](source)
+        self._errors: tuple[type[Exception], ...] = (OSError, zlib.error, lzma.LZMAError, *_zstd_errors(compression))
 
     def readable(self) -> bool:
         return True
@@ -168,17 +169,17 @@ class _Decompressed(io.RawIOBase):
             found = self._file.read1(len(buffer))
         except EOFError as error:
             raise ConfigError(self._damage("is truncated: its end is missing")) from error
-        except (OSError, zlib.error, lzma.LZMAError, *_zstd_errors(self._compression)) as error:
+        except self._errors as error:
             raise ConfigError(self._damage(f"is damaged ({error})")) from error
         buffer[: len(found)] = found
         self._at += len(found)
         return len(found)
 
     def _damage(self, what: str) -> str:
-        behind = f"behind {self._at:,} bytes of its content"
+        place = f"after {self._at:,} bytes of text"
         if self._source.seekable():
-            behind += f", before byte {self._source.tell():,} of the compressed file"
-        return f"{self._name} ({self._compression}) {what}, {behind}; nothing behind that place can be read"
+            place += f", before byte {self._source.tell():,} of the compressed file"
+        return f"{self._name} ({self._compression}) {what}, {place}; the rest cannot be read"
 
 
 def _open_zstd(source: BinaryIO) -> Any:

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 from edgeembed.bulk.content import HEAD_BYTES, Content, content_of
 from edgeembed.bulk.records import PAGE, Position, Read, Record, Reject
+from edgeembed.bulk.stores.interface import import_extra
 from edgeembed.errors import ConfigError
 
+EXTRA = "documents"
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
 DOCUMENT_SUFFIXES = (".pdf", ".docx", *HTML_SUFFIXES)
 TITLE = "title"
@@ -22,9 +24,13 @@ MAX_DOCUMENT_BYTES = 512 * 2**20
 """Larger documents are refused; of a DOCX file, its unpacked parts count, too."""
 
 _OLE = b"\xd0\xcf\x11\xe0"
-_PARAGRAPHS = frozenset(
-    ["address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "fieldset", "figure", "footer", "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main", "nav", "ol", "p", "pre", "section", "table", "ul"]
-)
+# fmt: off
+_PARAGRAPHS = frozenset([
+    "address", "article", "aside", "blockquote", "body", "dd", "div", "dl", "dt", "fieldset", "figure", "footer",
+    "form", "h1", "h2", "h3", "h4", "h5", "h6", "header", "hr", "main", "nav", "ol", "p", "pre", "section", "table",
+    "ul",
+])
+# fmt: on
 _LINES = frozenset(["br", "caption", "figcaption", "legend", "li", "option", "summary", "tr"])
 _SILENT = frozenset(["head", "script", "style", "template", "noscript", "svg"])
 
@@ -110,11 +116,7 @@ class DocumentFile:
 
 
 def _pdf(path: Path) -> Document:
-    try:
-        import pypdf
-        import pypdf.errors
-    except ImportError as error:
-        raise _missing("PDF", "pypdf") from error
+    pypdf = import_extra("pypdf", EXTRA, "reading PDF documents")
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every flaw that it reads around
     with path.open("rb") as file:
         reader = pypdf.PdfReader(file)
@@ -136,18 +138,14 @@ def _pdf(path: Path) -> Document:
 
 
 def _docx(path: Path) -> Document:
-    try:
-        import docx
-        import docx.table
-    except ImportError as error:
-        raise _missing("DOCX", "python-docx") from error
+    docx = import_extra("docx", EXTRA, "reading DOCX documents")
     with zipfile.ZipFile(path) as archive:
         if sum(part.file_size for part in archive.infolist()) > MAX_DOCUMENT_BYTES:
             raise UnreadableError(f"the document is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB when unpacked")
     document = docx.Document(str(path))
     parts: list[str] = []
     for block in document.iter_inner_content():
-        if isinstance(block, docx.table.Table):
+        if hasattr(block, "rows"):
             parts.append("\n".join("\t".join(dict.fromkeys(cell.text for cell in row.cells)) for row in block.rows))
         else:
             parts.append(block.text)
@@ -155,11 +153,7 @@ def _docx(path: Path) -> Document:
 
 
 def _html(path: Path) -> Document:
-    try:
-        import lxml.etree
-        import lxml.html
-    except ImportError as error:
-        raise _missing("HTML", "lxml") from error
+    html, etree = (import_extra(f"lxml.{module}", EXTRA, "reading HTML documents") for module in ("html", "etree"))
     content = path.read_bytes()
     try:
         content.decode("utf-8-sig")
@@ -169,10 +163,10 @@ def _html(path: Path) -> Document:
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         return Document("")
-    root = lxml.html.document_fromstring(content, parser=lxml.html.HTMLParser(encoding=encoding, huge_tree=True))
+    root = html.document_fromstring(content, parser=html.HTMLParser(encoding=encoding, huge_tree=True))
     parts: list[str] = []
     silent = preformatted = 0
-    for event, element in lxml.etree.iterwalk(root, events=("start", "end", "comment", "pi")):
+    for event, element in etree.iterwalk(root, events=("start", "end", "comment", "pi")):
         if event in ("start", "end"):
             step = 1 if event == "start" else -1
             silent += step * (element.tag in _SILENT)
@@ -190,10 +184,6 @@ def _html(path: Path) -> Document:
 
 def _title(title: object) -> str | None:
     return " ".join(str(title).split()) or None if title is not None else None
-
-
-def _missing(kind: str, package: str) -> ConfigError:
-    return ConfigError(f"{kind} documents need {package}: pip install 'edgeembed[documents]'")
 
 
 def _is_docx(path: Path) -> bool:

@@ -73,6 +73,12 @@ class Inputs:
         """Return for each input a string that changes when the input does."""
         return [source.fingerprint() for source in self._sources]
 
+    def check(self) -> None:
+        """Read the first record of each file of rows. Raises ConfigError for mistakes that show there."""
+        for source in self._sources:
+            if source.name != "-" and not isinstance(source, (Folder, DocumentFile)):
+                next(self._records(source, Position()), None)
+
     def kept_types(self) -> dict[str, str]:
         """Return the columns of the output that the inputs are sure to fill, with the names of their types.
 
@@ -94,18 +100,20 @@ class Inputs:
             source = self._sources[index]
             behind = sum(self._sizes[:index])
             files = isinstance(source, Folder)
-            for read in source.read(start.place if index == start.input else Position()):
+            for read in self._records(source, start.place if index == start.input else Position()):
                 after = Cursor(index, read.after, behind + read.after.done)
                 found = read
-                if isinstance(read, Reject) and read.of_all:
-                    hint = (
-                        "; name the field that holds the texts with --column" if read.reason.startswith("no field") else ""
-                    )
-                    raise ConfigError(f"{source.name}, {read.place}: {read.reason}{hint}")
                 if isinstance(read, Record) and (read.id is None or (files and several)):
                     own = read.number if read.id is None else read.id
                     found = read._replace(id=f"{source.name}:{own}" if several else own)
                 yield Step(source.name, found, after)
+
+    def _records(self, source: Source, start: Position) -> Iterator[Read]:
+        """Yield the records of a source. Raises ConfigError for one that speaks for the whole input."""
+        for read in source.read(start):
+            if isinstance(read, Reject) and read.of_all:
+                raise ConfigError(f"{source.name}, {read.place}: {read.reason}")
+            yield read
 
 
 def open_inputs(
@@ -164,19 +172,16 @@ def looks_like_file(text: str) -> bool:
 def _source(path: Path | None, format_: InputFormat | None, columns: Columns) -> Source:
     if path is not None and path.is_file():
         format_ = _checked_format(path, format_)
+    if format_ in ("parquet", "document") and path is None:
+        raise ConfigError(f"a {format_} file cannot be read from standard input; name the file")
     match format_:
         case "jsonl" | "json":
             return JsonRows(path, columns.text, columns.id, columns.keep)
         case "csv":
             return CsvLines(path, columns.text, columns.id, columns.keep)
-        case "parquet" | "document" if path is None:
-            where = "Parquet cannot be read from standard input, because its index is at the end"
-            raise ConfigError(
-                f"{where if format_ == 'parquet' else 'a document cannot be read from standard input'}; name a file"
-            )
-        case "parquet":
+        case "parquet" if path:
             return ParquetRows(path, columns.text, columns.id, columns.keep)
-        case "document":
+        case "document" if path:
             _require_no_columns(str(path), "a document", columns)
             return DocumentFile(path)
         case _:
@@ -185,7 +190,7 @@ def _source(path: Path | None, format_: InputFormat | None, columns: Columns) ->
 
 
 def _checked_format(path: Path, wanted: InputFormat | None) -> InputFormat:
-    """Return the format in which to read a file. Raises ConfigError for content that is not in it, or that cannot be read."""
+    """Return the format in which to read a file. Raises ConfigError for content of another kind."""
     with opened(path) as stream:
         head, compression = stream.head(), stream.compression
     content = content_of(head)

@@ -108,6 +108,13 @@ def batch_tokens_of(job: Job) -> int | None:
     return work.manifest().batch_tokens or None if work.began and job.resume else None
 
 
+def check_inputs(job: Job) -> None:
+    """Read the beginning of each input, before a model is loaded for it. Raises ConfigError for what cannot be read."""
+    rules = job.rules
+    columns = Columns(rules.column, rules.id_column, rules.keep_columns)
+    open_inputs(job.inputs, job.input_format, columns, Chunker(rules.chunks, WordTokens())).check()
+
+
 @contextlib.contextmanager
 def claimed(job: Job) -> Iterator[None]:
     """Create and lock the job's folder.
@@ -291,8 +298,8 @@ class _Run:
         """Raise EdgeEmbedError for a row that was refused, if none may be."""
         for each in refused if self._job.strict else ():
             raise EdgeEmbedError(
-                f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input and "
-                "start again, or go on without this row with --resume and without --strict"
+                f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input "
+                "and start again, or go on without this row with --resume and without --strict"
             )
 
     def _begin(self, first: Shard) -> JobManifest:

@@ -100,10 +100,10 @@ class JsonRows(Lines):
                 number += 1
         except (ijson.JSONError, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0]  # the others show what stands there
-            raise ConfigError(f"the JSON array of {self.name} is damaged behind element {number:,}: {reason}") from error
+            raise ConfigError(f"the JSON array of {self.name} is damaged after element {number:,}: {reason}") from error
 
     def _row(self, value: Any, place: str, after: Position, *, first: bool) -> Read:
-        """Return the record of a value. first: nothing was read before it, so that a field it lacks is taken for a mistake."""
+        """Return the record of a value. first: nothing was read before it; a field that it lacks is a mistake."""
         number = after.number - 1
         if isinstance(value, str) and self._id_column is None:
             return Record(None, value, number, after, place)
@@ -117,7 +117,9 @@ class JsonRows(Lines):
         field = next((name for name in self._columns if name in value), None)
         if field is None:
             reason = f"no field {' or '.join(map(repr, self._columns))}"
-            return Reject(place, f"{reason}; it has: {_names(value)}" if first else reason, after, id_, of_all=first)
+            if first:
+                reason += f"; it has: {_names(value)}. Name the one that holds the texts with --column"
+            return Reject(place, reason, after, id_, of_all=first)
         text = value[field]
         if not isinstance(text, str):
             return Reject(place, f"the field {field!r} is not a string", after, id_)

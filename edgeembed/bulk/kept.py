@@ -55,12 +55,13 @@ def fitted(value: Any, type_: str) -> Any:
     value = plain(value)
     if type_ == STRING:
         return value if isinstance(value, str) else orjson.dumps(value).decode()
+    number: Any = value
     kinds: dict[str, tuple[type, ...]] = {INT: (int,), DOUBLE: (int, float), BOOL: (bool,)}
     if not isinstance(value, kinds[type_]) or (isinstance(value, bool) and type_ != BOOL):
         raise ValueError(f"a {type(value).__name__}, not {type_} as in the first rows")
     if type_ == INT and value not in _INT64:
         raise ValueError("not a 64-bit integer, as in the first rows")
-    return float(value) if type_ == DOUBLE else value
+    return number if type_ != DOUBLE else float(number)
 
 
 def _scalar(value: Any, type_: str) -> Any:

@@ -17,7 +17,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """A line, and where the next one begins: at, in bytes of the content; done, in bytes of the file. cut: it was too long."""
+    """A line. cut: it was too long. at, done: where the next one begins, in bytes of the content and of the file."""
 
     content: bytes
     cut: bool
