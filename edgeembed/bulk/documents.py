@@ -171,8 +171,8 @@ def _html(path: Path) -> Document:
             step = 1 if event == "start" else -1
             silent += step * (element.tag in _SILENT)
             preformatted += step * (element.tag == "pre")
-            parts.append("\n\n" if element.tag in _PARAGRAPHS else "\n" if element.tag in _LINES else "")
-            parts.append(" " if element.tag in ("td", "th") else "")
+            parts.append("\n\n" if element.tag in _PARAGRAPHS else "\n" if element.tag in _LINES and step > 0 else "")
+            parts.append(" " if element.tag in ("td", "th") and step > 0 else "")
         words = element.text if event == "start" else element.tail
         if words and not silent:
             words = words if preformatted else re.sub(r"\s+", " ", words)

@@ -267,6 +267,10 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Whether only the cache answers."""
     starting: str | UnsetType = UNSET
     """What is done before there is a default model, such as a download, with its progress."""
+    starting_share: float | UnsetType = UNSET
+    """How much of this step is done, from 0 to 1."""
+    loopback_only: bool = True
+    """The daemon listens on a loopback address only: neither other machines nor containers reach it."""
     model: DefaultModel | None = None
     engine: EngineStatus | None = None
     """The default model's; None when it is not loaded."""
@@ -328,6 +332,13 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[str] | UnsetType = UNSET
     labels: list[str] | UnsetType = UNSET
     context_tokens: int | UnsetType = UNSET
+
+
+class EndingStatus(msgspec.Struct, frozen=True):
+    """Why the daemon ends, and whether it starts anew; None while it does not end."""
+
+    reason: str | None = None
+    restarts: bool = False
 
 
 class AdminStatus(msgspec.Struct, frozen=True):

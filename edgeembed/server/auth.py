@@ -29,7 +29,7 @@ CHECKED = web.RequestKey("checked", bool)
 """Set on a request that `Access.check` let through already, and whose origin needs no headers."""
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Health checks. They are answered when all connections are in use, and a 503 is a valid answer."""
-OPEN_PATHS = PROBES | {f"/{name}" for name in (*STYLES, *SCRIPTS)}
+OPEN_PATHS = PROBES | {f"/{name}" for name in (*STYLES, *SCRIPTS, "recipes.json")}
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
 DESKTOP_APPS = (
     "app://obsidian.md",

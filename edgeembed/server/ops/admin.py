@@ -15,6 +15,7 @@ from aiohttp import web
 from edgeembed.common.status import AdminStatus
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.ops.end_reason import END_REASON, RESTARTS, SHUT_DOWN
 from edgeembed.server.owner import owned
 from edgeembed.server.reading import read_request
 from edgeembed.server.responses import struct_response
@@ -86,6 +87,7 @@ async def resume(request: web.Request) -> web.Response:
 async def shutdown(request: web.Request) -> web.Response:
     """Shut the daemon down after the requests in flight, at the latest after the setting grace_period."""
     log.info("shutdown requested over HTTP")
+    request.app[END_REASON].begin(SHUT_DOWN)
     request.app[ENDING].stop()
     return _answer(request, stopping=True)
 
@@ -96,6 +98,7 @@ async def restart(request: web.Request) -> web.Response:
     Its address is closed meanwhile, for a second or two beside the time that the requests in flight take.
     """
     log.info("restart requested over HTTP")
+    request.app[END_REASON].begin(RESTARTS)
     request.app[ENDING].restart()
     return _answer(request, stopping=True)
 

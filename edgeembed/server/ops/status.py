@@ -29,7 +29,7 @@ from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import Slot
-from edgeembed.server.app_keys import SERVICE, STARTED_AT
+from edgeembed.server.app_keys import ACCESS, SERVICE, STARTED_AT
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import json_response, struct_response
 
@@ -99,13 +99,17 @@ async def status(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     default = service.registry.default
     slot = service.pool.slot_of(default) if default else None
+    pending = service.registry.pending
+    share = pending.share if pending else None
     return struct_response(
         DaemonStatus(
             version=__version__,
             pid=os.getpid(),
             uptime_seconds=round(time.time() - request.app[STARTED_AT], 3),
             paused=service.pool.paused,
-            starting=service.registry.pending.stage if service.registry.pending else UNSET,
+            starting=pending.stage if pending else UNSET,
+            starting_share=UNSET if share is None else share,
+            loopback_only=request.app[ACCESS].loopback_only,
             model=_default_model(service, slot),
             engine=slot.engine.status if slot and slot.engine else None,
             memory=MemoryUse(service.pool.used_bytes, service.pool.budget_bytes),
