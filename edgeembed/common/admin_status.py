@@ -43,8 +43,6 @@ class ModelType(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None = None
     removable: bool = False
     """Whether it was installed by edgeembed, which can remove it."""
-    note: str | None = None
-    """What the owner should know about the change that was just made."""
 
 
 class OwnedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,6 +65,8 @@ class OwnedModel(msgspec.Struct, frozen=True, kw_only=True):
     default_type: str | None = None
     """The type that is installed when none is named."""
     types: tuple[ModelType, ...] = ()
+    note: str | None = None
+    """What the owner should know about the change that was just made."""
 
 
 class PullStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -25,6 +25,7 @@ from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access
 from edgeembed.server.lifecycle import add_owner_routes
 from edgeembed.server.live_settings import LiveSettings
+from edgeembed.server.model_manager import ModelManager
 from edgeembed.server.ops.admin import Ending
 from tests.fakes import FakeEngine, fake_model, fake_row
 
@@ -102,7 +103,8 @@ class Server:
 def daemon(**options: Any) -> Server:
     """Return a server with the routes for the owner, as the daemon has."""
     server = Server(**options)
-    add_owner_routes(server.app, server.app[SERVICE], LiveSettings(resolved(Settings())), NO_ENDING)
+    live = LiveSettings(resolved(Settings()))
+    add_owner_routes(server.app, live, ModelManager(server.app[SERVICE], live), NO_ENDING)
     return server
 
 

@@ -7,12 +7,16 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 from aiohttp import web
+from msgspec.structs import replace
 
 from edgeembed.common.admin_status import ModelType, OwnedModel, OwnedModels
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
+from edgeembed.errors import ConflictError, ModelNotFoundError, RequestError, quoted
 from edgeembed.hub.file_sizes import parameters
+from edgeembed.hub.other_names import meaning
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.overview import ModelOverview, Room, TypeOverview, overview
@@ -20,13 +24,23 @@ from edgeembed.models.pool import Slot
 from edgeembed.models.profiles import TuningResult, TuningResults, longest_text
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server.app_keys import SERVICE
+from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.live_settings import LIVE
-from edgeembed.server.model_manager import MANAGER
+from edgeembed.server.model_manager import MANAGER, pull_spec
 from edgeembed.server.owner import owned
 from edgeembed.server.responses import struct_response
 
 _STATES = {"loading": "loading", "ready": "loaded", "failed": "failed", "unloading": "unloading"}
 """By the state of a model's slot."""
+
+
+class ModelBody(msgspec.Struct):
+    """A model: NAME:TYPE, or NAME for its default type; to download one, also hf:OWNER/REPOSITORY[:FILE or TYPE]."""
+
+    model: str
+
+
+_MODEL = BodyType(ModelBody, {})
 
 
 class _Disk(NamedTuple):
@@ -40,7 +54,18 @@ class _Disk(NamedTuple):
 
 def add_to(app: web.Application) -> None:
     """Add the routes to an application."""
-    app.add_routes([web.get("/v1/admin/models", owned(show_models))])
+    app.add_routes(
+        [
+            web.get("/v1/admin/models", owned(show_models)),
+            web.post("/v1/admin/models/pull", owned(pull)),
+            web.post("/v1/admin/models/pull/pause", owned(pause_pull)),
+            web.post("/v1/admin/models/pull/cancel", owned(cancel_pull)),
+            web.post("/v1/admin/models/load", owned(load)),
+            web.post("/v1/admin/models/unload", owned(unload)),
+            web.post("/v1/admin/models/default", owned(make_default)),
+            web.post("/v1/admin/models/delete", owned(delete)),
+        ]
+    )
 
 
 async def show_models(request: web.Request) -> web.Response:
@@ -48,11 +73,93 @@ async def show_models(request: web.Request) -> web.Response:
     return struct_response(await describe(request.app))
 
 
+async def pull(request: web.Request) -> web.Response:
+    """Start a download, or go on with one that was paused or has failed; it goes on while nobody watches."""
+    given = await _named(request)
+    offline = request.app[LIVE].settings.offline
+    if offline:
+        raise ConflictError("the setting offline is on: nothing is downloaded. Change it, and restart")
+    return struct_response(await request.app[MANAGER].owned_pulls.start(_full(pull_spec(given))), status=202)
+
+
+async def pause_pull(request: web.Request) -> web.Response:
+    """Interrupt a download, and keep what has arrived; another /pull goes on with it."""
+    spec = _full(pull_spec(await _named(request)))
+    return struct_response(await request.app[MANAGER].owned_pulls.pause(spec))
+
+
+async def cancel_pull(request: web.Request) -> web.Response:
+    """Interrupt a download, and remove what has arrived."""
+    spec, manager = _full(pull_spec(await _named(request))), request.app[MANAGER]
+    cancelled = await manager.owned_pulls.cancel(spec)
+    await manager.discard(spec)
+    return struct_response(cancelled)
+
+
+async def load(request: web.Request) -> web.Response:
+    """Begin to load a model, as the first request for it does; one that failed to load is tried again."""
+    model = await _model(request)
+    await request.app[MANAGER].load(model)
+    await asyncio.sleep(0)  # so that its state shows it
+    return await _answer(request, model)
+
+
+async def unload(request: web.Request) -> web.Response:
+    """Unload a model, after the texts that wait for it; the next request for it loads it again."""
+    model = await _model(request)
+    await request.app[MANAGER].unload(model)
+    return await _answer(request, model)
+
+
+async def make_default(request: web.Request) -> web.Response:
+    """Make an installed model the one of requests that name none, at once and in config.toml, and begin to load it."""
+    model = await _model(request)
+    note = await request.app[MANAGER].make_default(model)
+    return await _answer(request, model, note)
+
+
+async def delete(request: web.Request) -> web.Response:
+    """Unload an installed model and remove its file. A 409 says what needs it: the settings, or an alias."""
+    model = await _model(request)
+    await request.app[MANAGER].remove(model)
+    return await _answer(request, model)
+
+
+async def _named(request: web.Request) -> str:
+    given = (await read_body(request, _MODEL)).model
+    if not given:
+        raise RequestError("model is required: expected a name", param="model")
+    return given
+
+
+async def _model(request: web.Request) -> ServedModel:
+    """Return the installed model that the body names. Raises ModelNotFoundError."""
+    given = await _named(request)
+    registry = request.app[SERVICE].registry
+    target = None if registry.is_alias(given) else await registry.look_up(given)
+    if target is None or target.suffix:
+        raise ModelNotFoundError(f"no model {quoted(given)} is installed; GET /v1/admin/models lists all", param="model")
+    return target.model
+
+
+def _full(spec: str) -> str:
+    """Return the name of a model of the catalogue with its type, so that each download has one name."""
+    found = meaning(spec)
+    return spec if found is None or found.type else f"{found.entry.name}:{found.entry.default_type}"
+
+
+async def _answer(request: web.Request, model: ServedModel, note: str | None = None) -> web.Response:
+    """Return what is known now of the model that was changed."""
+    models = (await describe(request.app)).models
+    found = next((each for each in models if each.name == model.name), OwnedModel(name=model.name, task=model.task))
+    return struct_response(replace(found, note=note))
+
+
 async def describe(app: web.Application) -> OwnedModels:
     """Return what the owner sees of the models."""
     service, live, manager = app[SERVICE], app[LIVE], app[MANAGER]
     disk, devices = await asyncio.gather(
-        asyncio.to_thread(_look, manager.store, live.paths, live.settings), asyncio.to_thread(service.devices)
+        asyncio.to_thread(_inspect_disk, manager.store, live.paths, live.settings), asyncio.to_thread(service.devices)
     )
     view = _View(service, live.settings, Room.of(service.pool.budget_bytes, devices), disk.tuned)
     default = service.registry.default
@@ -67,11 +174,11 @@ async def describe(app: web.Application) -> OwnedModels:
         memory_bytes=service.pool.used_bytes,
         memory_budget_bytes=service.pool.budget_bytes,
         models=tuple(models),
-        pulls=(),
+        pulls=manager.owned_pulls.describe(),
     )
 
 
-def _look(store: Store, paths: Paths, settings: Settings) -> _Disk:
+def _inspect_disk(store: Store, paths: Paths, settings: Settings) -> _Disk:
     installed = store.installed()
     results = TuningResults(paths.state)
     tuned = {model.path: result for model in installed if (result := results.find(model.digest))}

@@ -7,16 +7,14 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient, make_mocked_request
+from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
-from edgeembed.errors import ForbiddenError
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.admin import Ending
-from edgeembed.server.owner import require_owner
-from tests.server.dialect_requests import NO_ENDING, Server, get, post
+from tests.server.dialect_requests import Server, get, post
 from tests.server.helpers import loaded
 
 Connect = Callable[..., Awaitable[TestClient]]
@@ -178,31 +176,3 @@ async def test_with_api_keys_administration_needs_one(connect: Connect, stop: St
     allowed = {"Authorization": "Bearer sesame", "X-Forwarded-For": "203.0.113.9"}
     assert (await client.post("/v1/admin/shutdown", headers=allowed)).status == 200
     assert stop.called == 1
-
-
-@pytest.mark.parametrize(
-    ("remote", "allowed"),
-    [
-        ("127.0.0.1", True),
-        ("127.8.9.10", True),
-        ("::1", True),
-        ("::ffff:127.0.0.1", True),
-        ("", True),
-        (None, True),
-        ("192.168.1.20", False),
-        ("::ffff:192.168.1.20", False),
-        ("fe80::1%eth0", False),
-        ("unknown", False),
-    ],
-)
-async def test_without_api_keys_other_machines_may_not_administer(remote: str | None, allowed: bool) -> None:
-    """With --no-auth on a network, everybody may embed, but not stop the daemon."""
-    server = Server(access=Access(check_host=False, loopback_only=False))
-    admin.add_to(server.app, NO_ENDING)
-    request = make_mocked_request("POST", "/v1/admin/pause", headers={"Host": "localhost"}, app=server.app)
-    request = request.clone(remote=remote) if remote is not None else request
-    if allowed:
-        require_owner(request)
-    else:
-        with pytest.raises(ForbiddenError, match="programs on this machine"):
-            require_owner(request)
