@@ -290,10 +290,13 @@ async function act(action, row) {
 
 onButtons($("library-open"), act);
 
+let filtering = 0;
+
 for (const name of ["library-search", "library-purpose", "library-language", "library-which"]) {
   $(name).addEventListener("input", () => {
     order = [];
-    if (shown) draw(shown);
+    cancelAnimationFrame(filtering);
+    filtering = requestAnimationFrame(() => shown && draw(shown));
   });
 }
 $("library-filters").addEventListener("submit", (event) => event.preventDefault());
