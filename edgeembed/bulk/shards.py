@@ -118,13 +118,18 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     chunk_rows: bool = False
     long_text: str | None = None
     truncate: str | None = None
+    store: str | None = None
+    """The store that rows are put into."""
+    append: bool = False
+    """Whether rows are added to a store that exists."""
 
 
 class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as recorded in its work folder.
 
     digest, batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; the latter two affect the last digits of
-    vectors. dimensions: numbers in a dense row; 0 without dense rows. widths: numbers in a row of the other outputs.
+    vectors. type: of the model's file; empty when unknown. dimensions: numbers in a dense row; 0 without dense rows. widths:
+    numbers in a row of the other outputs. job: a name that no other job has; empty for files.
     """
 
     version: Literal[1] = 1
@@ -132,11 +137,13 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     rules: JobRules
     model: str
     digest: str
+    type: str = ""
     dimensions: int
     widths: dict[Output, int] = {}
     ids: IdKind
     batch_tokens: int = 0
     engine: str = ""
+    job: str = ""
 
     def require_same(self, other: JobManifest) -> None:
         """Raise ConfigError naming the difference when `other` cannot continue this job."""
