@@ -13,6 +13,7 @@ with `exit_code`.
     │   ├── TooManyTokensError
     │   ├── TokenInputError
     │   ├── ModelNotFoundError          404
+    │   ├── ConflictError               409: the owner must change something else first
     │   ├── WrongTaskError              embeddings from a reranker, or scores from an embedder
     │   ├── RequestTooLargeError        413
     │   ├── UnsupportedMediaError       415: compressed or encoded in a way that is not taken
@@ -52,6 +53,7 @@ __all__ = [
     "CacheFileError",
     "ChecksumError",
     "ConfigError",
+    "ConflictError",
     "ConversionError",
     "DaemonGoneError",
     "DamagedModelError",
@@ -167,6 +169,13 @@ class ModelNotFoundError(RequestError):
 
     status = 404
     code = "model_not_found"
+
+
+class ConflictError(RequestError):
+    """What the owner asks for contradicts the daemon's state or settings; the message says what to change first."""
+
+    status = 409
+    code = "conflict"
 
 
 class WrongTaskError(RequestError):

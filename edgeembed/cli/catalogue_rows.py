@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgeembed.cli.completion import offered_types
 from edgeembed.cli.printing import print_fields, print_table
 
 if TYPE_CHECKING:
@@ -29,8 +28,9 @@ def print_offered(entries: Iterable[CatalogueEntry], settings: Settings) -> None
 def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
     from edgeembed.common.progress import human_size
     from edgeembed.hub.file_sizes import size_of
+    from edgeembed.models.overview import memory_of
 
-    size, memory = size_of(entry, entry.default_type), _memory_of(entry, settings)
+    size, memory = size_of(entry, entry.default_type), memory_of(entry, entry.default_type, settings)
     return (
         entry.name,
         entry.default_type,
@@ -43,18 +43,11 @@ def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
     )
 
 
-def _memory_of(entry: CatalogueEntry, settings: Settings) -> int | None:
-    from edgeembed.models.memory import estimate_entry
-    from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
-
-    batch = settings.batch_tokens or DEFAULT_BATCH_TOKENS
-    longest = longest_text(settings.context_tokens, entry.max_seq_length)
-    return estimate_entry(entry, entry.default_type, longest, batch)
-
-
 def offered_row(entry: CatalogueEntry, settings: Settings) -> dict[str, Any]:
     """Return what programs get about a model that can be installed."""
-    return {**entry_row(entry), "memory_bytes": _memory_of(entry, settings)}
+    from edgeembed.models.overview import memory_of
+
+    return {**entry_row(entry), "memory_bytes": memory_of(entry, entry.default_type, settings)}
 
 
 def entry_row(entry: CatalogueEntry) -> dict[str, Any]:
@@ -79,6 +72,7 @@ def print_sizes(entry: CatalogueEntry) -> None:
     """Print the size of the file of each type: as published, else computed."""
     from edgeembed.common.progress import human_size
     from edgeembed.hub.file_sizes import published_sizes, size_of
+    from edgeembed.hub.offered import offered_types
 
     published = published_sizes(entry)
     sizes = {kind: size for kind in offered_types(entry) if (size := size_of(entry, kind))}

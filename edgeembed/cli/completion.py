@@ -6,23 +6,13 @@ Completion has to be instant, so nothing here opens the store, imports llama.cpp
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
 
-if TYPE_CHECKING:
-    from edgeembed.hub.catalogue import CatalogueEntry
-
 _PROGRAM = "edgeembed"
 _VARIABLE = "_EDGEEMBED_COMPLETE"
 """The variable by which click recognises a completion request at start-up."""
-
-CONVERTED_TYPES = (
-    "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0", "IQ4_XS",
-    "Q8_E", "Q5_E", "Q4_E",
-)  # fmt: skip
-"""Types to convert to: a copy of edgeembed_convert's QUANTIZATIONS, which takes most of a second to import."""
 
 
 @click.command()
@@ -59,20 +49,13 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
     if incomplete.startswith("hf:"):
         return []
     from edgeembed.hub.catalogue import catalogue
+    from edgeembed.hub.offered import offered_types
 
     installed = _installed()
     types = installed | {
         name: list(dict.fromkeys([*installed.get(name, []), *offered_types(entry)])) for name, entry in catalogue().items()
     }
     return _offer(incomplete, types, installed) or [CompletionItem(incomplete, type="file")]
-
-
-def offered_types(entry: CatalogueEntry) -> list[str]:
-    """Return the types in which a model of the catalogue is available."""
-    from edgeembed.hub.catalogue import HubGguf
-
-    found = [(source.type,) if isinstance(source, HubGguf) else CONVERTED_TYPES for source in entry.sources]
-    return list(dict.fromkeys(kind for kinds in found for kind in kinds))
 
 
 def complete_installed(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:

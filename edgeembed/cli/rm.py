@@ -114,6 +114,7 @@ def _find(
     """
     from edgeembed.hub.install import find_installed
     from edgeembed.hub.other_names import meaning
+    from edgeembed.hub.references import unfinished_files
 
     installed, unfinished = store.installed(), store.unfinished()
     wanted: dict[Path, InstalledModel] = {}
@@ -126,7 +127,7 @@ def _find(
         if spec[:3].lower() == "hf:":
             found = [model] if (model := find_installed(spec, paths=resolved.paths, settings=resolved.settings)) else []
         if not found:
-            if not (half := _parts_of(spec, unfinished)):
+            if not (half := unfinished_files(spec, unfinished)):
                 raise _unknown(spec, installed, unfinished)
             for name, files in half.items():
                 parts[name] = list(dict.fromkeys([*parts.get(name, []), *files]))
@@ -134,24 +135,6 @@ def _find(
             several.append(f"{found[0].name} is installed as {', '.join(model.type for model in found)}; all are removed")
         wanted |= {model.path: model for model in found}
     return list(wanted.values()), parts, several
-
-
-def _parts_of(spec: str, unfinished: dict[str, dict[Path, int]]) -> dict[str, list[Path]]:
-    """Return the files left by an unfinished download of NAME or NAME:TYPE.
-
-    The files of a checkpoint belong to every type: they are converted once all have arrived.
-    """
-    from edgeembed.hub.references import type_in_name
-
-    def belongs(path: Path, kind: str) -> bool:
-        file, gguf, _ = path.name.partition(".gguf")
-        return not gguf or type_in_name(file + gguf) in (kind.upper(), None)
-
-    if spec[:3].lower() == "hf:":
-        return {}
-    name, _, kind = spec.lower().partition(":")
-    files = [path for path in unfinished.get(name, ()) if not kind or belongs(path, kind)]
-    return {name: files} if files else {}
 
 
 def _means(spec: str, model: InstalledModel) -> bool:

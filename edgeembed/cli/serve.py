@@ -16,6 +16,7 @@ from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
 from edgeembed.common.log_content import printable_lines
 from edgeembed.common.logs import Format, log_anyway
+from edgeembed.common.program import start_anew
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def serve(**flags: Any) -> None:
     setup_logging("warning", format_)
     try:
         resolved = resolve(flags)
-        settings, paths = resolved.settings, resolved.paths
+        settings = resolved.settings
         format_ = settings.log_format
         setup_logging(settings.log_level, format_)
         for file in files_others_can_read(resolved):
@@ -70,7 +71,9 @@ def serve(**flags: Any) -> None:
         sockets = open_sockets(settings)
         from edgeembed.runtime import daemon  # clients can connect while the rest is imported
 
-        status = daemon.run(settings, paths, sockets, report)
+        status = daemon.run(resolved, sockets, report)
+        if status == daemon.RESTART:
+            start_anew()  # does not return
     except EdgeEmbedError as error:
         _report_to(format_)(f"error: {error.message}")
         status = error.exit_code

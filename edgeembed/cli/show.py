@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeembed.cli.catalogue_rows import entry_row, print_sizes
-from edgeembed.cli.completion import complete_model, offered_types
+from edgeembed.cli.completion import complete_model
 from edgeembed.cli.installed_rows import installed_row, outputs_fields, print_damage
 from edgeembed.cli.printing import ago, print_fields, print_json, print_prose, print_table
 
@@ -101,6 +101,8 @@ def _frame_row(model: InstalledModel) -> dict[str, Any] | None:
 
 
 def _print_model(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel]) -> None:
+    from edgeembed.hub.offered import offered_types
+
     click.echo(entry.title if entry else name)
     if entry:
         print_prose(entry.description, "  ")

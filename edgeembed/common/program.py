@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from typing import NoReturn
 
 
 def command(*arguments: str) -> list[str]:
@@ -11,3 +14,20 @@ def command(*arguments: str) -> list[str]:
         return [sys.executable, *arguments]
     # -P: the working directory may be the user's home, whose files must not be imported as modules.
     return [sys.executable, "-P", "-m", "edgeembed", *arguments]
+
+
+def start_anew() -> NoReturn:
+    """Replace this process by a new one with the same command, variables and output, and on POSIX the same process id.
+
+    Nothing of this process may have to be tidied up: threads and child processes have ended, sockets are closed.
+    """
+    given = sys.argv[1:] if getattr(sys, "frozen", False) else sys.orig_argv[1:]
+    again = [sys.executable, *given]
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    if os.name == "posix":
+        os.execv(again[0], again)
+    # Windows has no exec that keeps the process: its own starts another one, and loses how arguments were quoted.
+    subprocess.Popen(again, close_fds=True)
+    os._exit(0)

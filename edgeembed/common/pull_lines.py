@@ -18,6 +18,8 @@ class PullLine(msgspec.Struct, omit_defaults=True):
 
     message: str = ""
     """For a person."""
+    waits: bool = False
+    """Nothing is done yet: other pulls come first."""
     what: str = ""
     """Work of which `done` of `total` bytes are done."""
     done: int = 0

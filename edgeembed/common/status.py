@@ -263,8 +263,14 @@ class DaemonStatus(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     pid: int
     uptime_seconds: float
+    paused: bool = False
+    """Whether only the cache answers."""
     starting: str | UnsetType = UNSET
     """What is done before there is a default model, such as a download, with its progress."""
+    starting_share: float | UnsetType = UNSET
+    """How much of this step is done, from 0 to 1."""
+    loopback_only: bool = True
+    """The daemon listens on a loopback address only: neither other machines nor containers reach it."""
     model: DefaultModel | None = None
     engine: EngineStatus | None = None
     """The default model's; None when it is not loaded."""
@@ -288,7 +294,9 @@ class HealthDemotion(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the default model can compute; an unloaded model can, as the next request loads it."""
 
-    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "starting", "unavailable"]})]
+    status: Annotated[str, Meta(extra_json_schema={"enum": ["ok", "degraded", "paused", "starting", "unavailable"]})]
+    paused: bool | UnsetType = UNSET
+    """Whether only the cache answers; absent if not."""
     reason: str | UnsetType = UNSET
     """Why the model cannot compute."""
     model: str | None = None
@@ -324,6 +332,12 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     outputs: list[str] | UnsetType = UNSET
     labels: list[str] | UnsetType = UNSET
     context_tokens: int | UnsetType = UNSET
+
+
+class EndingStatus(msgspec.Struct, frozen=True):
+    """Why the daemon ends; None while it does not."""
+
+    reason: str | None = None
 
 
 class AdminStatus(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 from edgeembed.errors import EdgeEmbedError
@@ -40,6 +41,13 @@ class Notifier:
     def stopping(self) -> None:
         """Notify that the daemon is stopping."""
         self._send("STOPPING=1\nSTATUS=stopping")
+
+    def restarting(self) -> None:
+        """Notify that the same process starts anew, and will be ready again.
+
+        Not STOPPING=1, after which systemd waits for the process to end, and kills it.
+        """
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}\nSTATUS=restarting\nWATCHDOG=1")
 
     def alive(self) -> None:
         """Notify that the daemon is healthy."""

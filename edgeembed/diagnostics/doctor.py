@@ -281,7 +281,7 @@ def _rebuild() -> str:
         return REBUILD
     return (
         f"this llama.cpp comes with {installation.title}: install a newer version, or build from source, then try "
-        " the mode again: `edgeembed doctor --forget`. Until then the next mode is used"
+        "the mode again: `edgeembed doctor --forget`. Until then the next mode is used"
     )
 
 

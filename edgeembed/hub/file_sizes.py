@@ -100,6 +100,11 @@ def tensor_bytes(entry: CatalogueEntry, kind: str) -> int | None:
     return sum(_stored_bytes(tensor, _type_of(tensor, kind, shape)) for tensor in _tensors(entry, shape))
 
 
+def parameters(entry: CatalogueEntry) -> int | None:
+    """Return the number of a model's parameters; None without a shape."""
+    return sum(tensor.rows * tensor.columns for tensor in _tensors(entry, entry.shape)) if entry.shape else None
+
+
 def _tokens(entry: CatalogueEntry, shape: Shape) -> int:
     """Return the rows of the token embeddings: a BERT cross-encoder has a second copy, for the document of a pair."""
     twice = entry.task == "rerank" and entry.architecture == "bert" and shape.token_types > 1

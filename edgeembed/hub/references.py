@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -222,6 +222,24 @@ def is_source(entry: CatalogueEntry, repo: str | None) -> bool:
     """Return whether a repository of the hub is one of the entry's sources."""
     repos = {source.repo.lower() for source in entry.sources if isinstance(source, HubGguf | HubCheckpoint)}
     return repo is not None and repo.lower() in repos
+
+
+def unfinished_files(spec: str, unfinished: Mapping[str, Mapping[Path, int]]) -> dict[str, list[Path]]:
+    """Return the files left by an unfinished download of NAME or NAME:TYPE, by the name of the model.
+
+    The files of a checkpoint belong to every type: they are converted once all have arrived. unfinished: see
+    `Store.unfinished`.
+    """
+
+    def belongs(path: Path, kind: str) -> bool:
+        file, gguf, _ = path.name.partition(".gguf")
+        return not gguf or type_in_name(file + gguf) in (kind.upper(), None)
+
+    if spec[:3].lower() == "hf:":
+        return {}
+    name, _, kind = spec.lower().partition(":")
+    files = [path for path in unfinished.get(name, ()) if not kind or belongs(path, kind)]
+    return {name: files} if files else {}
 
 
 def _checked(name: str, repo: str | None) -> str:

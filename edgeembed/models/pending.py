@@ -37,6 +37,12 @@ class PendingModel:
         return f"{self._what}: {what} {100 * done // total} %" if total else self._what
 
     @property
+    def share(self) -> float | None:
+        """How much of the current step is done, from 0 to 1; None if that is not known."""
+        _, done, total = self._step
+        return min(1.0, done / total) if total else None
+
+    @property
     def is_fetching(self) -> bool:
         """Whether the model is downloaded or converted."""
         return self._fetching

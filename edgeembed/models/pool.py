@@ -206,7 +206,16 @@ class ModelPool:
         stays.
         """
         slot = self._slots.get(model.key)
-        if slot is None or slot.pinned or (seconds != 0 and self._rules.keep_alive(model) is None):
+        if slot is not None and (seconds == 0 or self._rules.keep_alive(model) is not None):
+            self._keep(slot, seconds)
+
+    def keep_by_rules(self, model: ServedModel) -> None:
+        """Set how long a loaded model stays as the rules have it, which depends on whether it is the default one."""
+        if (slot := self._slots.get(model.key)) is not None:
+            self._keep(slot, self._rules.keep_alive(model))
+
+    def _keep(self, slot: Slot, seconds: float | None) -> None:
+        if slot.pinned:
             return
         slot.keep_alive = seconds
         if slot.timer is not None:

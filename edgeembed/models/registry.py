@@ -153,12 +153,20 @@ class ModelRegistry:
 
     def set_default(self, model: ServedModel) -> None:
         """Take the default model that was pending."""
-        self.default = model
-        self._fixed.insert(0, model)
+        self.default, self._fixed = model, [model, *self._fixed]
         self._index()
         if self.pending is not None:
             self.pending.finish()
             self.pending = None
+
+    def change_default(self, model: ServedModel) -> None:
+        """Let requests that name no model get another one from now on. The default must be known."""
+        assert self.pending is None
+        before, others = self.default, self._fixed[1:] if self.default else self._fixed
+        if before is not None and not any(found.path == before.path for found in self._found):
+            others = [*others, before]  # a file that is served in place is known by nothing else
+        self.default, self._fixed = model, [model, *others]
+        self._index()
 
     async def look_up(self, name: str) -> Target | None:
         """Return what a name means, whatever the model's task is; an unknown one may trigger a scan of the disk.
@@ -327,10 +335,14 @@ class ModelRegistry:
 
     async def _rescan(self) -> None:
         self._stale = False
-        self._found, fixed = await asyncio.to_thread(lambda: (list(self._scan()), [*map(self._renew, self._fixed)]))
-        if self.default is not None:
-            self.default = fixed[0]
-        self._fixed = fixed
+        before = self._fixed
+        self._found, fixed = await asyncio.to_thread(lambda: (list(self._scan()), [*map(self._renew, before)]))
+        if self._fixed is before:
+            self._fixed = fixed
+            if self.default is not None:
+                self.default = fixed[0]
+        else:  # another default model meanwhile
+            self._stale = True
         self._scanned_at = time.monotonic()
         self._index()
 

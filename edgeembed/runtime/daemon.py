@@ -17,8 +17,7 @@ from typing import Any
 from edgeembed.common.heap import configure_heap, trim_heap
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.common.tls import without_certificates
-from edgeembed.config.paths import Paths
-from edgeembed.config.settings import Settings
+from edgeembed.config.resolution import Resolved
 from edgeembed.engine.interface import Engine
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError
 from edgeembed.hub.store import Store
@@ -39,18 +38,29 @@ LEAD_SECONDS = 1.0
 SWITCH_SECONDS = 0.0002
 """How long the event loop waits at most, whenever it wakes, for a thread that works on a large request or writes to the
 cache. Python's default of 5 ms would be several times a query."""
+RESTART = -1
+"""In place of an exit status: the daemon was asked to start anew."""
 COLLECTIONS = (5_000, 20, 20)
 """Python's garbage collector runs after so many new objects; then every 20th time on those of medium age, and every 20th
 time of these on all, among them the rows in memory."""
 
 
-async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socket], announce: Announce) -> int:
-    """Serve the configured model until SIGTERM or Ctrl-C; return the exit status.
+async def serve(resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce) -> int:
+    """Serve the configured model until SIGTERM or Ctrl-C; return the exit status, RESTART if it is to start anew.
 
     sockets: see `listening`. announce: called with lines for a person at a terminal. Raises ConfigError when the address
     cannot be used, HubError when there is no model.
     """
-    stop = _stop_on_signals()
+    settings, paths = resolved.settings, resolved.paths
+    stop = asyncio.Event()
+    status = 0
+
+    def end(how: int) -> None:
+        nonlocal status
+        status = how
+        stop.set()
+
+    _on_signals(lambda: end(0))  # while it ends to start anew, too
     pending = PendingModel("looking for the model", settings.load_wait)
     configured = find_configured_models(settings, paths)
     store = Store(paths)
@@ -80,11 +90,13 @@ async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socke
         await asyncio.to_thread(_import_server)
         from edgeembed.runtime.start_lines import listening_line, ready_lines
         from edgeembed.server.lifecycle import listening
+        from edgeembed.server.ops.admin import Ending
 
         if loading.done():  # it has failed: nothing needs to listen
             await loading
         others = (*configured.pinned, *configured.preload)
-        async with listening(service, settings, others, note_use, stop.set, paths, sockets) as url:
+        ending = Ending(stop=lambda: end(0), restart=lambda: end(RESTART))
+        async with listening(service, resolved, others, note_use, ending, sockets) as url:
             gc.enable()  # `edgeembed serve` has disabled it
             announce(listening_line(settings, url, configured.default, pending.stage))
             stopping = asyncio.create_task(stop.wait())
@@ -100,8 +112,12 @@ async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socke
                 notifier.ready(f"{default.name} {default.type} on {url}")
                 async with watched(notifier, service.check):
                     await stopping
-            notifier.stopping()
-            announce("stopping: requests in flight are finished first; Ctrl-C again to stop at once")
+            if status == RESTART:
+                notifier.restarting()
+            else:
+                notifier.stopping()
+            ends = "restarting" if status == RESTART else "stopping"
+            announce(f"{ends}: requests in flight are finished first; Ctrl-C again to stop at once")
     except EngineUnavailableError as error:
         announce(f"error: {error.message}. Run `edgeembed doctor` to find out more")
         return 1
@@ -109,7 +125,7 @@ async def serve(settings: Settings, paths: Paths, sockets: Sequence[socket.socke
         loading.cancel()
         watching.cancel()
         await service.pool.close()
-    return 0
+    return status
 
 
 async def _until_a_worker_runs(loading: asyncio.Task[Any], pending: PendingModel, pool: ModelPool) -> None:
@@ -144,10 +160,9 @@ def _tuned(tuned: TuningResult, engine: Engine) -> str:
     return f"tuned {source}: {', '.join(found)}{advice}"
 
 
-def _stop_on_signals() -> asyncio.Event:
-    """Return an event that SIGTERM and Ctrl-C set; a second signal ends the process at once."""
+def _on_signals(stop: Callable[[], None]) -> None:
+    """Call a function at SIGTERM and Ctrl-C; a second signal ends the process at once."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
     first = float("inf")
 
     def receive() -> None:
@@ -156,23 +171,22 @@ def _stop_on_signals() -> asyncio.Event:
         if loop.time() - first > ONE_SIGNAL_SECONDS:
             os._exit(130)  # the worker exits when its pipe is closed
         first = min(first, loop.time())
-        stop.set()
+        stop()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(number, receive)
         except NotImplementedError:  # Windows' event loop
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(receive))
-    return stop
 
 
-def run(settings: Settings, paths: Paths, sockets: Sequence[socket.socket], announce: Announce) -> int:
-    """Run `serve` on a new event loop; return the exit status."""
+def run(resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce) -> int:
+    """Run `serve` on a new event loop; return what it returns."""
     configure_heap()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(*COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(settings, paths, sockets, announce))
+        return runner.run(serve(resolved, sockets, announce))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

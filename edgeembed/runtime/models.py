@@ -123,8 +123,11 @@ def _in_store(store: Store) -> list[ServedModel]:
     )
 
 
-def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> PoolRules:
-    """Return how long models stay loaded, and how much memory they may take together."""
+def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus, registry: ModelRegistry | None) -> PoolRules:
+    """Return how long models stay loaded, and how much memory they may take together.
+
+    registry: knows the default model, which may change.
+    """
     by_name = {name.lower(): seconds_of(duration) for name, duration in settings.keep_alive_of.items()}
     otherwise = seconds_of(settings.keep_alive)
     pinned = {model.path for model in configured.pinned}  # not its key: another file may take its place
@@ -133,7 +136,7 @@ def make_rules(settings: Settings, configured: ConfiguredModels, gpus: Gpus) -> 
         for name in (model.spec, model.name, model.path.name, str(model.path), *model.other_names):
             if name.lower() in by_name:
                 return by_name[name.lower()]
-        default = configured.default
+        default = registry.default if registry else configured.default
         return None if model.upstream or (default is not None and model.path == default.path) else otherwise
 
     def estimate(model: ServedModel) -> int:

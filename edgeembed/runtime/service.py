@@ -49,7 +49,7 @@ def make_service(
             return make_remote_engine(settings, paths, configured.remote)
         return make_engine(settings, paths, model, gpus=gpus, on_replaced=registry.mark_stale)
 
-    pool = ModelPool(engine_of, make_rules(settings, configured, gpus))
+    pool = ModelPool(engine_of, make_rules(settings, configured, gpus, registry))
     if configured.remote:
         configured.remote.on_change = _UpstreamChange(registry, pool)
     remote = bool(configured.remote or (pending is not None and settings.upstream))

@@ -37,7 +37,8 @@ from edgeembed.server.dialects import (
 )
 from edgeembed.server.dialects.model_cards import CARDS, ModelCards
 from edgeembed.server.middleware import errors, request_ids, set_headers
-from edgeembed.server.ops import base_url, docs, metrics, openapi, status
+from edgeembed.server.ops import base_url, docs, end_reason, metrics, openapi, status
+from edgeembed.server.ops.end_reason import END_REASON, EndReason
 from edgeembed.server.ops.metrics import METRICS, Metrics
 from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 from edgeembed.server.paths import SPELLINGS, Spellings
@@ -102,8 +103,9 @@ def make_app(
     app[METRICS] = Metrics(service, app[STARTED_AT])
     app[CARDS] = ModelCards()
     app[OPENAPI] = OpenApi()
+    app[END_REASON] = EndReason()
     app[SPELLINGS] = Spellings(app)
-    for module in (*_DIALECTS, base_url, status, metrics, dashboard, openapi, docs):
+    for module in (*_DIALECTS, base_url, status, end_reason, metrics, dashboard, openapi, docs):
         app.add_routes(module.routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)

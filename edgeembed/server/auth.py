@@ -29,7 +29,7 @@ CHECKED = web.RequestKey("checked", bool)
 """Set on a request that `Access.check` let through already, and whose origin needs no headers."""
 PROBES = frozenset({"/health", "/livez", "/readyz"})
 """Health checks. They are answered when all connections are in use, and a 503 is a valid answer."""
-OPEN_PATHS = PROBES | {f"/{name}" for name in (*STYLES, *SCRIPTS)}
+OPEN_PATHS = PROBES | {f"/{name}" for name in (*STYLES, *SCRIPTS, "recipes.json")}
 """Paths that need no key: probes, and the files of the dashboard, which hold no data."""
 DESKTOP_APPS = (
     "app://obsidian.md",
@@ -44,15 +44,15 @@ _PRIVATE_DOMAINS = (".internal", ".local", ".home.arpa")
 """Domains that nobody can register (ICANN 2024, RFC 6762, RFC 8375), such as that of host.docker.internal."""
 _METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
 _PREFLIGHT_SECONDS = "600"
-_FETCH_SITE = istr("Sec-Fetch-Site")  # looked up faster than a str
+FETCH_SITE = istr("Sec-Fetch-Site")  # looked up faster than a str
 _PLAIN_NAME = re.compile(r"[a-z0-9]([a-z0-9._-]*[a-z0-9])?|[0-9a-f:]*:[0-9a-f:]*", re.ASCII)
 _PLAIN_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9.:_-]+", re.ASCII)
 """What a message may put into a command: a shell, and the patterns of `allowed_origins`, take it literally."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Access:
-    """The rules for access."""
+    """The rules for access. `keys`, `check_host` and `origins` may change while the server runs."""
 
     keys: Keys = field(default_factory=Keys)
     check_host: bool = True
@@ -68,9 +68,7 @@ class Access:
     def check(self, request: web.BaseRequest) -> None:
         """Let a request pass. Raises ForbiddenError, UnauthorizedError."""
         host = _one(request, hdrs.HOST)
-        if self.check_host and not (
-            _is_ours(host, self.hosts, self.own_names, self.loopback_only) or self._is_from_container(request, host)
-        ):
+        if self.check_host and not (self.is_ours(host) or self._is_from_container(request, host)):
             raise ForbiddenError(_unknown_host(host))
         self._check_page(request, host)
         if not self.keys or _is_open(request):
@@ -82,6 +80,10 @@ class Access:
         if name is None:
             raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
         request[KEY_NAME] = name
+
+    def is_ours(self, host: str) -> bool:
+        """Return whether a Host is a name of this server that nobody can rebind."""
+        return _is_ours(host, self.hosts, self.own_names, self.loopback_only)
 
     def allowed_page(self, request: web.BaseRequest) -> str | None:
         """Return the origin of the web page that a request comes from, if it is one of `origins`."""
@@ -100,7 +102,7 @@ class Access:
         origin = request.headers.get(hdrs.ORIGIN)
         if origin is None:
             # Requests without Origin, such as those of an <img>, have this header.
-            if request.headers.get(_FETCH_SITE) in ("cross-site", "same-site") and not _navigates(request):
+            if request.headers.get(FETCH_SITE) in ("cross-site", "same-site") and not _navigates(request):
                 raise ForbiddenError(
                     "requests from other web sites that name no origin, such as those for an image, are refused; a page "
                     "whose origin is in allowed_origins can use fetch"

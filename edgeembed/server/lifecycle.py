@@ -7,7 +7,7 @@ import errno
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,40 +15,46 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from edgeembed.client import daemon_url
-from edgeembed.config.paths import Paths
+from edgeembed.common.spans import Tracing
+from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
+from edgeembed.errors import EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
+from edgeembed.server.access_log import AccessLog
 from edgeembed.server.address import BACKLOG, addresses, cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
+from edgeembed.server.app_keys import ACCESS_LOG, TRACING
 from edgeembed.server.auth import DESKTOP_APPS, Access
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
+from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import ModelManager
-from edgeembed.server.ops import admin
+from edgeembed.server.ops import admin, admin_models
+from edgeembed.server.ops.admin import Ending
+from edgeembed.server.ops.end_reason import END_REASON, STOPPED
 from edgeembed.server.request_log import HttpLog
 
 
 @asynccontextmanager
 async def listening(
     service: EmbeddingService,
-    settings: Settings,
+    resolved: Resolved,
     preload: Sequence[ServedModel],
     note_use: NoteUse,
-    stop: Callable[[], None],
-    folders: Paths,
+    ending: Ending,
     sockets: Sequence[socket.socket] = (),
 ) -> AsyncIterator[str]:
     """Listen as the settings say, and yield the URL; on exit, wait for requests in flight, at most the grace period.
 
-    preload, note_use: see `make_app`. stop: shuts the daemon down. folders: where models and settings are. sockets: from
-    `open_sockets`; without them, this opens its own.
+    preload, note_use: see `make_app`. sockets: from `open_sockets`; without them, this opens its own.
 
     Raises ConfigError.
     """
+    settings = resolved.settings
     app = make_app(
         service,
         preload=preload,
@@ -57,8 +63,9 @@ async def listening(
         max_body_bytes=settings.max_body_mib * 2**20,
         max_request_texts=settings.max_request_texts or MOST_STRINGS,
     )
-    admin.add_to(app, stop)
-    ollama_manage.add_to(app, ModelManager(service, settings, folders))
+    _observe(app, settings)
+    live = LiveSettings(resolved)
+    add_owner_routes(app, live, ModelManager(service, live), ending)
     proxy.add_to(app, settings)
     runner = web.AppRunner(
         app,
@@ -83,11 +90,41 @@ async def listening(
             if mask is not None:
                 os.umask(mask)
         yield _url(runner, settings)
+    except EdgeEmbedError as error:
+        app[END_REASON].begin(error.message)
+        raise
     finally:
+        app[END_REASON].begin(STOPPED)
         # aiohttp waits for the grace period twice: for handlers to finish, then again for those that did not.
         aborting = asyncio.get_running_loop().call_later(settings.grace_period, abort_connections, runner)
         await runner.cleanup()
         aborting.cancel()
+
+
+def add_owner_routes(app: web.Application, live: LiveSettings, manager: ModelManager, ending: Ending) -> None:
+    """Add the routes to an application that change the daemon and what is installed, which are for its owner."""
+    app[LIVE] = live
+    admin.add_to(app, ending)
+    ollama_manage.add_to(app, manager)
+    admin_models.add_to(app)
+
+
+def _observe(app: web.Application, settings: Settings) -> None:
+    """Add the access log and the spans that the settings ask for. Raises ConfigError."""
+    tracing = Tracing() if settings.traces else None
+    access_log = AccessLog(settings.access_log, settings.log_format) if settings.access_log is not None else None
+    if tracing is not None:
+        app[TRACING] = tracing
+    if access_log is not None:
+        app[ACCESS_LOG] = access_log
+
+    async def close(_app: web.Application) -> None:
+        if access_log is not None:
+            await asyncio.to_thread(access_log.close)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+    app.on_cleanup.append(close)
 
 
 def make_access(settings: Settings) -> Access:

@@ -67,7 +67,7 @@ class Pulls:
         pull = self._running.get(spec.lower())
         if pull is None:
             pull = self._running[spec.lower()] = _Pull()
-            pull.task = asyncio.create_task(self._run(spec, pull), name="pull")
+            pull.task = asyncio.create_task(self._run(spec, pull), name=_task_name(spec))
             self._tasks.add(pull.task)
             pull.task.add_done_callback(self._tasks.discard)
         queue: asyncio.Queue[PullLine] = asyncio.Queue()
@@ -86,6 +86,11 @@ class Pulls:
                 self._forget(spec, pull)
                 pull.task.cancel()
 
+    async def ended(self, spec: str) -> None:
+        """Wait until the process of a pull that nobody follows any more has ended."""
+        tasks = [task for task in self._tasks if task.get_name() == _task_name(spec) and task.cancelling()]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
     async def close(self) -> None:
         """Interrupt all pulls, and wait until their processes have ended."""
         tasks = list(self._tasks)
@@ -103,7 +108,7 @@ class Pulls:
         result = PullLine(error="the server is stopping")
         try:
             if self._places.locked():
-                pull.put(PullLine(message="waiting for other pulls"))
+                pull.put(PullLine(message="waiting for other pulls", waits=True))
             async with self._places:
                 result = await self._result(spec, pull)
         except OSError as error:
@@ -136,6 +141,10 @@ class Pulls:
             return PullLine(error=f"edgeembed pull ended with status {status}; run it in a terminal to see why")
         finally:
             await _end(process)
+
+
+def _task_name(spec: str) -> str:
+    return f"pull {spec.lower()}"
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

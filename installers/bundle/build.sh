@@ -62,7 +62,7 @@ LD_LIBRARY_PATH=$library "$base" "$installers/bundle/relocate.py" link "$home"
 
 install -m755 "$installers/bundle/launcher" "$bundle/edgeembed"
 install -m644 "$installers/bundle/start.py" "$home/start.py"
-echo 'the tarball' >"$home/edgeembed-package" # edgeembed doctor reads it
+printf '%s\n' 'the tarball' ${RELEASE_PAGE:+"releases=$RELEASE_PAGE"} >"$home/edgeembed-package" # common/installation.py reads it
 install -m755 "$installers/install.sh" "$bundle/install.sh"
 install -m644 "$source_tree/LICENSE" "$source_tree/README.md" "$bundle"
 install -Dm644 -t "$bundle/docs" "$source_tree"/docs/*.md

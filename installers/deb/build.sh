@@ -69,7 +69,7 @@ find "$home" \( -name '*.h' -o -name '*.pyx' -o -name '*.c' -o -name '*.a' \) -t
 find "$site" -type d -name tests -prune -exec rm -rf {} +
 sed -i '1s|.*|#!/usr/lib/edgeembed/bin/python|' "$home/bin/edgeembed"
 printf 'home = /usr/bin\ninclude-system-site-packages = false\n' >"$home/pyvenv.cfg"
-echo 'the Debian package' >"$home/edgeembed-package" # edgeembed doctor reads it
+printf '%s\n' 'the Debian package' ${RELEASE_PAGE:+"releases=$RELEASE_PAGE"} >"$home/edgeembed-package" # common/installation.py reads it
 find "$site" -name direct_url.json -delete # it contains the path of the sources on this machine
 # Not stripped: libraries in wheels were changed after linking, and strip damages such files.
 find "$home" -type f -name '*.so*' -exec chmod 644 {} +

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.cli.completion import CONVERTED_TYPES
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.offered import CONVERTED_TYPES
 from edgeembed_convert import QUANTIZATIONS
 from tests.cli.helpers import edgeembed, install
 from tests.cli.imports import HEAVY, imported

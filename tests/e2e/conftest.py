@@ -1,4 +1,4 @@
-"""The browser of the end-to-end tests.
+"""The browser of the end-to-end tests, and a model hub on this machine.
 
 Chromium and its driver come from the system (on Debian: `apt-get install chromium chromium-driver`). Without them, the tests
 that use them are skipped; in CI, they fail.
@@ -7,10 +7,14 @@ that use them are skipped; in CI, they fail.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from selenium import webdriver
+
+from tests.e2e.hub import stock
+from tests.hub.fakes import FakeHub
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +33,12 @@ def chromium() -> Iterator[webdriver.Chrome]:
     chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()
+
+
+@pytest.fixture
+def stocked_hub(minilm: Callable[[str], Path], minilm_checkpoint: Path) -> Iterator[FakeHub]:
+    """Return a hub with all-minilm-l6-v2 and another repository; see tests/e2e/hub.py."""
+    hub = FakeHub()
+    stock(hub, minilm_checkpoint, minilm("Q8_0"))
+    yield hub
+    hub.close()

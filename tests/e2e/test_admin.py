@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.daemon import Daemon, running
+from tests.ports import free_port
+from tests.waiting import until
 
 
 def send(daemon: Daemon, command: str) -> None:
@@ -24,9 +26,30 @@ def test_pause_resume_and_shutdown(minilm: Callable[[str], Path], tmp_path: Path
         assert (daemon.embed("known") == known).all()
         with pytest.raises(urllib.error.HTTPError, match="503"):
             daemon.embed("new")
-        assert daemon.get("/health")[0] == 200, "a paused daemon is healthy"
+        status, health = daemon.get("/health")
+        assert (status, health["status"], health["paused"]) == (200, "paused", True), "a paused daemon is healthy"
+        assert daemon.get("/v1/status")[1]["paused"] is True
         send(daemon, "resume")
+        assert daemon.get("/health")[1]["status"] == "ok" and daemon.get("/v1/status")[1]["paused"] is False
         daemon.embed("new")
         send(daemon, "shutdown")
         assert daemon.process.wait(30) == 0
         daemon.wait_for("stopping: requests in flight are finished first")
+
+
+def test_a_restart_keeps_the_process_and_reads_the_settings_again(minilm: Callable[[str], Path], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    port = free_port()
+    with running("--model", str(minilm("Q8_0")), "--port", str(port), home=home) as daemon:
+        before = daemon.get("/v1/status")[1]
+        assert daemon.embed("kept in the cache").shape == (1, 384)
+        (home / "config.toml").write_text("max_request_texts = 1\n")
+        send(daemon, "restart")
+        until(lambda: daemon.log.count("ready: ") == 2, seconds=60, found=lambda: daemon.log)
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            daemon.embed(["two", "texts"])
+        after = daemon.get("/v1/status")[1]
+        assert after["pid"] == before["pid"] == daemon.process.pid
+        assert after["uptime_seconds"] < before["uptime_seconds"] + 60 and after["engine"]["texts_computed"] == 0
+        daemon.wait_for("restarting: requests in flight are finished first")
+        assert daemon.stop() == 0

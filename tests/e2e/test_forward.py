@@ -11,7 +11,6 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server import proxy
 from edgeembed.server.lifecycle import listening
@@ -19,6 +18,7 @@ from tests.fake_upstreams import FakeGeneration, generation
 from tests.fakes import FakeEngine, fake_service
 from tests.hostile_server import dripping, endless, hostile_server
 from tests.ports import free_port
+from tests.server.dialect_requests import NO_ENDING, resolved
 
 Serve = Callable[..., Awaitable[str]]
 
@@ -38,7 +38,7 @@ async def serve(other: FakeGeneration) -> AsyncIterator[Serve]:
             chosen = Settings(**{"port": 0, "forward": other.url, "grace_period": 0.1, **settings})
             service = fake_service(FakeEngine(), None)
             return await stack.enter_async_context(
-                listening(service, chosen, (), lambda _models: None, lambda: None, Paths.resolve()),
+                listening(service, resolved(chosen), (), lambda _models: None, NO_ENDING),
             )
 
         yield start

@@ -15,7 +15,7 @@ import pytest
 
 from edgeembed.cli.main import COMMANDS, cli
 from edgeembed.cli.serve import serve
-from edgeembed.common.installation import PACKAGE_FILE
+from edgeembed.common.installation import PACKAGE_FILE, find_installation
 from edgeembed.common.status import Demotion
 from edgeembed.config.resolution import resolve
 from edgeembed.diagnostics import doctor
@@ -102,6 +102,10 @@ def test_packages_do_not_suggest_to_compile(
     assert "uv sync" in advice()
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     assert package in advice() and "uv sync" not in advice()
+    assert find_installation().releases is None
+    page = "https://example.org/o/e/releases"
+    subprocess.run(["bash", "-c", line], env={"home": str(tmp_path), "RELEASE_PAGE": page}, check=True, timeout=20)
+    assert (find_installation().title, find_installation().releases) == (package, page)
 
 
 WINDOWS_SETUP = INSTALLERS / "windows" / "edgeembed.iss"

@@ -165,7 +165,7 @@ async def test_a_request_for_a_model_that_is_not_loaded_gets_the_new_file(settin
 
 async def test_the_default_model_stays_loaded_whatever_its_content(tmp_path: Path) -> None:
     setting = Setting(tmp_path)
-    rules = make_rules(Settings(), ConfiguredModels(setting.old, pinned=(setting.old,)), make_gpus(Settings()))
+    rules = make_rules(Settings(), ConfiguredModels(setting.old, pinned=(setting.old,)), make_gpus(Settings()), None)
     overwrite(setting.other, setting.file)
     new = served(setting.store.local(setting.file))
     assert new.digest != setting.old.digest

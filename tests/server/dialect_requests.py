@@ -12,7 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
 from edgeembed.config.paths import Paths
+from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
+from edgeembed.config.values import Origin, field_names
 from edgeembed.engine.classes import Classes
 from edgeembed.hub.catalogue import Prompts
 from edgeembed.inference.service import EmbeddingService, ServiceOptions
@@ -21,9 +23,10 @@ from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app import make_app
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access
-from edgeembed.server.dialects import ollama_manage
+from edgeembed.server.lifecycle import add_owner_routes
+from edgeembed.server.live_settings import LiveSettings
 from edgeembed.server.model_manager import ModelManager
-from edgeembed.server.ops import admin
+from edgeembed.server.ops.admin import Ending
 from tests.fakes import FakeEngine, fake_model, fake_row
 
 PROMPTS = Prompts(query="Q: {text}", document="D: {text}")
@@ -48,6 +51,15 @@ def probabilities(text: str) -> np.ndarray:
     """Return the classifier's probabilities, shape (3,), for a text or for `None|first|second`."""
     powers = np.exp(fake_row(text, 3).astype(np.float64))
     return powers / powers.sum()
+
+
+NO_ENDING = Ending(lambda: None, lambda: None)
+
+
+def resolved(settings: Settings, paths: Paths | None = None, **origins: Origin) -> Resolved:
+    """Return settings as if they were the defaults, or came from where `origins` says, by name."""
+    paths = paths or Paths.resolve()
+    return Resolved(settings, {**dict.fromkeys(field_names(), "default"), **origins}, paths)
 
 
 class Server:
@@ -91,8 +103,8 @@ class Server:
 def daemon(**options: Any) -> Server:
     """Return a server with the routes for the owner, as the daemon has."""
     server = Server(**options)
-    admin.add_to(server.app, lambda: None)
-    ollama_manage.add_to(server.app, ModelManager(server.app[SERVICE], Settings(), Paths.resolve()))
+    live = LiveSettings(resolved(Settings()))
+    add_owner_routes(server.app, live, ModelManager(server.app[SERVICE], live), NO_ENDING)
     return server
 
 

@@ -16,7 +16,7 @@ from edgeembed.server.auth import Access
 from tests.fakes import FakeEngine, fake_service
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
-FILES = ("/", *(f"/{name}" for name in (*dashboard.STYLES, *dashboard.SCRIPTS)))
+FILES = ("/", *(f"/{name}" for name in (*dashboard.STYLES, *dashboard.SCRIPTS, "recipes.json")))
 
 
 def source(name: str) -> str:
@@ -75,7 +75,7 @@ def test_nothing_is_loaded_from_other_servers_and_no_text_becomes_html(name: str
 
 
 def test_every_script_that_is_imported_is_served() -> None:
-    imported = {name for script in dashboard.SCRIPTS for name in re.findall(r'from "\./([^"]+)"', source(script))}
+    imported = {name for script in dashboard.SCRIPTS for name in re.findall(r'(?:from|import) "\./([^"]+)"', source(script))}
     assert imported | {"dashboard.js"} == set(dashboard.SCRIPTS)
 
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 from aiohttp import ClientSession, ServerDisconnectedError
 
-from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server.lifecycle import listening
 from tests.fakes import FakeEngine, fake_service
 from tests.ports import free_port
+from tests.server.dialect_requests import NO_ENDING, resolved
 
 GRACE = 1.0
 
@@ -26,7 +26,7 @@ async def stop_with(engine: FakeEngine, settings: Settings, *, resume_after: flo
     loop = asyncio.get_running_loop()
     twice = asyncio.Event()
     async with ClientSession() as session:
-        async with listening(fake_service(engine), settings, (), lambda _used: None, lambda: None, Paths.resolve()) as url:
+        async with listening(fake_service(engine), resolved(settings), (), lambda _used: None, NO_ENDING) as url:
             async with asyncio.timeout(20):
                 while (await session.get(f"{url}/readyz")).status != 200:
                     pass

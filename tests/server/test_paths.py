@@ -12,13 +12,13 @@ import aiohttp
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.server.app import make_app
 from edgeembed.server.lifecycle import listening
 from edgeembed.server.ops import admin
 from edgeembed.server.paths import ALTERNATIVES, Spellings
 from tests.fakes import FakeEngine, fake_service
+from tests.server.dialect_requests import NO_ENDING, resolved
 
 Serve = Callable[..., Awaitable[str]]
 
@@ -46,7 +46,7 @@ async def serve() -> AsyncIterator[Serve]:
             chosen = Settings(**{"port": 0, "grace_period": 0.1, **settings})
             service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0))
             return await stack.enter_async_context(
-                listening(service, chosen, (), lambda _models: None, lambda: None, Paths.resolve()),
+                listening(service, resolved(chosen), (), lambda _models: None, NO_ENDING),
             )
 
         yield start
@@ -54,7 +54,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 def spellings() -> Spellings:
     app = make_app(fake_service(FakeEngine()))
-    admin.add_to(app, lambda: None)
+    admin.add_to(app, NO_ENDING)
     return Spellings(app)
 
 

@@ -16,7 +16,18 @@ routes = web.RouteTableDef()
 
 PLAIN = "Ollama is running (its API, served by edgeembed)"
 """The response for programs. Scripts look for Ollama's words to see that the server runs."""
-SCRIPTS = ("dashboard.js", "playground.js", "heat_map.js", "page.js", "pause.js")
+SCRIPTS = (
+    "dashboard.js",
+    "playground.js",
+    "connect.js",
+    "heat_map.js",
+    "page.js",
+    "pause.js",
+    "manage.js",
+    "models.js",
+    "settings.js",
+    "log.js",
+)
 """The script of the page, and those that it imports."""
 STYLES = ("dashboard.css", "manage.css")
 """The style sheets."""
@@ -51,6 +62,12 @@ async def style_sheet(request: web.Request) -> web.StreamResponse:
 async def script(request: web.Request) -> web.StreamResponse:
     """Return one of the dashboard's scripts."""
     return _file(request, request.path.removeprefix("/"), "text/javascript")
+
+
+@routes.get("/recipes.json")
+async def recipes(request: web.Request) -> web.StreamResponse:
+    """Return what to enter in each program, and what each sends, with placeholders for address, model and key."""
+    return _file(request, "recipes.json", "application/json")
 
 
 for _name in SCRIPTS:

@@ -1,10 +1,17 @@
 // The dashboard of an edgeembed daemon. It uses the public routes only.
 
-import { $, Failure, KEY, announce, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
+import { $, Failure, KEY, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
+import { setConnect } from "./connect.js";
 import { showPaused } from "./pause.js";
+import "./log.js";
+import "./models.js";
 import { setModels } from "./playground.js";
+import "./settings.js";
 
 const POLL_MS = 2000;
+
+const LOOK_MS = 10000;
+const START_MS = 500;
 
 // --- formatting ------------------------------------------------------------------------------------------------------
 
@@ -101,6 +108,16 @@ class Tile {
     if (!lines[0].includes(null)) drawn.unshift(draw("path", { class: "area", d: `${paths[0]}V${HEIGHT}H0Z` }));
     this.svg.replaceChildren(base, ...drawn);
     this.svg.setAttribute("aria-label", `${this.title}, last five minutes: now ${now} ${this.unit}, at most ${this.format(highest)}`);
+    this.rest();
+  }
+
+  /** Show no value: the daemon is not there. */
+  clear() {
+    if (!this.lines) return;
+    this.now = "–";
+    this.lines = null;
+    this.svg.replaceChildren();
+    this.svg.setAttribute("aria-label", `${this.title}: unknown`);
     this.rest();
   }
 
@@ -227,34 +244,54 @@ function fill(id, cards, empty) {
   $(id).replaceChildren(...(cards.length ? cards : [make("p", { class: "empty" }, empty)]));
 }
 
-const last = (values) => values.findLast((value) => value != null) ?? null;
-const recent = (values) => values.slice(-3).reduce((sum, value) => sum + value, 0) / 3;
+const RECENT = 5;
+/** The mean of the last steps; null where none of them has a value, as nothing happened. */
+function recent(values) {
+  const found = values.slice(-RECENT).filter((value) => value != null);
+  return found.length ? found.reduce((sum, value) => sum + value, 0) / found.length : null;
+}
+/** The latest value, if it is of the last steps. */
+const latest = (values) => values.slice(-RECENT).findLast((value) => value != null) ?? null;
+
+/** Return the state of the daemon for the pill, as a colour and words. */
+function stateOf({ starting, paused, models, vectors }) {
+  const unit = models.find((model) => model.default);
+  if (starting) return ["wait", "starting"];
+  if (paused) return ["warn", "paused"];
+  if (!unit) return ["good", "ready, model unloaded"];
+  if (unit.state !== "ready") return [STATES[unit.state] ?? "wait", unit.state];
+  return vectors.some((one) => one.alarm) ? ["warn", "degraded"] : ["good", "ready"];
+}
+
+function showState(state, words) {
+  // Screen readers announce changes, not every poll.
+  if ($("pill").textContent !== words) $("pill").textContent = words;
+  $("pill").dataset.state = state;
+}
+
+/** Show what is done before the default model can answer. Return whether anything is. */
+function showStart({ starting, starting_share: share, models }) {
+  const loading = models.find((model) => model.default && ["loading", "starting"].includes(model.state));
+  const words = starting ? sentence(starting) : loading ? `Loading ${loading.name}` : "";
+  $("starting").hidden = !words;
+  $("starting-words").textContent = words;
+  if (share == null) $("starting-bar").removeAttribute("value");
+  else $("starting-bar").value = share;
+  return Boolean(words);
+}
+
+const sentence = (words) => words[0].toUpperCase() + words.slice(1);
 
 function overview(status) {
   const { activity, memory, models, cache, vectors } = status;
   const step = activity.step_seconds;
-  const unit = models.find((model) => model.default);
-  const alarms = vectors.filter((one) => one.alarm);
   $("version").textContent = `${status.version}, up ${duration(status.uptime_seconds)}`;
-  const [state, words] = status.starting
-    ? ["wait", "starting"]
-    : status.paused
-    ? ["warn", "paused"]
-    : !unit
-    ? ["good", "ready, model unloaded"]
-    : unit.state !== "ready"
-      ? [STATES[unit.state] ?? "wait", unit.state]
-      : alarms.length
-        ? ["warn", "degraded"]
-        : ["good", "ready"];
-  // Screen readers announce changes, not every poll.
-  if ($("pill").textContent !== words) $("pill").textContent = words;
-  $("pill").dataset.state = state;
+  showState(...stateOf(status));
   showPaused(status.paused);
 
   tiles.requests.update(short(recent(activity.requests_per_second)), step, [activity.requests_per_second]);
-  tiles.latency.update(short(last(activity.p50_ms)), step, [activity.p50_ms, activity.p95_ms]);
-  tiles.hits.update(percent(last(activity.hit_rate)), step, [activity.hit_rate], 1);
+  tiles.latency.update(short(latest(activity.p50_ms)), step, [activity.p50_ms, activity.p95_ms]);
+  tiles.hits.update(percent(latest(activity.hit_rate)), step, [activity.hit_rate], 1);
   tiles.tokens.update(short(recent(activity.tokens_per_second)), step, [activity.tokens_per_second]);
 
   $("memory-words").textContent = `${bytes(memory.used_bytes)} of ${bytes(memory.budget_bytes)} for models`;
@@ -304,73 +341,23 @@ async function loadNames() {
   const of = (task) => plain.filter((model) => model.task === task).map((model) => model.id);
   const [embedders, rerankers] = [of("embed"), of("rerank")];
   choose($("embedder"), embedders);
-  choose($("connect-model"), embedders);
   choose($("reranker"), rerankers);
   $("rerank-line").hidden = !rerankers.length;
   setModels({
     prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))),
     outputs: new Map(plain.map(({ id, outputs }) => [id, outputs ?? []])),
   });
-  snippets();
+  setConnect(plain);
 }
-
-// --- connect ---------------------------------------------------------------------------------------------------------
-
-const base = new URL("v1", document.baseURI).href;
-
-function recipes(model, key) {
-  const [m, u, k] = [model, base, key].map((word) => JSON.stringify(word));
-  const bearer = sessionStorage.getItem(KEY) ? ` \\\n  -H 'authorization: Bearer ${key}'` : "";
-  const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
-  return {
-    curl: `curl -s ${base}/embeddings \\\n  -H 'content-type: application/json'${bearer} \\\n  -d ${quoted(JSON.stringify({ model, input: "hello" }))}`,
-    "OpenAI, Python": `from openai import OpenAI\n\nclient = OpenAI(\n    base_url=${u},\n    api_key=${k},\n)\nanswer = client.embeddings.create(\n    model=${m},\n    input=["first text", "second text"],\n)\nvectors = [item.embedding for item in answer.data]`,
-    "OpenAI, JavaScript": `import OpenAI from "openai";\n\nconst client = new OpenAI({\n  baseURL: ${u},\n  apiKey: ${k},\n});\nconst answer = await client.embeddings.create({\n  model: ${m},\n  input: ["first text", "second text"],\n});\nconst vectors = answer.data.map((item) => item.embedding);`,
-    LangChain: `from langchain_openai import OpenAIEmbeddings\n\n# check_embedding_ctx_length: send text, not token ids\nembeddings = OpenAIEmbeddings(\n    base_url=${u},\n    api_key=${k},\n    model=${m},\n    check_embedding_ctx_length=False,\n)`,
-    LlamaIndex: `from llama_index.embeddings.openai_like import (\n    OpenAILikeEmbedding,\n)\n\nembed_model = OpenAILikeEmbedding(\n    api_base=${u},\n    api_key=${k},\n    model_name=${m},\n    embed_batch_size=64,\n)`,
-    "Continue, config.yaml": `models:\n  - name: edgeembed\n    provider: openai\n    model: ${m}\n    apiBase: ${u}\n    apiKey: ${k}\n    roles:\n      - embed`,
-  };
-}
-
-function snippets() {
-  const secret = sessionStorage.getItem(KEY);
-  $("connect-words").replaceChildren("Every client of the OpenAI embeddings API works with the base URL ", make("code", {}, base), ".");
-  if (secret) $("connect-words").append(" Replace YOUR_KEY by your API key.");
-  const found = Object.entries(recipes($("connect-model").value, secret ? "YOUR_KEY" : "unused"));
-  $("snippets").replaceChildren(
-    ...found.map(([title, code]) => {
-      const button = make("button", { type: "button", class: "quiet", "aria-label": `Copy: ${title}` }, "Copy");
-      const block = make("code", {}, code);
-      button.addEventListener("click", () => copy(button, block));
-      // It scrolls sideways on narrow screens, so it must be reachable by keyboard.
-      const frame = make("pre", { tabindex: "0", role: "region", "aria-label": title }, block);
-      return make("article", { class: "card" }, make("div", { class: "head" }, make("h3", {}, title), button), frame);
-    }),
-  );
-}
-
-async function copy(button, block) {
-  try {
-    await navigator.clipboard.writeText(block.textContent);
-    button.textContent = "Copied";
-  } catch {
-    // Without HTTPS, pages from other machines have no clipboard: select the text, so that the user can copy it.
-    getSelection().selectAllChildren(block);
-    button.textContent = "Press Ctrl-C";
-  }
-  announce(button.textContent);
-  setTimeout(() => (button.textContent = "Copy"), 2000);
-}
-$("connect-model").addEventListener("change", snippets);
 
 // --- API keys, and polling -------------------------------------------------------------------------------------------
 
 let locked = false;
-let named = false;
+let named = null;
 
 function lock(words = "") {
   locked = true;
-  named = false;
+  named = null;
   sessionStorage.removeItem(KEY);
   $("unlock").hidden = false;
   $("forget").hidden = true;
@@ -391,8 +378,6 @@ $("unlock").addEventListener("submit", (event) => {
 });
 $("forget").addEventListener("click", () => lock());
 addEventListener("locked", () => lock());
-// Something was changed on another tab: show it now, not at the next poll.
-addEventListener("changed", () => ((named = false), refresh()));
 
 function open() {
   if (locked) {
@@ -407,16 +392,21 @@ function open() {
   for (const link of document.querySelectorAll("nav a")) link.hidden = keyed;
 }
 
+/** The models that are known now; when they change, the lists of names are read again. */
+const known = ({ models }) => models.map(({ name, type }) => `${name}:${type}`).sort().join();
+
 async function refresh({ fresh = false } = {}) {
   if (locked && !fresh) return;
   try {
-    const { answer } = await ask("v1/status");
+    const { answer } = await ask("v1/status", undefined, AbortSignal.timeout(LOOK_MS));
     open();
-    if (!named) {
-      await loadNames();
-      named = true;
-    }
+    found();
+    preparing = showStart(answer);
     overview(answer);
+    if (!answer.starting && named !== known(answer)) {
+      await loadNames();
+      named = known(answer);
+    }
     const reasons = answer.models.filter((model) => model.reason).map((model) => `${model.name}: ${model.reason}`);
     notify(reasons.join("; "));
   } catch (failure) {
@@ -426,10 +416,49 @@ async function refresh({ fresh = false } = {}) {
       lock(tried ? "Unknown API key." : "");
       return;
     }
-    $("pill").textContent = "not responding";
-    $("pill").dataset.state = "bad";
-    notify(failure.message);
+    if (failure.status) notify(failure.message);
+    else lose();
   }
+}
+
+// --- a daemon that is gone -------------------------------------------------------------------------------------------
+
+let preparing = false;
+let ending = "";
+let waiting = null;
+let seen = null;
+
+/** Note that the daemon answers; learn why it ends, if it does. */
+function found() {
+  [ending, seen] = ["", new Date()];
+  if (!waiting && !document.hidden) waitForEnd();
+}
+
+/** Keep a request open, which the daemon answers when it ends: afterwards, nothing tells why. */
+async function waitForEnd() {
+  const own = (waiting = new AbortController());
+  try {
+    while (!ending) ending = (await ask("v1/status/ending?wait=25", undefined, own.signal)).answer?.reason ?? "";
+    lose();
+  } catch (failure) {
+    if (!(failure instanceof Failure)) throw failure;
+  } finally {
+    if (waiting === own) waiting = null;
+  }
+}
+
+/** Show that the daemon does not answer, why, and what to do. */
+function lose() {
+  named = null;
+  preparing = false;
+  const since = seen ? ` What is shown is of ${seen.toLocaleTimeString()}.` : "";
+  const why = ending
+    ? `The daemon has stopped: ${ending}.`
+    : `The daemon at ${location.origin} does not answer. It was killed, it crashed, or the network is down; its log may tell more.`;
+  showState("bad", ending ? "stopped" : "not responding");
+  $("starting").hidden = true;
+  for (const tile of Object.values(tiles)) tile.clear();
+  notify(`${why} \`edgeembed serve\` starts it. This page goes on by itself when it is back.${since}`);
 }
 
 function notify(words) {
@@ -437,10 +466,19 @@ function notify(words) {
   $("notice").hidden = !words;
 }
 
-/** Poll while the page is visible. Newly installed models appear when the page becomes visible again. */
+/** Poll while the page is visible. */
 async function loop() {
   if (!document.hidden) await refresh();
-  setTimeout(loop, POLL_MS);
+  setTimeout(loop, preparing ? START_MS : POLL_MS);
 }
-document.addEventListener("visibilitychange", () => (named = named && document.hidden));
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) return;
+  named = null; // models may be installed meanwhile
+  waiting?.abort(); // a browser opens few connections to a server, for all its tabs together
+});
+// Other scripts have changed what is installed, named or computed.
+addEventListener("changed", () => {
+  named = null;
+  refresh();
+});
 loop();

@@ -51,24 +51,36 @@ export function duration(seconds) {
 
 // --- requests --------------------------------------------------------------------------------------------------------
 
+/** A request that failed. status: 0 if there was no answer. param: the field that the daemon names, such as input[0]. */
 export class Failure extends Error {
-  constructor(message, status) {
+  constructor(message, status, param = null) {
     super(message);
     this.status = status;
+    this.param = param;
   }
 }
 
-export async function ask(path, body) {
+/** Send a request with the key, and return its JSON. signal: ends it, such as after a time. */
+export async function ask(path, body, signal) {
   const key = sessionStorage.getItem(KEY);
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
   if (body) headers["Content-Type"] = "application/json";
   let response;
+  let answer;
   try {
-    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store" });
+    response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), cache: "no-store", signal });
+    answer = await response.text();
   } catch {
     throw new Failure("The daemon does not respond. Is it still running?", 0);
   }
-  const answer = await response.json().catch(() => null);
-  if (!response.ok) throw new Failure(answer?.error?.message ?? `The daemon responded with status ${response.status}.`, response.status);
+  try {
+    answer = JSON.parse(answer);
+  } catch {
+    answer = null;
+  }
+  if (!response.ok) {
+    const { message = answer?.error, param } = answer?.error ?? {};
+    throw new Failure(typeof message === "string" ? message : `The daemon responded with status ${response.status}.`, response.status, param);
+  }
   return { answer, cache: response.headers.get("x-edgeembed-cache") };
 }

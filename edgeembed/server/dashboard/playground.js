@@ -18,7 +18,12 @@ const lacks = (output) => models.outputs.get(chosen())?.length > 0 && !computes(
 
 // --- forms -----------------------------------------------------------------------------------------------------------
 
-/** Handle a form: its button is disabled meanwhile, and errors are shown below it. */
+/** Remove what a form shows: of another model, or of texts that are not there any more. */
+function clear(within) {
+  for (const element of document.querySelectorAll(["result", "words", "error", "note"].map((part) => `${within}[id$=-${part}]`).join())) element.replaceChildren();
+}
+
+/** Handle a form: its button is disabled meanwhile, and an error takes the place of the result. */
 function handle(form, work) {
   $(form).addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -33,6 +38,7 @@ function handle(form, work) {
       const from = cache === "hit" ? ", from the cache" : "";
       note.textContent = `${took < 10 ? took.toFixed(1) : Math.round(took)} ms${from}`;
     } catch (failure) {
+      clear(`#${form} `);
       if (!(failure instanceof Failure)) throw failure;
       error.textContent = failure.message;
       if (failure.status === 401) dispatchEvent(new Event("locked"));
@@ -43,10 +49,26 @@ function handle(form, work) {
   });
 }
 
-async function embed(input, inputType) {
+const labelOf = (id) => document.querySelector(`label[for=${id}]`).textContent;
+const passageAt = (index) => `Passage ${index + 1}`;
+
+/** Ask, and call a text in an error as the page calls it: input[1] is "Second text". names: by the body's field. */
+async function askAbout(names, path, body) {
+  try {
+    return await ask(path, body);
+  } catch (failure) {
+    const [all, field, index] = /^(\w+)(?:\[(\d+)\])?/.exec(failure.param ?? failure.message) ?? [];
+    const name = names[field]?.(Number(index ?? 0));
+    if (name) failure.message = failure.message.replaceAll(all, name);
+    throw failure;
+  }
+}
+
+/** names: what the page calls the text at an index. */
+async function embed(input, names, inputType) {
   const model = chosen();
   const type = inputType && models.prompted.has(model) ? { input_type: inputType } : {};
-  const { answer, cache } = await ask("v1/embeddings", { model, input, ...type });
+  const { answer, cache } = await askAbout({ input: names }, "v1/embeddings", { model, input, ...type });
   return { vectors: answer.data.map((item) => item.embedding), cache };
 }
 
@@ -62,7 +84,7 @@ function bar(share, kind = "") {
 const measure = (name, value, kind) => make("div", { class: "measure" }, make("span", {}, name), bar(value, kind), make("span", {}, value.toFixed(3)));
 
 handle("compare", async () => {
-  const { vectors, cache } = await embed([$("text-a").value, $("text-b").value]);
+  const { vectors, cache } = await embed([$("text-a").value, $("text-b").value], (index) => labelOf(index ? "text-b" : "text-a"));
   const value = cosine(...vectors);
   const words = make("p", {}, make("b", {}, value.toFixed(3)), make("span", { class: "faint" }, "cosine; 1: same meaning, 0: unrelated"));
   $("compare-result").replaceChildren(make("div", { class: "score" }, words, bar(value)));
@@ -74,12 +96,12 @@ handle("search", async () => {
   const passages = $("passages").value.split("\n").map((line) => line.trim()).filter(Boolean);
   if (!passages.length) throw new Failure("Enter at least one passage.", 0);
   const late = lacks("dense");
-  const [asked, found] = late ? [] : [await embed([query], "query"), await embed(passages, "document")];
+  const [asked, found] = late ? [] : [await embed([query], () => labelOf("query"), "query"), await embed(passages, passageAt, "document")];
   const rows = passages.map((passage, index) => ({ passage, cosine: found && cosine(asked.vectors[0], found.vectors[index]) }));
   const reranked = late || (!$("rerank-line").hidden && $("rerank").checked);
   if (reranked) {
     const model = late ? chosen() : $("reranker").value;
-    const { answer } = await ask("v1/rerank", { model, query, documents: passages, return_documents: false });
+    const { answer } = await askAbout({ query: () => labelOf("query"), documents: passageAt }, "v1/rerank", { model, query, documents: passages, return_documents: false });
     for (const { index, relevance_score } of answer.results) rows[index].relevance = relevance_score;
   }
   rows.sort((one, other) => (reranked ? other.relevance - one.relevance : other.cosine - one.cosine));
@@ -102,9 +124,13 @@ handle("search", async () => {
 const MOST_TOKENS = 64;
 const PUNCTUATION = /^[!-/:-@[-`{-~]$/;
 
+/** The tokens' two texts, as an error calls them. */
+const TEXTS = ["tokens-a", "tokens-b"];
+const tokensLabel = (index) => labelOf(TEXTS[index]);
+
 /** Return the tokens of a text: `text`, and `special` for those that are not in it. role: the prompt around the text. */
-async function readTokens(text, role) {
-  const { answer } = await ask("tokenize", { model: chosen(), inputs: [text], ...(role ? { prompt_name: role } : {}) });
+async function readTokens(text, name, role) {
+  const { answer } = await askAbout({ inputs: () => name }, "tokenize", { model: chosen(), inputs: [text], ...(role ? { prompt_name: role } : {}) });
   return answer[0];
 }
 
@@ -118,7 +144,7 @@ function cutTokens(tokens, count) {
 /** Return hidden states of two texts' tokens, divided by their lengths, with the tokens; special tokens are left out. */
 async function hiddenStates(texts) {
   const body = { model: chosen(), input: texts, task: "token_embed", truncate: "end", max_tokens: MOST_TOKENS };
-  const [read, { answer }] = [await Promise.all(texts.map((text) => readTokens(text))), await ask("pooling", body)];
+  const [read, { answer }] = [await Promise.all(texts.map((text, index) => readTokens(text, tokensLabel(index)))), await askAbout({ input: tokensLabel }, "pooling", body)];
   return answer.data.map(({ data }, index) => {
     const tokens = cutTokens(read[index], data.length);
     const shown = data.map((row, place) => ({ row, token: tokens[place] })).filter(({ token }) => token && !token.special);
@@ -128,11 +154,12 @@ async function hiddenStates(texts) {
 
 /** Return a text's vectors for late interaction, with the tokens that they stand for. role: query or document. */
 async function lateVectors(text, role) {
+  const name = tokensLabel(role === "query" ? 0 : 1);
   const ask_ = (input, type) =>
-    ask("v1/embeddings", { model: chosen(), input, input_type: type, multi_vector: true, return_dense: false, truncate: "end", max_tokens: MOST_TOKENS });
+    askAbout({ input: () => name }, "v1/embeddings", { model: chosen(), input, input_type: type, multi_vector: true, return_dense: false, truncate: "end", max_tokens: MOST_TOKENS });
   // Models differ in the tokens that they add and leave out; a text of one letter shows it.
   const [own, probe] = [await ask_([text], role), await ask_(["a"], "document")];
-  const [tokens, letter] = [await readTokens(text, role), await readTokens("a", "document")];
+  const [tokens, letter] = [await readTokens(text, name, role), await readTokens("a", name, "document")];
   const rows = own.answer.data[0].multi_embedding;
   const added = probe.answer.data[0].multi_embedding.length - letter.length;
   const cut = own.answer.truncated?.length > 0;
@@ -175,7 +202,7 @@ const MOST_WORDS = 40;
 handle("sparse", async () => {
   const text = $("sparse-text").value;
   const body = { model: chosen(), input: [text], sparse: true, sparse_words: true, return_dense: false };
-  const { answer, cache } = await ask("v1/embeddings", body);
+  const { answer, cache } = await askAbout({ input: () => labelOf("sparse-text") }, "v1/embeddings", body);
   const { values, words } = answer.data[0].sparse_embedding;
   const found = words.map((word, index) => ({ word: word.trim() || "␣", weight: values[index] })).sort((one, other) => other.weight - one.weight);
   const heaviest = found[0]?.weight ?? 1;
@@ -197,10 +224,10 @@ handle("sparse", async () => {
 
 handle("windows", async () => {
   const [query, text] = [$("windows-query").value, $("windows-text").value];
-  const asked = await embed([query], "query");
+  const asked = await embed([query], () => labelOf("windows-query"), "query");
   const type = models.prompted.has(chosen()) ? { input_type: "document" } : {};
   const body = { model: chosen(), input: [text], long_text: "chunks", max_tokens: $("windows-size").valueAsNumber || undefined, ...type };
-  const { answer, cache } = await ask("v1/embeddings", body);
+  const { answer, cache } = await askAbout({ input: () => labelOf("windows-text") }, "v1/embeddings", body);
   const { chunks, embedding } = answer.data[0];
   const characters = Array.from(text); // places count characters, and strings of this language count some twice
   const values = chunks.map((chunk) => cosine(asked.vectors[0], chunk.embedding));
@@ -234,5 +261,5 @@ function showForms() {
 $("embedder").addEventListener("change", () => {
   showForms();
   // What is shown is of another model.
-  for (const element of document.querySelectorAll("#playground [id$=-result], #playground [id$=-words], #playground [id$=-error], #playground [id$=-note]")) element.replaceChildren();
+  clear("#playground ");
 });

@@ -15,20 +15,16 @@ from msgspec import UNSET, Meta, UnsetType
 
 from edgeembed.common.pull_lines import PullLine
 from edgeembed.errors import HubError, ModelNotFoundError, RequestError, quoted
-from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.ollama_fields import NameField, OldNameField, find_target
 from edgeembed.server.error_formats import OllamaError
-from edgeembed.server.model_manager import ModelManager
+from edgeembed.server.model_manager import MANAGER, ModelManager, bare_name, pull_spec
 from edgeembed.server.owner import require_owner
 from edgeembed.server.responses import PartedResponse, struct_response
 
-MANAGER: web.AppKey[ModelManager] = web.AppKey("manager")
 LINES_TYPE = "application/x-ndjson"
-_LONGEST_NAME = 300
-_HUBS = ("hf.co/", "huggingface.co/")
 
 
 class OllamaPullBody(msgspec.Struct):
@@ -73,7 +69,7 @@ def add_to(app: web.Application, manager: ModelManager) -> None:
     """Add the routes to an application."""
 
     async def close(_app: web.Application) -> None:
-        await manager.pulls.close()
+        await manager.close()
 
     app[MANAGER] = manager
     app.on_shutdown.append(close)
@@ -93,7 +89,7 @@ async def pull(request: web.Request) -> web.StreamResponse:
     if await _is_installed(request, given):
         return _whole(body, OllamaProgress("pulling manifest"), _SUCCESS)
     require_owner(request)
-    lines = request.app[MANAGER].pulls.follow(_spec(given))
+    lines = request.app[MANAGER].pulls.follow(pull_spec(given))
     line = await anext(lines)
     if not line.error and body.stream is not False:
         return PartedResponse(_parts(request, line, lines), {hdrs.CONTENT_TYPE: LINES_TYPE})
@@ -126,7 +122,7 @@ async def copy(request: web.Request) -> web.Response:
     if not body.destination:
         raise RequestError('destination "" is invalid: expected a name', param="destination")
     target = await find_target(request, body.source)
-    await request.app[MANAGER].add_alias(_bare(body.destination), target)
+    await request.app[MANAGER].add_alias(bare_name(body.destination), target)
     return web.Response(text="")
 
 
@@ -177,33 +173,10 @@ def _name(body: OllamaPullBody | OllamaDeleteBody) -> str:
     raise RequestError("model is required: expected a name", param="model")
 
 
-def _spec(given: str) -> str:
-    """Return the model to pull in the words of `edgeembed pull`. Raises RequestError for a file of this machine."""
-    spec = _bare(given)
-    if len(spec) > _LONGEST_NAME or not spec.isprintable():
-        raise RequestError(f"invalid model name: {quoted(spec)}", param="model")
-    if (found := meaning(spec)) is not None:
-        return found.spec
-    for hub in _HUBS:
-        if spec.lower().startswith(hub):
-            return f"hf:{spec[len(hub) :]}"
-    if spec[:3].lower() != "hf:" and ("/" in spec or "\\" in spec or spec.startswith("~") or spec.lower().endswith(".gguf")):
-        raise RequestError(
-            f"invalid model name: {quoted(spec)} is neither in the catalogue nor on the model hub, which is written "
-            "hf.co/OWNER/REPOSITORY; a file is installed on the server's machine: edgeembed pull FILE",
-            param="model",
-        )
-    return spec
-
-
-def _bare(name: str) -> str:
-    return name[: -len(LATEST)] if name.lower().endswith(LATEST) else name
-
-
 def _alias(request: web.Request, given: str) -> str | None:
     """Return the alias that a name is; None if it is none."""
     registry: ModelRegistry = request.app[SERVICE].registry
-    return next((name for name in (given, _bare(given)) if registry.is_alias(name)), None)
+    return next((name for name in (given, bare_name(given)) if registry.is_alias(name)), None)
 
 
 def _is_result(line: PullLine) -> bool:

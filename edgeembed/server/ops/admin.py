@@ -1,12 +1,13 @@
-"""Routes for the daemon's owner: GET /v1/admin, POST /v1/admin/pause, /resume, /shutdown, /cache/clear.
+"""Routes for the daemon's owner about the daemon: GET /v1/admin, POST /v1/admin/pause, /resume, /shutdown, /restart.
 
-The tray icon and `edgeembed cache clear` use them. Only the daemon's own application has them: /shutdown needs a daemon.
+The tray icon, commands and the dashboard use them. Only the daemon's own application has them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
@@ -14,14 +15,23 @@ from aiohttp import web
 from edgeembed.common.status import AdminStatus
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
-from edgeembed.server.owner import require_owner
+from edgeembed.server.ops.end_reason import END_REASON, RESTARTS, SHUT_DOWN
+from edgeembed.server.owner import owned
 from edgeembed.server.reading import read_request
 from edgeembed.server.responses import struct_response
 
 log = logging.getLogger(__name__)
 
-STOP: web.AppKey[Callable[[], None]] = web.AppKey("stop")
-"""Shuts the daemon down, after the requests in flight."""
+
+@dataclass(frozen=True)
+class Ending:
+    """The ways in which a daemon ends, after the requests in flight. restart: it starts anew with the same command."""
+
+    stop: Callable[[], None]
+    restart: Callable[[], None]
+
+
+ENDING: web.AppKey[Ending] = web.AppKey("ending")
 
 
 class ClearBody(msgspec.Struct):
@@ -39,16 +49,17 @@ class ClearAnswer(msgspec.Struct):
 _CLEAR = BodyType(ClearBody, {})
 
 
-def add_to(app: web.Application, stop: Callable[[], None]) -> None:
-    """Add the routes to an application. stop: shuts the daemon down."""
-    app[STOP] = stop
+def add_to(app: web.Application, ending: Ending) -> None:
+    """Add the routes to an application."""
+    app[ENDING] = ending
     app.add_routes(
         [
-            web.get("/v1/admin", show),
-            web.post("/v1/admin/pause", pause),
-            web.post("/v1/admin/resume", resume),
-            web.post("/v1/admin/shutdown", shutdown),
-            web.post("/v1/admin/cache/clear", clear_cache),
+            web.get("/v1/admin", owned(show)),
+            web.post("/v1/admin/pause", owned(pause)),
+            web.post("/v1/admin/resume", owned(resume)),
+            web.post("/v1/admin/shutdown", owned(shutdown)),
+            web.post("/v1/admin/restart", owned(restart)),
+            web.post("/v1/admin/cache/clear", owned(clear_cache)),
         ]
     )
 
@@ -63,29 +74,37 @@ async def pause(request: web.Request) -> web.Response:
 
     Requests that are being computed are finished. A daemon is not paused when it starts.
     """
-    require_owner(request)
     _set_paused(request, True)
     return _answer(request)
 
 
 async def resume(request: web.Request) -> web.Response:
     """Resume computing."""
-    require_owner(request)
     _set_paused(request, False)
     return _answer(request)
 
 
 async def shutdown(request: web.Request) -> web.Response:
     """Shut the daemon down after the requests in flight, at the latest after the setting grace_period."""
-    require_owner(request)
     log.info("shutdown requested over HTTP")
-    request.app[STOP]()
+    request.app[END_REASON].begin(SHUT_DOWN)
+    request.app[ENDING].stop()
+    return _answer(request, stopping=True)
+
+
+async def restart(request: web.Request) -> web.Response:
+    """Shut the daemon down as /shutdown does, and start it anew with the same command, which reads the settings again.
+
+    Its address is closed meanwhile, for a second or two beside the time that the requests in flight take.
+    """
+    log.info("restart requested over HTTP")
+    request.app[END_REASON].begin(RESTARTS)
+    request.app[ENDING].restart()
     return _answer(request, stopping=True)
 
 
 async def clear_cache(request: web.Request) -> web.Response:
     """Remove the vectors of all models or of one from the cache, in memory and on disk."""
-    require_owner(request)
     given = (await read_request(request)).strip()
     body = await read_body(request, _CLEAR) if given else ClearBody()
     cache = request.app[SERVICE].cache

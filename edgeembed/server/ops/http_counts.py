@@ -17,6 +17,8 @@ SECONDS = (
 CLIENT_GONE = 499
 """The status counted for requests whose client disconnected, as in nginx."""
 NO_ROUTE = "none"
+WAITING = frozenset({"/v1/status/ending"})
+"""Routes whose requests wait for something to happen: no latency."""
 
 
 class HttpCounts:
@@ -32,7 +34,8 @@ class HttpCounts:
     def count(self, request: web.Request, status: int, seconds: float) -> None:
         """Count a request by its route's template, as its path may hold anything."""
         resource = request.match_info.route.resource
-        self.add(resource.canonical if resource is not None else NO_ROUTE, request.method, status, seconds)
+        route = resource.canonical if resource is not None else NO_ROUTE
+        self.add(route, request.method, status, 0.0 if route in WAITING else seconds)
 
     def add(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request to a route."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from http import HTTPStatus
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from aiohttp import hdrs, web
 from msgspec import UNSET
 
 from edgeembed import __version__
+from edgeembed.common import admin_status
 from edgeembed.common import status as common_status
 from edgeembed.server import error_formats, responses
 from edgeembed.server.body import CACHE_HEADER
@@ -36,6 +38,7 @@ _WHY = {
     401: "The API key is missing or unknown.",
     403: "This Host, web page or machine has no access.",
     404: "Unknown model.",
+    409: "The daemon's state or its settings do not allow it; the message says what to change first.",
     413: "The body is too large.",
     422: "Invalid request; the message names the field and the item.",
     424: "The model cannot do this task.",
@@ -115,13 +118,17 @@ def make_document(app: web.Application) -> dict[str, Any]:
 
 
 def _require_sent_fields(components: dict[str, Any]) -> None:
-    """Mark the fields that the daemon always sends: the defaults in `common.status` are for readers of other versions."""
-    for name, kind in inspect.getmembers(common_status, inspect.isclass):
+    """Mark the fields that the daemon always sends: the defaults in these modules are for readers of other versions."""
+    for name, kind in (*_classes(admin_status), *_classes(common_status)):
         if name in components and issubclass(kind, msgspec.Struct):
             fields = msgspec.structs.fields(kind)
             components[name]["required"] = [field.encode_name for field in fields if field.default is not UNSET]
             for schema in components[name]["properties"].values():
                 schema.pop("default", None)
+
+
+def _classes(module: ModuleType) -> list[tuple[str, type]]:
+    return inspect.getmembers(module, inspect.isclass)
 
 
 def _types(operations: Sequence[Operation]) -> list[Any]:
@@ -196,7 +203,7 @@ def _responses(method: str, path: str, operation: Operation, schemas: dict[Any, 
                 "schema": {"type": "string", "pattern": "^[1-9][0-9]*$"},
             },
         }
-    found = {"200": done}
+    found = {str(operation.status): done}
     error = _ERRORS[error_formats.dialect_of(method, path)]
     for status in sorted({*operation.errors, *operation.fails}):
         found[str(status)] = {

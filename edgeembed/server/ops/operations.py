@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeembed.common.status import AdminStatus, DaemonStatus, Health, ListedModel
+from edgeembed.common.admin_status import OwnedModel, OwnedModels, PullStatus
+from edgeembed.common.status import AdminStatus, DaemonStatus, EndingStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
     classify,
@@ -30,13 +31,14 @@ from edgeembed.server.dialects import (
     tokenize_path,
 )
 from edgeembed.server.fields import RowsField
-from edgeembed.server.ops import admin, base_url
+from edgeembed.server.ops import admin, admin_models, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer, OutputsAnswer
 
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
 _READS = (401, 403, 500)
-_CHANGES = (400, 401, 403, 404, 413, 500)
+_OWNS = (400, 401, 403, 404, 409, 413, 500)
+_CHANGES = (400, 401, 403, 404, 409, 413, 500)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Operation:
     """The cache is used: one header controls it, another one tells whether it answered."""
     fails: dict[int, Any] = field(default_factory=dict)
     body_required: bool = True
+    status: int = 200
+    """Of a success."""
 
 
 _JSON_OR_BYTES = (responses.JSON_TYPE, responses.BYTES_TYPE)
@@ -286,18 +290,33 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/livez"): Operation(_SERVER, LiveAnswer, errors=(403, 500)),
     ("GET", "/metrics"): Operation(_SERVER, None, media=("text/plain",)),
     ("GET", "/"): Operation(_SERVER, None, media=("text/plain", "text/html"), errors=(403, 500)),
+    ("GET", "/recipes.json"): Operation(_SERVER, Anything, errors=(403, 500)),
     **{("GET", f"/{name}"): Operation(_SERVER, None, media=("text/css",), errors=(403, 500)) for name in dashboard.STYLES},
     **{
         ("GET", f"/{name}"): Operation(_SERVER, None, media=("text/javascript",), errors=(403, 500))
         for name in dashboard.SCRIPTS
     },
     ("GET", "/v1/status"): Operation(_SERVER, DaemonStatus),
+    ("GET", "/v1/status/ending"): Operation(_SERVER, EndingStatus, errors=(400, 401, 403, 500)),
     ("GET", "/openapi.json"): Operation(_SERVER, Anything),
     ("GET", "/docs"): Operation(_SERVER, None, media=("text/html",)),
     ("GET", "/v1/admin"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/restart"): Operation(_ADMIN, AdminStatus),
+    ("GET", "/v1/admin/models"): Operation(_ADMIN, OwnedModels),
+    **{
+        ("POST", f"/v1/admin/models/{action}"): Operation(
+            _ADMIN, answer, admin_models.ModelBody, _OWNS, status=202 if action == "pull" else 200
+        )
+        for action, answer in (
+            ("pull", PullStatus),
+            ("pull/pause", PullStatus),
+            ("pull/cancel", PullStatus),
+            *((action, OwnedModel) for action in ("load", "unload", "default", "delete")),
+        )
+    },
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),

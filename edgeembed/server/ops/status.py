@@ -29,7 +29,7 @@ from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import Slot
-from edgeembed.server.app_keys import SERVICE, STARTED_AT
+from edgeembed.server.app_keys import ACCESS, SERVICE, STARTED_AT
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import json_response, struct_response
 
@@ -52,7 +52,8 @@ async def health(request: web.Request) -> web.Response:
 
     A model that was unloaded while idle is fine: the next request loads it. Other models that cannot be served are listed in
     `failed_models` and do not cause a 503. The status "degraded" (200) means that the latest vectors are unlike the model's
-    earlier ones; if a probe text shows that the model itself has changed, the answer is 503.
+    earlier ones; if a probe text shows that the model itself has changed, the answer is 503. The status "paused" (200) means
+    that its owner wants nothing computed: only texts in the cache are answered.
     """
     service = request.app[SERVICE]
     found = _health(service)
@@ -66,8 +67,8 @@ async def health(request: web.Request) -> web.Response:
         for model in service.registry.models
         if (reason := service.vectors.alarm(model)) is not None
     ]
-    word, vectors = ("degraded", "; ".join(alarms)) if alarms else ("ok", UNSET)
-    return struct_response(msgspec.structs.replace(found, status=word, vectors=vectors))
+    word = "paused" if service.pool.paused else "degraded" if alarms else "ok"
+    return struct_response(msgspec.structs.replace(found, status=word, vectors="; ".join(alarms) or UNSET))
 
 
 def _health(service: EmbeddingService) -> Health:
@@ -82,6 +83,7 @@ def _health(service: EmbeddingService) -> Health:
     loading = service.registry.pending or (slot and slot.state == "loading") or (engine and engine.state == "starting")
     return Health(
         status="starting" if loading else "unavailable",
+        paused=service.pool.paused or UNSET,
         model=default.name if default else None,
         mode=engine.mode if engine else None,
         demotions=tuple(HealthDemotion(each.mode, each.reason) for each in engine.demotions) if engine else (),
@@ -97,12 +99,17 @@ async def status(request: web.Request) -> web.Response:
     service = request.app[SERVICE]
     default = service.registry.default
     slot = service.pool.slot_of(default) if default else None
+    pending = service.registry.pending
+    share = pending.share if pending else None
     return struct_response(
         DaemonStatus(
             version=__version__,
             pid=os.getpid(),
             uptime_seconds=round(time.time() - request.app[STARTED_AT], 3),
-            starting=service.registry.pending.stage if service.registry.pending else UNSET,
+            paused=service.pool.paused,
+            starting=pending.stage if pending else UNSET,
+            starting_share=UNSET if share is None else share,
+            loopback_only=request.app[ACCESS].loopback_only,
             model=_default_model(service, slot),
             engine=slot.engine.status if slot and slot.engine else None,
             memory=MemoryUse(service.pool.used_bytes, service.pool.budget_bytes),

@@ -1,0 +1,136 @@
+"""All models, those of the catalogue and installed ones, by type, with the memory that they take and whether they fit."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from edgeembed.common.progress import human_size
+from edgeembed.config.settings import Settings
+from edgeembed.errors import HubError
+from edgeembed.hub.catalogue import CatalogueEntry, catalogue
+from edgeembed.hub.file_sizes import size_of
+from edgeembed.hub.offered import offered_types
+from edgeembed.hub.store import InstalledModel
+from edgeembed.models import memory
+from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS, longest_text
+
+Fit = Literal["yes", "partly", "no"]
+
+
+@dataclass(frozen=True)
+class TypeOverview:
+    """One type of a model. Sizes in bytes; None if they are not known."""
+
+    type: str
+    file_bytes: int | None
+    memory_bytes: int | None
+    installed: InstalledModel | None = None
+
+
+@dataclass(frozen=True)
+class ModelOverview:
+    """A model and its types: those that are offered, and others that are installed."""
+
+    name: str
+    entry: CatalogueEntry | None
+    types: tuple[TypeOverview, ...]
+
+    @property
+    def installed(self) -> InstalledModel | None:
+        """One of its installed types."""
+        return next((each.installed for each in self.types if each.installed), None)
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory for models in bytes: main memory for all of them together, and that of the graphics cards in use."""
+
+    main: int
+    cards: int = 0
+    card_names: str = ""
+
+    @classmethod
+    def of(cls, budget_bytes: int, devices: dict[str, Any]) -> Room:
+        """Return the room on this machine. devices: from `Gpus.describe`.
+
+        A card without memory of its own, inside the processor, adds none.
+        """
+        used = [
+            device
+            for device in devices.get("devices", ())
+            if device["name"] in devices.get("used", ()) and device["kind"] == "gpu"
+        ]
+        share = devices.get("gpu_memory_utilization", 1.0)
+        return cls(
+            budget_bytes,
+            int(sum(device["memory_total"] for device in used) * share),
+            ", ".join(device["name"] for device in used),
+        )
+
+    def fit(self, memory_bytes: int | None) -> tuple[Fit | None, str]:
+        """Return whether a model fits if it is alone, and why; None for one of unknown size."""
+        if memory_bytes is None:
+            return None, "its size is not known"
+        needed = f"about {human_size(memory_bytes)}"
+        if self.cards and memory_bytes <= self.cards:
+            return "yes", f"{needed}, all on {self.card_names}"
+        if self.cards and memory_bytes - self.cards <= self.main:
+            return (
+                "partly",
+                f"{needed}: a part on {self.card_names}, which has {human_size(self.cards)}, the rest in main memory",
+            )
+        if memory_bytes <= self.main:
+            return "yes", f"{needed} of the {human_size(self.main)} for loaded models"
+        return "no", f"{needed}, more than the {human_size(self.main)} for loaded models (memory_budget_mib)"
+
+
+def overview(installed: Iterable[InstalledModel], settings: Settings) -> list[ModelOverview]:
+    """Return all models of the catalogue and all installed ones, by name."""
+    there: dict[str, list[InstalledModel]] = {}
+    for model in installed:
+        there.setdefault(model.name, []).append(model)
+    entries = catalogue()
+    return [_overview(name, entries.get(name), there.get(name, []), settings) for name in sorted({*entries, *there})]
+
+
+def memory_of(entry: CatalogueEntry, kind: str, settings: Settings) -> int | None:
+    """Return an estimate of the memory that a model of the catalogue takes, in bytes; None if its shape is not known."""
+    longest = longest_text(settings.context_tokens, entry.max_seq_length)
+    return _estimate_entry(entry.name, kind, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+
+
+def memory_of_installed(model: InstalledModel, settings: Settings) -> int | None:
+    """Return an estimate of the memory that an installed model takes, in bytes; None if its file cannot be read."""
+    longest = longest_text(settings.context_tokens, model.max_seq_length)
+    try:
+        return memory.estimate(model.path, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+    except (HubError, OSError):
+        return None
+
+
+@functools.lru_cache(maxsize=4096)  # sums over all tensors
+def _estimate_entry(name: str, kind: str, longest: int, batch: int) -> int | None:
+    return memory.estimate_entry(catalogue()[name], kind, longest, batch)
+
+
+@functools.lru_cache(maxsize=4096)
+def _size_of(name: str, kind: str) -> int | None:
+    return size_of(catalogue()[name], kind)
+
+
+def _overview(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel], settings: Settings) -> ModelOverview:
+    there = {model.type: model for model in installed}
+    offered = offered_types(entry) if entry else []
+    if entry:  # the one that is meant without a type comes first
+        offered.sort(key=lambda kind: kind != entry.default_type)
+    types = []
+    for kind in dict.fromkeys((*offered, *there)):
+        if model := there.get(kind):
+            size, needed = model.size_bytes, None if model.damage else memory_of_installed(model, settings)
+            types.append(TypeOverview(kind, size, needed, model))
+        elif entry:
+            types.append(TypeOverview(kind, _size_of(name, kind), memory_of(entry, kind, settings)))
+    return ModelOverview(name, entry, tuple(types))

@@ -1,0 +1,78 @@
+// The tab Log: the daemon's latest lines. Lines are added at the end and never replaced, so the reader keeps their place.
+
+import { $, ask, make } from "./page.js";
+import { watch } from "./manage.js";
+
+const POLL_MS = 2000;
+const TAIL = 500;
+const MOST_LINES = 3000;
+
+const box = $("log-lines");
+let paused = false;
+let last = null;
+let unseen = 0;
+
+const atEnd = () => box.scrollHeight - box.scrollTop - box.clientHeight < 24;
+const toEnd = () => box.scrollTo({ top: box.scrollHeight });
+
+function lineView(line) {
+  const at = new Date(line.time);
+  const time = make("time", { datetime: line.time, title: at.toLocaleString() }, at.toLocaleTimeString("en", { hour12: false }));
+  return make("p", { class: "log-line", "data-level": line.level, "data-number": line.number }, time, " ", make("b", {}, line.level), " ", make("span", {}, line.message));
+}
+
+const gap = (words) => make("p", { class: "log-gap" }, words);
+
+function draw({ lines }) {
+  const follows = atEnd();
+  let fresh = lines;
+  const added = [];
+  if (last !== null && lines.length) {
+    // The daemon counts from 1 again when it starts.
+    if (lines.at(-1).number < last) added.push(gap("The daemon was started again."));
+    else {
+      fresh = lines.filter((line) => line.number > last);
+      if (fresh.length === lines.length && lines.length >= TAIL) added.push(gap("Some lines are missing here."));
+    }
+  }
+  if (lines.length) last = lines.at(-1).number;
+  added.push(...fresh.map(lineView));
+  if (!added.length && box.childElementCount) return show();
+  if (added.length) box.querySelector(".log-none")?.remove();
+  else box.append(make("p", { class: "log-none faint" }, "No lines of this level yet."));
+  box.append(...added);
+  if (follows) {
+    while (box.childElementCount > MOST_LINES) box.firstElementChild.remove();
+    toEnd();
+  } else unseen += fresh.length;
+  return show();
+}
+
+function show() {
+  if (atEnd()) unseen = 0;
+  $("log-newest").hidden = atEnd();
+  $("log-newest").textContent = unseen ? `Newest lines (${unseen} new)` : "Newest lines";
+  const words = paused ? "Paused" : atEnd() ? "Following" : "New lines are added below";
+  if ($("log-state").textContent !== words) $("log-state").textContent = words;
+}
+
+const load = async () => (await ask(`v1/admin/log?level=${$("log-level").value}&lines=${TAIL}`)).answer;
+const reload = watch($("log"), () => (paused && last !== null ? { lines: [] } : load()), draw, () => (paused ? null : POLL_MS));
+
+box.addEventListener("scroll", show);
+$("log-newest").addEventListener("click", () => {
+  toEnd();
+  show();
+  box.focus();
+});
+$("log-pause").addEventListener("click", () => {
+  paused = !paused;
+  $("log-pause").textContent = paused ? "Follow" : "Pause";
+  show();
+  reload();
+});
+$("log-level").addEventListener("change", () => {
+  box.replaceChildren();
+  [last, unseen] = [null, 0];
+  reload();
+});
