@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,7 @@ from click.testing import CliRunner
 
 from edgeembed.bulk import embedding, shards
 from edgeembed.bulk.computed import Computed
-from edgeembed.bulk.embedders import EmbedOptions, LocalEmbedder
-from edgeembed.bulk.job import Job, JobResult, claimed, run
-from edgeembed.bulk.outputs import Output as Target
-from edgeembed.bulk.shards import JobRules
+from edgeembed.bulk.job import Job, claimed, run
 from edgeembed.cli.embed import embed
 from edgeembed.common.files import read_json
 from edgeembed.engine.interface import Output
@@ -29,52 +25,11 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.number_formats import quantised
 from tests.bulk.daemon import serving
-from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row, fake_service
+from tests.bulk.jobs import TEXTS, Silent, embedder_of, finished, make_job
+from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row
 from tests.server.dialect_requests import unit
 
 ALL: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
-TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None: ...
-    def note(self, line: str) -> None: ...
-    def add(self, texts: int, read_bytes: float) -> None: ...
-    def assembling(self) -> None: ...
-
-
-@asynccontextmanager
-async def embedder_of(
-    outputs: Sequence[Output], engine: FakeEngine, own: tuple[Output, ...] = ("dense", "multi", "sparse")
-) -> AsyncIterator[LocalEmbedder]:
-    """own: of the model."""
-    service = fake_service(engine, outputs=own)
-    model = service.registry.default
-    assert model is not None
-    embedder = LocalEmbedder(service, model, EmbedOptions(outputs=tuple(outputs)))
-    try:
-        await embedder.start()
-        yield embedder
-    finally:
-        await service.pool.close()
-
-
-def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) -> Job:
-    texts = folder / "texts.txt"
-    if not texts.exists():
-        texts.write_text("\n".join(TEXTS))
-    target = Target.of(f"{folder}/{name}")
-    options = {key: more.pop(key) for key in ("resume", "overwrite") if key in more}
-    rules = JobRules(format=target.format, outputs=outputs, shard_rows=6, **more)
-    return Job(inputs=[str(texts)], output=target, rules=rules, **options)
-
-
-async def finished(job: Job, engine: FakeEngine | None = None) -> JobResult:
-    async with embedder_of(job.rules.outputs, engine or FakeEngine()) as embedder:
-        with claimed(job):
-            return await run(job, embedder, Silent())
 
 
 async def unfinished(job: Job) -> Job:

@@ -10,7 +10,7 @@ import pytest
 from edgeembed.bulk.searching import open_rows, parse_where
 from edgeembed.bulk.stores.files import FileRows
 from edgeembed.errors import ConfigError
-from tests.bulk.test_job_outputs import TEXTS, finished, make_job
+from tests.bulk.jobs import TEXTS, finished, make_job
 from tests.server.dialect_requests import unit
 
 FILES = ["v.parquet", "v.arrow", "v.jsonl", "v.npy", "v/"]
