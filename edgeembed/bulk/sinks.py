@@ -121,7 +121,7 @@ class StoreSink:
     def write(self, number: int, rows: ShardRows, manifest: JobManifest) -> None:
         assert self._store is not None, "a job begins before it writes"
         with self._lock:
-            self._store.put(StoreRows(rows.ids, rows.computed.dense, rows.texts))
+            self._store.put(StoreRows(rows.ids, rows.computed.dense, rows.texts, rows.kept))
 
     def finish(self, numbers: Sequence[int], rows: int, manifest: JobManifest) -> str | None:
         assert self._store is not None, "a job begins before it finishes"
@@ -153,6 +153,7 @@ def info_of(manifest: JobManifest) -> StoreInfo:
         dimensions=manifest.dimensions,
         ids=manifest.ids,
         with_text=manifest.rules.with_text,
+        columns=tuple(manifest.kept),
         dtype=manifest.rules.dtype,
         input_type=manifest.rules.input_type,
         instruction=manifest.rules.instruction,

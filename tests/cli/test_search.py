@@ -41,7 +41,7 @@ def port(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[in
 def texts(tmp_path: Path) -> Path:
     """The model's prompt for queries is "Q: {text}": the query "text number 1" is the text of a row."""
     path = tmp_path / "texts.jsonl"
-    lines = [json.dumps({"text": f"Q: text number {row}", "key": 1000 + row}) for row in range(ROWS)]
+    lines = [json.dumps({"text": f"Q: text number {row}", "key": 1000 + row, "part": row % 3}) for row in range(ROWS)]
     lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model accepts
     lines[900] = '{"text": "text with the id of another", "key": 1100}'
     path.write_text("\n".join(lines))
@@ -49,13 +49,26 @@ def texts(tmp_path: Path) -> Path:
 
 
 def job(texts: Path, out: str, *more: str) -> list[str]:
-    return ["embed", str(texts), "-o", out, "--id", "key", "--shard-rows", str(SHARD), "--with-text", *more]
+    return [
+        "embed",
+        str(texts),
+        "-o",
+        out,
+        "--id",
+        "key",
+        "--shard-rows",
+        str(SHARD),
+        "--with-text",
+        "--keep-columns",
+        "part",
+        *more,
+    ]
 
 
 def said(*arguments: str) -> str:
     """Run a command that must succeed and return its standard error."""
     found = edgeembed(*arguments)
-    assert found.returncode == 0, found.stderr
+    assert found.returncode in (0, 3), found.stderr  # 3: with rejects
     return found.stderr
 
 
@@ -93,6 +106,7 @@ def content(out: str) -> dict[int, str]:
             assert best.score == pytest.approx(1, abs=1e-5)
         for row in store.search(unit("a text"), len(ids)):
             rows[int(row.id)] = row.text or ""
+            assert row.columns == {"part": None if row.id == 1100 else (int(row.id) - 1000) % 3}
         assert sorted(rows) == sorted(ids)
         return rows
     finally:
@@ -137,11 +151,12 @@ def test_rows_are_found_with_their_text_and_with_what_json_shows(kind: str, port
     out = STORES[kind].format(tmp_path)
     said(*job(texts, out))
     first, second, *_ = found_by(out, "text number 17", "-k", "3")
-    assert (first["id"], first["text"]) == (1017, "Q: text number 17")
+    assert (first["id"], first["text"], first["part"]) == (1017, "Q: text number 17", 2)
+    assert [row["part"] for row in found_by(out, "text number 17", "-k", "4", "--where", "part=1")] == [1, 1, 1, 1]
     assert first["score"] == pytest.approx(1, abs=1e-5)
     assert second["score"] < first["score"]
     shown = edgeembed("search", out, "text number 17", "-k", "1").stdout
-    assert shown == "1. 1.0000  1017\n    Q: text number 17\n"
+    assert shown == "1. 1.0000  1017  part=2\n    Q: text number 17\n"
 
 
 @pytest.mark.parametrize("out", ["sqlite:{}/index.db", "{}/v.parquet"])
@@ -157,7 +172,7 @@ def test_a_store_that_exists_is_replaced_or_added_to_only_when_asked(port: int, 
     out = f"sqlite:{tmp_path}/index.db"
     said(*job(texts, out))
     more = tmp_path / "more.jsonl"
-    more.write_text('{"text": "Q: a new text", "key": 1}\n{"text": "Q: text number 9", "key": 1008}\n')
+    more.write_text('{"text": "Q: a new text", "key": 1, "part": 0}\n{"text": "Q: text number 9", "key": 1008, "part": 1}\n')
     assert "exists already; replace it with --overwrite, add to it with --append" in refused(*job(more, out))
     assert "--append needs --id" in refused("embed", str(more), "-o", out, "--append")
     assert "--append and --overwrite contradict" in refused(*job(more, out, "--append", "--overwrite"))
@@ -198,7 +213,7 @@ def test_search_says_what_is_wrong(port: int, texts: Path, tmp_path: Path) -> No
     assert "no such file" in refused("search", f"{tmp_path}/none.parquet", "x")
     (tmp_path / "v.db").touch()
     assert "is no output of `edgeembed embed`" in refused("search", f"{tmp_path}/v.db", "x")
-    assert "has no fields `id` and `vector`; its fields are text, key" in refused("search", str(texts), "x")
+    assert "has no fields `id` and `vector`; its fields are text, key, part" in refused("search", str(texts), "x")
     assert "has no column 'author'" in refused("search", out, "x", "--where", "author=Ann")
     assert "expected COLUMN=VALUE" in refused("search", out, "x", "--where", "author")
     assert "holds no texts to rerank; write it with --with-text" in refused("search", out, "x", "--rerank", "reranker")
