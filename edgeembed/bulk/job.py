@@ -14,9 +14,21 @@ import msgspec
 from edgeembed.bulk.computed import described
 from edgeembed.bulk.embedders import PROBE, Embedder
 from edgeembed.bulk.embedding import embed_shard
-from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
+from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, open_inputs, require_files
+from edgeembed.bulk.kept import type_of
 from edgeembed.bulk.outputs import Output
-from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
+from edgeembed.bulk.shards import (
+    JobManifest,
+    JobRules,
+    Receipt,
+    Refused,
+    Shard,
+    WorkFolder,
+    cut,
+    kind_of,
+    with_ids,
+    with_kept,
+)
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.common.files import describe_os_error
 from edgeembed.common.retry import with_retries
@@ -33,7 +45,8 @@ _WORDS_PER_REQUEST = 1024
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. inputs: as the user names them.
 
-    resume: continue an unfinished job. overwrite: replace complete output, or without `resume` an unfinished job.
+    resume: continue an unfinished job. overwrite: replace complete output, or without `resume` an unfinished job. strict:
+    end with the first row that cannot be embedded.
     """
 
     inputs: Sequence[str]
@@ -42,6 +55,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input_format: InputFormat | None = None
     resume: bool = False
     overwrite: bool = False
+    strict: bool = False
 
     @property
     def has_chunks(self) -> bool:
@@ -56,10 +70,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a job. before: how many of the rows an earlier run made. computed: what they hold, for people."""
+    """The outcome of a job. before: how many of the rows an earlier run made. computed: what they hold, for people.
+
+    first_refused: None when no row was refused.
+    """
 
     rows: int
     refused: int
+    first_refused: Refused | None
     before: int
     computed: str
 
@@ -88,6 +106,13 @@ def batch_tokens_of(job: Job) -> int | None:
     """Return the batch size that the job to be resumed began with; None when there is no such job, or it is unknown."""
     work = job.output.work()
     return work.manifest().batch_tokens or None if work.began and job.resume else None
+
+
+def check_inputs(job: Job) -> None:
+    """Read the beginning of each input, before a model is loaded for it. Raises ConfigError for what cannot be read."""
+    rules = job.rules
+    columns = Columns(rules.column, rules.id_column, rules.keep_columns)
+    open_inputs(job.inputs, job.input_format, columns, Chunker(rules.chunks, WordTokens())).check()
 
 
 @contextlib.contextmanager
@@ -144,8 +169,7 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
     inputs = open_inputs(
         job.inputs,
         job.input_format,
-        rules.column,
-        rules.id_column,
+        Columns(rules.column, rules.id_column, rules.keep_columns),
         Chunker(rules.chunks, WordTokens(count)),
         chunk_rows=rules.chunk_rows,
     )
@@ -203,9 +227,11 @@ class _Run:
             self._manifest.require_same(self._expected)
             if difference := self._manifest.last_digits(self._expected):
                 self._watch.note(difference)
-            for _, receipt in self._work.receipts():
+            for number, receipt in self._work.receipts():
                 self._before += receipt.rows
                 done += receipt.bytes
+                if receipt.refused and self._job.strict:
+                    self._require_none(self._work.first_refused(number))
         self._watch.begin(self._before, done, self._inputs.size_bytes)
 
     async def embed(self) -> None:
@@ -230,9 +256,14 @@ class _Run:
         rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
         output, manifest, work = self._job.output, self._manifest, self._work
         rejects = [file for number, _ in receipts if (file := work.rejects(number)).exists()]
+        first = next((work.first_refused(number) for number, receipt in receipts if receipt.refused), None)
         if manifest is None or not rows:
             listed = await asyncio.to_thread(output.join_rejects, work, rejects)
-            reason = f"all {refused:,} rows were refused, see {listed}" if refused else "the inputs have no texts"
+            reason = "the inputs have no texts"
+            if first is not None:
+                reason = (
+                    f"all {refused:,} rows were refused, the first ({first.where}) because: {first.reason}; see {listed}"
+                )
             raise EdgeEmbedError(f"nothing was embedded: {reason}")
         if not output.folder:
             self._watch.assembling()
@@ -240,7 +271,7 @@ class _Run:
             await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
         await asyncio.to_thread(output.finish, work, rejects)
         computed = described(manifest.rules.outputs, manifest.widths | {"dense": manifest.dimensions})
-        return JobResult(rows=rows, refused=refused, before=self._before, computed=computed)
+        return JobResult(rows=rows, refused=refused, first_refused=first, before=self._before, computed=computed)
 
     async def _missing(self) -> AsyncIterator[Shard]:
         """Yield the shards that have no receipt; the others are skipped without being read."""
@@ -258,8 +289,18 @@ class _Run:
                 cursor = shard.after
                 if self._manifest is None:
                     self._manifest = self._begin(shard)
-                yield with_ids(shard, self._manifest.ids)
+                shard = with_kept(with_ids(shard, self._manifest.ids), self._manifest.kept)
+                self._require_none(*shard.refused[:1])
+                yield shard
             number += 1
+
+    def _require_none(self, *refused: Refused) -> None:
+        """Raise EdgeEmbedError for a row that was refused, if none may be."""
+        for each in refused if self._job.strict else ():
+            raise EdgeEmbedError(
+                f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input "
+                "and start again, or go on without this row with --resume and without --strict"
+            )
 
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
@@ -271,9 +312,20 @@ class _Run:
                 reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
                 raise ConfigError(f"{reason}; the unfinished job of {self._job.output.path} is kept")
             self._job.output.clear_work()
-        manifest = msgspec.structs.replace(self._expected, ids=kind_of(first))
+        manifest = msgspec.structs.replace(self._expected, ids=kind_of(first), kept=self._kept_types(first))
         self._work.begin(manifest)
         return manifest
+
+    def _kept_types(self, first: Shard) -> dict[str, str]:
+        """Return the columns that pass to the output. Raises ConfigError for one that no row has."""
+        found = self._inputs.kept_types()
+        types: dict[str, str] = {}
+        for name in self._job.rules.keep_columns:
+            has = [row for row in first.rows if name in row.kept]
+            if not has and name not in found and first.rows:
+                raise ConfigError(f"none of the first {len(first.rows):,} rows has the column {name!r} of --keep-columns")
+            types[name] = found.get(name) or type_of([row.kept[name] for row in has])
+        return types | found
 
     async def _make(self, shard: Shard) -> None:
         """Embed a shard and write it, then its receipt."""
@@ -281,11 +333,13 @@ class _Run:
         assert manifest is not None, "it is written before the first shard is embedded"
         share = shard.bytes / max(len(shard.rows), 1)
         embedded = await embed_shard(shard, self._embedder, self._limit, lambda texts: self._watch.add(texts, texts * share))
+        self._require_none(*embedded.refused[:1])
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],
                 embedded.computed,
                 [row.text for row in embedded.rows] if manifest.rules.with_text else None,
+                {name: [row.kept[name] for row in embedded.rows] for name in manifest.kept},
             )
             path = self._work.shard(shard.number, self._job.output.suffix)
             await asyncio.to_thread(write_shard, path, rows, manifest)
