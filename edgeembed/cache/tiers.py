@@ -111,6 +111,16 @@ class VectorCache:
             models={model: counts.plus(Counts()) for model, counts in self._counts.items()},
         )
 
+    async def disk_bytes(self) -> int | None:
+        """Return what the disk tier takes; None while it is not used."""
+        disk = self._disk
+        if disk is None or not self._disk_usable("read"):
+            return None
+        try:
+            return await self._on_disk(lambda: disk.size_bytes)
+        except FAULTS:
+            return None
+
     async def open(self) -> None:
         """Open the disk tier; when that fails, log it, work in memory alone, and try again later."""
         if self._folder is None:

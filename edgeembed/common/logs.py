@@ -16,11 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
 
 import orjson
 
 from edgeembed.common.log_content import describe_error, format_traceback, printable, printable_lines, shortened
+
+if TYPE_CHECKING:
+    from edgeembed.common.spans import RequestSpan
 
 Format = Literal["text", "json"]
 
@@ -44,27 +47,36 @@ class RequestScope:
     a request, runs for days.
     """
 
-    __slots__ = ("active", "id")
+    __slots__ = ("active", "id", "span", "traceparent")
 
-    def __init__(self, id_: str) -> None:
+    def __init__(self, id_: str, traceparent: str | None = None, span: RequestSpan | None = None) -> None:
         self.id = id_
+        self.traceparent = traceparent
+        """The client's header of that name; see `spans`."""
+        self.span = span
         self.active = True
 
 
 _scope: ContextVar[RequestScope | None] = ContextVar("request", default=None)
 
 
-def begin_request(id_: str) -> RequestScope:
+def begin_request(id_: str, traceparent: str | None = None, span: RequestSpan | None = None) -> RequestScope:
     """Add a request id to log lines of this task, and of tasks that it starts, until `active` is False."""
-    scope = RequestScope(id_)
+    scope = RequestScope(id_, traceparent, span)
     _scope.set(scope)
     return scope
 
 
+def request_scope() -> RequestScope | None:
+    """Return the current request, if any."""
+    scope = _scope.get()
+    return scope if scope is not None and scope.active else None
+
+
 def request_id() -> str | None:
     """Return the id of the current request, if any."""
-    scope = _scope.get()
-    return scope.id if scope is not None and scope.active else None
+    scope = request_scope()
+    return None if scope is None else scope.id
 
 
 def _content(record: logging.LogRecord) -> tuple[str, str | None]:

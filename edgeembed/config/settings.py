@@ -344,3 +344,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_format: Annotated[
         Literal["text", "json"], Meta(description="text for people, or json: one JSON object per line, for log collectors.")
     ] = "text"
+    access_log: Annotated[
+        str | None,
+        Meta(
+            description="File to which a line is added for each request, in log_format, without anything that its client "
+            "wrote; - for standard output. It may be renamed by log rotation.",
+            extra=_FILE,
+        ),
+    ] = None
+    traces: Annotated[
+        bool,
+        Meta(
+            description="Send a span for each request, without its texts, to the OpenTelemetry collector that the variable "
+            "OTEL_EXPORTER_OTLP_ENDPOINT names. Needs the extra otel. The header traceparent is passed on in any case."
+        ),
+    ] = False

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
+from edgeembed.common.spans import stage
 from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, Prompted, Row, Text
 from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
 from edgeembed.errors import EmptyInputError, EngineTimeoutError, RequestTooLargeError
@@ -218,7 +219,8 @@ class Pipeline:
                             lease, recalled = None, lease
                             if recalled is not None:
                                 recalled.release()
-                            lease = await self._pool.take(request.model)
+                            with stage("wait for the model"):
+                                lease = await self._pool.take(request.model)
                         assert lease.engine.info is not None  # it was ready once
                         if context != lease.engine.info.context_tokens:
                             context = self._context_tokens[request.model.key] = lease.engine.info.context_tokens
@@ -228,7 +230,8 @@ class Pipeline:
                             _refuse_numbers(request, (lease.engine.info.dimensions,))
                             await self._check(request, missing, len(part.texts) < len(missing), cached_tokens, lease)
                         began = time.monotonic()
-                        computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
+                        with stage("compute", model=request.model.spec, texts=len(part.texts)):
+                            computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
                     admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
                     rows |= computed
                     if request.outputs != DENSE:

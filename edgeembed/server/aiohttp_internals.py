@@ -238,9 +238,11 @@ def takes_raw(request: web.BaseRequest) -> bool:
 class RawResponse(web.StreamResponse):
     """A response whose head and body are already bytes. Building the head in aiohttp takes as long as a cache lookup."""
 
-    def __init__(self, written: bytes) -> None:
+    def __init__(self, written: bytes, body_bytes: int) -> None:
+        """written: head and body. body_bytes: the length of the body."""
         super().__init__()
         self._written = written
+        self.body_bytes = body_bytes
 
     @property
     def keep_alive(self) -> bool:

@@ -18,7 +18,7 @@ from edgeembed.cache import StoredResponse
 from edgeembed.common.trace import traced
 from edgeembed.errors import BodyTimeoutError, EdgeEmbedError
 from edgeembed.server.aiohttp_internals import Handle, RawResponse, takes_raw, wrap_handler
-from edgeembed.server.app_keys import ACCESS, BODY_DIGEST, SERVICE
+from edgeembed.server.app_keys import ACCESS, ACCESS_LOG, BODY_DIGEST, SERVICE, TRACING
 from edgeembed.server.auth import CHECKED
 from edgeembed.server.body import CACHE_HEADER, DIGEST_HEADER, cache_header
 from edgeembed.server.charsets import is_utf8
@@ -30,6 +30,7 @@ from edgeembed.server.request_log import log
 from edgeembed.server.responses import JSON_TYPE
 
 PATH = "/v1/embeddings"
+_ROUTE = f"{hdrs.METH_POST} {PATH}"
 MOST_BODY_BYTES = 16 * 1024
 """Longer bodies are no frequent queries: their responses are not stored."""
 _APPLICATION_HEADERS = (CACHE_HEADER, hdrs.CONTENT_ENCODING, hdrs.EXPECT, hdrs.ORIGIN)
@@ -43,8 +44,13 @@ def install(runner: web.AppRunner) -> None:
 
 
 def ahead_of(app: web.Application, application: Handle) -> Handle:
-    """Return a handler that sends stored responses, and leaves all other requests to the application."""
-    service, access, counts = app[SERVICE], app[ACCESS], app[METRICS].http
+    """Return a handler that sends stored responses, and leaves all other requests to the application.
+
+    With spans of requests, that is all of them.
+    """
+    if TRACING in app:
+        return application
+    service, access, counts, access_log = app[SERVICE], app[ACCESS], app[METRICS].http, app.get(ACCESS_LOG)
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:
         if not _may_be_stored(request):
@@ -64,8 +70,12 @@ def ahead_of(app: web.Application, application: Handle) -> Handle:
             request[CHECKED] = True
             request[BODY_DIGEST] = digest
             return await application(request)
-        response = _respond(request, found)
-        counts.add(PATH, request.method, response.status, time.perf_counter() - began)
+        request_id = request_id_of(request)
+        response = _respond(request, request_id, found)
+        took = time.perf_counter() - began
+        counts.add(PATH, request.method, response.status, took)
+        if access_log is not None:
+            access_log.write(request, _ROUTE, response.status, took, len(found.body), request_id)
         return response
 
     return handle
@@ -91,8 +101,8 @@ def _headers(request_id: str, digest: str) -> dict[str, str]:
 _HEAD = head(_headers("%s", "%s"), "%s", "%d")
 
 
-def _respond(request: web.BaseRequest, found: StoredResponse) -> web.StreamResponse:
-    request_id, body, (_, digest) = request_id_of(request), found.body, found.model
+def _respond(request: web.BaseRequest, request_id: str, found: StoredResponse) -> web.StreamResponse:
+    body, (_, digest) = found.body, found.model
     if not takes_raw(request):
         return web.Response(body=body, headers=_headers(request_id, digest))
-    return RawResponse((_HEAD % (digest, request_id, date(int(time.time())), len(body))).encode() + body)
+    return RawResponse((_HEAD % (digest, request_id, date(int(time.time())), len(body))).encode() + body, len(body))

@@ -15,15 +15,18 @@ from aiohttp import web
 from msgspec.structs import replace
 
 from edgeembed.client import daemon_url
+from edgeembed.common.spans import Tracing
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.settings import Settings
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.served_model import ServedModel
 from edgeembed.server import expectations, fast_path, paths, proxy
+from edgeembed.server.access_log import AccessLog
 from edgeembed.server.address import BACKLOG, addresses, cannot_listen, is_local, make_tls, read_keys
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
+from edgeembed.server.app_keys import ACCESS_LOG, TRACING
 from edgeembed.server.auth import Access, origins_of
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.dialects import ollama_manage
@@ -60,6 +63,7 @@ async def listening(
         max_body_bytes=settings.max_body_mib * 2**20,
         max_request_texts=settings.max_request_texts or MOST_STRINGS,
     )
+    _observe(app, settings)
     live = LiveSettings(resolved)
     add_owner_routes(app, live, ModelManager(service, live), ending)
     proxy.add_to(app, settings)
@@ -104,6 +108,24 @@ def add_owner_routes(app: web.Application, live: LiveSettings, manager: ModelMan
     ollama_manage.add_to(app, manager)
     for module in (admin_models, admin_settings, admin_access, admin_names, admin_reports):
         module.add_to(app)
+
+
+def _observe(app: web.Application, settings: Settings) -> None:
+    """Add the access log and the spans that the settings ask for. Raises ConfigError."""
+    tracing = Tracing() if settings.traces else None
+    access_log = AccessLog(settings.access_log, settings.log_format) if settings.access_log is not None else None
+    if tracing is not None:
+        app[TRACING] = tracing
+    if access_log is not None:
+        app[ACCESS_LOG] = access_log
+
+    async def close(_app: web.Application) -> None:
+        if access_log is not None:
+            await asyncio.to_thread(access_log.close)
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
+
+    app.on_cleanup.append(close)
 
 
 def make_access(settings: Settings) -> Access:

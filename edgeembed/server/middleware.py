@@ -13,16 +13,19 @@ from multidict import istr
 
 from edgeembed import __version__
 from edgeembed.common.logs import begin_request
+from edgeembed.common.spans import HEADER, RequestSpan, valid
 from edgeembed.errors import BodyTimeoutError, EdgeEmbedError, RequestTooLargeError, UnsupportedMediaError
 from edgeembed.server import content_codings
-from edgeembed.server.app_keys import ACCESS
+from edgeembed.server.aiohttp_internals import RawResponse
+from edgeembed.server.app_keys import ACCESS, ACCESS_LOG, TRACING
 from edgeembed.server.auth import let_page_read
+from edgeembed.server.body import CACHE_HEADER
 from edgeembed.server.error_formats import ERROR_FORMATS, error_format_of
 from edgeembed.server.ops.http_counts import CLIENT_GONE
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.paths import SPELLINGS, origin_of
 from edgeembed.server.reading import release
-from edgeembed.server.request_log import log_answer, log_bug
+from edgeembed.server.request_log import log_answer, log_bug, method_of, name_of, route_of
 from edgeembed.server.responses import error_object, error_response
 
 REQUEST_ID = istr("X-Request-Id")
@@ -31,6 +34,7 @@ _RUN = secrets.token_hex(11)
 _numbers = itertools.count(1)
 """Request ids count up within a run, and begin with the run's own part; a UUID would take as long as a cache lookup."""
 SERVER = f"edgeembed/{__version__}"
+_TRACEPARENT = istr(HEADER)
 _ID = web.RequestKey("id", str)
 
 
@@ -62,10 +66,14 @@ async def set_headers(request: web.Request, response: web.StreamResponse) -> Non
 async def request_ids(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Count the request, and log it; its log lines and its response have its id."""
     request_id = request[_ID] = request_id_of(request)
-    scope = begin_request(request_id)
+    given = valid(request.headers.get(_TRACEPARENT))
+    tracing = request.app.get(TRACING)
+    span = None if tracing is None else tracing.begin(method_of(request), route_of(request), given)
+    scope = begin_request(request_id, given, span)
     counts = request.app[METRICS].http
     counts.in_flight += 1
     status = CLIENT_GONE
+    response: web.StreamResponse | None = None
     began = time.perf_counter()
     try:
         response = await handler(request)
@@ -79,8 +87,24 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         counts.in_flight -= 1
         counts.count(request, status, took)
         log_answer(request, status, took)
+        if (access_log := request.app.get(ACCESS_LOG)) is not None:
+            access_log.write(request, name_of(request), status, took, _size_of(response), request_id)
+        if span is not None:
+            _end_span(span, status, response)
         scope.active = False
         release(request)
+
+
+def _size_of(response: web.StreamResponse | None) -> int | None:
+    """Return the length of a response's body if it is known before it is sent."""
+    if isinstance(response, RawResponse):
+        return response.body_bytes
+    return None if response is None else response.content_length
+
+
+def _end_span(span: RequestSpan, status: int, response: web.StreamResponse | None) -> None:
+    cache = None if response is None else response.headers.get(CACHE_HEADER)
+    span.end(status, {} if cache is None else {"edgeembed.cache": cache})
 
 
 @web.middleware

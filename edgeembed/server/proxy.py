@@ -22,6 +22,8 @@ from yarl import URL
 from edgeembed.common.answers import read_body
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.logs import request_id
+from edgeembed.common.spans import HEADER as TRACEPARENT
+from edgeembed.common.spans import traceparent
 from edgeembed.common.tls import verifying
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ForwardError, ForwardTimeoutError
@@ -165,6 +167,8 @@ class Forward:
             headers[hdrs.AUTHORIZATION] = f"Bearer {self._key}"
         headers.add(hdrs.VIA, self._via)
         headers[REQUEST_ID] = request_id() or request_id_of(request)
+        if (ours := traceparent()) is not None:
+            headers[TRACEPARENT] = ours
         return headers
 
     async def _answer(self, request: web.Request, response: aiohttp.ClientResponse) -> web.StreamResponse:

@@ -9,17 +9,19 @@ from email.utils import formatdate
 from aiohttp import hdrs, web
 
 from edgeembed.server.aiohttp_internals import RawResponse, takes_raw
+from edgeembed.server.app_keys import TRACING
 from edgeembed.server.middleware import common_headers, id_of
 from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, json_bytes
 
 
 def quick_json(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     """Return a response with JSON, the same as `json_bytes` makes, as bytes if it is an ordinary one."""
-    # A web page's browser needs more headers.
-    if len(body) > LARGE_BYTES or hdrs.ORIGIN in request.headers or not takes_raw(request):
+    # A web page's browser needs more headers, and spans read them.
+    needs_headers = hdrs.ORIGIN in request.headers or TRACING in request.app
+    if len(body) > LARGE_BYTES or needs_headers or not takes_raw(request):
         return json_bytes(body, headers)
     every = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers, **common_headers(id_of(request))}
-    return RawResponse(head(every, date(int(time.time())), len(body)).encode() + body)
+    return RawResponse(head(every, date(int(time.time())), len(body)).encode() + body, len(body))
 
 
 def head(headers: dict[str, str], date: str, length: int | str) -> str:

@@ -22,9 +22,18 @@ OTHER_METHOD = "(other method)"
 
 def name_of(request: web.Request) -> str:
     """Return method and route of a request, such as "GET /v1/models/{name}"."""
+    return f"{method_of(request)} {route_of(request) or NO_ROUTE}"
+
+
+def method_of(request: web.Request) -> str:
+    """Return the method of a request, if it is one of HTTP's."""
+    return request.method if request.method in hdrs.METH_ALL else OTHER_METHOD
+
+
+def route_of(request: web.Request) -> str | None:
+    """Return the route of a request, such as "/v1/models/{name}", if it has one."""
     resource = request.match_info.route.resource
-    method = request.method if request.method in hdrs.METH_ALL else OTHER_METHOD
-    return f"{method} {NO_ROUTE if resource is None else resource.canonical}"
+    return None if resource is None else resource.canonical
 
 
 @traced(within="answer")

@@ -11,12 +11,13 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from edgeembed.background.process import popen
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import hide_secrets
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.tray import host, system
-from edgeembed.tray.child import DaemonChild, popen
+from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import AutostartSwitch, Controller
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from edgeembed.common.answers import AnswerTooLargeError, read_body, read_start
 from edgeembed.common.log_content import describe_error
 from edgeembed.common.retry_after import parse_retry_after
+from edgeembed.common.spans import HEADER
 from edgeembed.common.tls import verifying
 from edgeembed.upstream.wire import (
     MOST_LIST_BYTES,
@@ -141,14 +142,16 @@ class UpstreamClient:
         *,
         seconds: float | None = None,
         dimensions: int | None = None,
+        traceparent: str | None = None,
     ) -> UpstreamAnswer:
         """Return the rows of texts. seconds: timeout, by default that of the options. Raises a subclass of UpstreamError.
 
-        dimensions: of the rows, if known; a much longer answer is not read.
+        dimensions: of the rows, if known; a much longer answer is not read. traceparent: a header, see `common.spans`.
         """
         request = write_body(model, texts, encoding)
         expected = most_bytes(len(texts), dimensions)
-        body = await self._request("POST", "/embeddings", seconds or self._options.timeout, request, expected)
+        seconds = seconds or self._options.timeout
+        body = await self._request("POST", "/embeddings", seconds, request, expected, traceparent)
         try:
             if len(body) <= _SMALL_BYTES:
                 return read_answer(body, len(texts))
@@ -163,12 +166,19 @@ class UpstreamClient:
         except UnreadableAnswerError as error:
             raise UnavailableError(str(error)) from error
 
-    async def _request(self, method: str, path: str, seconds: float, body: bytes | None, most_bytes: int) -> bytes:
+    async def _request(
+        self, method: str, path: str, seconds: float, body: bytes | None, most_bytes: int, traceparent: str | None = None
+    ) -> bytes:
         assert self._session is not None
         timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=min(CONNECT_SECONDS, seconds))
         try:
             async with self._session.request(
-                method, self._options.url + path, data=body, timeout=timeout, allow_redirects=False
+                method,
+                self._options.url + path,
+                data=body,
+                headers={HEADER: traceparent} if traceparent else None,
+                timeout=timeout,
+                allow_redirects=False,
             ) as response:
                 status, headers = response.status, response.headers
                 raw = await (read_body(response, most_bytes) if status == 200 else read_start(response, _ERROR_BYTES))

@@ -307,7 +307,9 @@ class RemoteEngine:
         self._requests += 1
         try:
             layout = self._order.layout([text.sent for text in texts])
-            answer = await self._embed(layout)
+            # Texts of several requests may go into one; their traces cannot, so the first one's is passed on.
+            trace = next((text.traceparent for text in texts if text.traceparent is not None), None)
+            answer = await self._embed(layout, trace)
         except RefusedError as error:
             return await self._on_refused(texts, error)
         except BusyError as error:
@@ -331,9 +333,11 @@ class RemoteEngine:
         self._on_answer(texts, layout, answer)
         return True
 
-    async def _embed(self, layout: Layout) -> UpstreamAnswer:
+    async def _embed(self, layout: Layout, trace: str | None = None) -> UpstreamAnswer:
         identity = self._identity
-        answer = await self._client.embed(self._remote.model, layout.sent, identity.encoding, dimensions=identity.dimensions)
+        answer = await self._client.embed(
+            self._remote.model, layout.sent, identity.encoding, dimensions=identity.dimensions, traceparent=trace
+        )
         most = sum(_LIKELY * tokens_at_most(text) for text in layout.sent)
         return answer if answer.tokens is None or answer.tokens <= most else answer._replace(tokens=None)
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from edgeembed.common.spans import traceparent
 from edgeembed.engine.interface import BULK, INTERACTIVE, Pair, Priority, Prompted, Row, Text
 from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import InputTooLongError, RequestError
@@ -26,6 +27,8 @@ class PendingText:
     tries: int = 0
     """Requests with this text during which upstream closed the connection."""
     since: float = field(default_factory=time.monotonic)
+    traceparent: str | None = field(default_factory=traceparent)
+    """Of the request that the text came with."""
 
     @property
     def alone(self) -> bool:

@@ -29,16 +29,22 @@ from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.pool import Slot
+from edgeembed.server.ops.disk import DiskUse
 from edgeembed.server.ops.http_counts import SECONDS, HttpCounts
 from edgeembed.upstream.engine import RemoteEngine
 
 Key = TypeVar("Key", bound=Hashable)
 
 
-def make_registry(service: EmbeddingService, http: HttpCounts, started_at: float) -> CollectorRegistry:
-    """Return the registry of one application's metrics. started_at: Unix seconds at which the daemon started."""
+def make_registry(
+    service: EmbeddingService, http: HttpCounts, disk: Callable[[], DiskUse], started_at: float
+) -> CollectorRegistry:
+    """Return the registry of one application's metrics.
+
+    disk: returns what was last measured. started_at: Unix seconds at which the daemon started.
+    """
     registry = CollectorRegistry()
-    registry.register(DaemonCollector(service, http, started_at))
+    registry.register(DaemonCollector(service, http, disk, started_at))
     ProcessCollector(registry=registry)
     return registry
 
@@ -52,9 +58,10 @@ def write(registry: CollectorRegistry, accept: str) -> tuple[bytes, str]:
 class DaemonCollector(Collector):
     """All metrics except those of the process; they are read at each scrape."""
 
-    def __init__(self, service: EmbeddingService, http: HttpCounts, started_at: float) -> None:
+    def __init__(self, service: EmbeddingService, http: HttpCounts, disk: Callable[[], DiskUse], started_at: float) -> None:
         self._service = service
         self._http = http
+        self._disk = disk
         self._started_at = started_at
 
     def describe(self) -> Iterable[Metric]:
@@ -64,6 +71,12 @@ class DaemonCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield gauge("build_info", "Version, as a label; the value is always 1.", {(__version__,): 1}, ["version"])
         yield gauge("uptime_seconds", "Seconds since the daemon started.", {(): time.time() - self._started_at})
+        yield gauge("paused", "Whether computing is paused.", {(): int(self._service.pool.paused)})
+        disk = self._disk()
+        words = "Bytes on disk, of the cache or of the models."
+        yield gauge("disk_used_bytes", words, {(what,): size for what, size in disk.used.items()}, ["what"])
+        words = "Bytes that are left on the disk of the cache or of the models."
+        yield gauge("disk_free_bytes", words, {(what,): size for what, size in disk.free.items()}, ["what"])
         yield from self._requests()
         yield from self._models()
         yield from _upstream(self._service.pool.slots)

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from edgeembed.inference.service import EmbeddingService
+from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.ops.activity import Activity, Totals
+from edgeembed.server.ops.disk import DiskUse, disk_use
 from edgeembed.server.ops.http_counts import HttpCounts
 
 if TYPE_CHECKING:
@@ -29,13 +31,15 @@ class Metrics:
         self.http = HttpCounts(Activity(lambda: totals(service)))
         self._service = service
         self._started_at = started_at
+        self.disk = DiskUse({}, {})
+        """As of the last scrape."""
 
     @cached_property
     def registry(self) -> CollectorRegistry:
         """The collectors. The first use imports prometheus_client."""
         from edgeembed.server.ops import collector
 
-        return collector.make_registry(self._service, self.http, self._started_at)
+        return collector.make_registry(self._service, self.http, lambda: self.disk, self._started_at)
 
     def write(self, accept: str) -> tuple[bytes, str]:
         """Return all metrics in the format that an Accept header asks for, and its content type."""
@@ -52,6 +56,7 @@ async def metrics(request: web.Request) -> web.Response:
     """Return all metrics, in the text format of Prometheus or OpenMetrics, as the Accept header asks."""
     found = request.app[METRICS]
     await asyncio.to_thread(lambda: found.registry)
+    found.disk = await disk_use(request.app[SERVICE])
     body, content_type = found.write(request.headers.get("Accept", ""))
     return web.Response(body=body, headers={"Content-Type": content_type})
 
