@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edgeembed.bulk.computed import Computed
 from edgeembed.bulk.embedders import EmbedOptions, LocalEmbedder
 from edgeembed.bulk.job import Job, JobResult, claimed, run
+from edgeembed.bulk.shards import JobRules
+from edgeembed.bulk.stores.output import StoreOutput, output_of
 from edgeembed.engine.interface import Output
 from edgeembed.errors import EdgeEmbedError
 from tests.fakes import FakeEngine, fake_service
+
+TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
 
 
 class Silent:
@@ -38,6 +44,18 @@ async def embedder_of(
         yield embedder
     finally:
         await service.pool.close()
+
+
+def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) -> Job:
+    """Return a job that embeds TEXTS. name: of a file in the folder, or of a store, with {} for the folder."""
+    texts = folder / "texts.txt"
+    if not texts.exists():
+        texts.write_text("\n".join(TEXTS))
+    target = output_of(name.format(folder) if ":" in name else f"{folder}/{name}", append=more.get("append", False))
+    options = {key: more.pop(key) for key in ("resume", "overwrite") if key in more}
+    store = target.title if isinstance(target, StoreOutput) else None
+    rules = JobRules(format=target.format, store=store, outputs=outputs, shard_rows=6, **more)
+    return Job(inputs=[str(texts)], output=target, rules=rules, **options)
 
 
 async def finished(job: Job, engine: FakeEngine | None = None) -> JobResult:

@@ -15,9 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.bulk import embedding, shards
-from edgeembed.bulk.job import Job
-from edgeembed.bulk.outputs import Output as Target
-from edgeembed.bulk.shards import JobRules
 from edgeembed.cli.embed import embed
 from edgeembed.common.files import read_json
 from edgeembed.engine.interface import Output
@@ -25,22 +22,11 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.number_formats import quantised
 from tests.bulk.daemon import serving
-from tests.bulk.jobs import embedder_of, finished, unfinished
+from tests.bulk.jobs import TEXTS, embedder_of, finished, make_job, unfinished
 from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row
 from tests.server.dialect_requests import unit
 
 ALL: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
-TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
-
-
-def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) -> Job:
-    texts = folder / "texts.txt"
-    if not texts.exists():
-        texts.write_text("\n".join(TEXTS))
-    target = Target.of(f"{folder}/{name}")
-    options = {key: more.pop(key) for key in ("resume", "overwrite") if key in more}
-    rules = JobRules(format=target.format, outputs=outputs, shard_rows=6, **more)
-    return Job(inputs=[str(texts)], output=target, rules=rules, **options)
 
 
 def expected(output: Output, text: str) -> np.ndarray:

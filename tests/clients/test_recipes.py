@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from edgeembed.server import dashboard
-from tests.clients.examples import WRITTEN
+from tests.clients.examples import ROOT, WRITTEN
 from tests.clients.recorded.programs import Program, programs
-from tests.clients.test_recorded import CLIENTS_PAGE
 
+CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 RECIPES = json.loads(resources.files(dashboard).joinpath("recipes.json").read_text(encoding="utf-8"))["recipes"]
 RECORDED = {program.name: program for program in programs()}
 NAMED_IN_THE_ISSUE = (

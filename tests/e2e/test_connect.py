@@ -22,8 +22,7 @@ from selenium.webdriver.support.select import Select
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
 from tests.bulk.daemon import serving
-from tests.clients.environments import environments
-from tests.clients.test_matrix import make_in_ci
+from tests.clients.environments import environments, make_in_ci
 from tests.e2e.dashboard_page import Page
 from tests.fakes import FakeEngine
 
