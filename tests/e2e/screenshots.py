@@ -17,6 +17,15 @@ from tests.e2e.models import install
 from tests.hub.fakes import FakeHub
 
 MODEL = "all-minilm-l6-v2"
+WAIT_FOR = {
+    "library": ("#library-count", "models"),
+    "playground": ("#tokens-kind", "states"),
+    "connect": ("#snippets", MODEL),
+    "settings": ("#settings", "truncate"),
+    "log": ("#log", "listens on"),
+}
+"""What a tab shows as soon as it has its data."""
+PAINTED = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
 MOST_PIXELS = 12_000
 """Chromium takes no higher picture."""
 
@@ -38,6 +47,7 @@ class Camera:
                 with self.page.shown_as(scheme, width):
                     height = int(self.page.chrome.execute_script("return document.documentElement.scrollHeight"))
                 with self.page.shown_as(scheme, width, max(640, min(height, MOST_PIXELS))):
+                    self.page.chrome.execute_async_script(PAINTED)
                     self.page.chrome.save_screenshot(str(self._folder / f"{name}-{scheme}-{width}.png"))
 
 
@@ -78,7 +88,7 @@ def _tabs(work: Path, model: Path, camera: Callable[[str], Camera]) -> None:
         shots.take("overview")
         for tab in TABS[1:]:
             page.find(f"#tab-{tab}").click()
-            page.wait_for(f"#{tab}", " ")
+            page.wait_for(*WAIT_FOR[tab])
             if tab == "playground":
                 for form in ("compare", "search", "tokens", "windows"):
                     page.find(f"#{form} [type=submit]").click()
