@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,8 @@ from edgeembed.bulk.shards import (
     with_ids,
     with_kept,
 )
-from edgeembed.bulk.writers import ShardRows, assemble, write_shard
+from edgeembed.bulk.sinks import Sink
+from edgeembed.bulk.writers import ShardRows
 from edgeembed.common.files import describe_os_error
 from edgeembed.common.retry import with_retries
 from edgeembed.errors import ConfigError, EdgeEmbedError
@@ -135,10 +137,13 @@ def claimed(job: Job) -> Iterator[None]:
                 output.require_ours()
             elif work.began and not job.resume:
                 raise ConfigError(
-                    f"{output.path} has an unfinished job; continue it with --resume or start again with --overwrite"
+                    f"{output.title} has an unfinished job; continue it with --resume or start again with --overwrite"
                 )
-            elif output.finished and not work.began:
-                raise ConfigError(f"{output.path} exists already; replace it with --overwrite or choose another output")
+            elif output.finished and not work.began and not job.rules.append:
+                add = ", add to it with --append" if job.rules.store else ""
+                raise ConfigError(
+                    f"{output.title} exists already; replace it with --overwrite{add} or choose another output"
+                )
             work.folder.mkdir(parents=True, exist_ok=True)
             try:
                 yield
@@ -147,7 +152,7 @@ def claimed(job: Job) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # Windows cannot remove an open file; it is removed on release
                     lock.unlink()
     except filelock.Timeout as error:
-        raise ConfigError(f"another process is writing {output.path}; wait until it is done") from error
+        raise ConfigError(f"another process is writing {output.title}; wait until it is done") from error
     except OSError as error:
         raise ConfigError(f"cannot write {describe_os_error(error, output.path)}") from error
 
@@ -174,9 +179,12 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
         chunk_rows=rules.chunk_rows,
     )
     run_ = _Run(job, embedder, watch, inputs)
-    await run_.prepare()
-    await run_.embed()
-    return await run_.finish()
+    try:
+        await run_.prepare()
+        await run_.embed()
+        return await run_.finish()
+    finally:
+        run_.close()
 
 
 async def _fitted(job: Job, embedder: Embedder, watch: JobListener) -> Job:
@@ -202,6 +210,7 @@ class _Run:
         self._watch = watch
         self._inputs = inputs
         self._work: WorkFolder = job.output.work()
+        self._sink: Sink = job.output.sink(self._work)
         self._manifest: JobManifest | None = None
         self._limit = asyncio.Semaphore(embedder.info.max_requests)
         self._concurrent_shards = max(MIN_CONCURRENT_SHARDS, 1 + -(-embedder.info.max_requests // REQUESTS_PER_SHARD))
@@ -220,6 +229,7 @@ class _Run:
             ids="string",
             batch_tokens=info.batch_tokens,
             engine=info.engine,
+            type=info.type,
         )
         done = 0
         if self._work.began and not self._job.anew:
@@ -227,19 +237,23 @@ class _Run:
             self._manifest.require_same(self._expected)
             if difference := self._manifest.last_digits(self._expected):
                 self._watch.note(difference)
-            for number, receipt in self._work.receipts():
+            receipts = list(self._work.receipts())
+            for number, receipt in receipts:
                 self._before += receipt.rows
                 done += receipt.bytes
                 if receipt.refused and self._job.strict:
                     self._require_none(self._work.first_refused(number))
+            await asyncio.to_thread(self._sink.begin, self._manifest, [number for number, _ in receipts])
         self._watch.begin(self._before, done, self._inputs.size_bytes)
 
     async def embed(self) -> None:
         """Embed and write every shard that is not finished."""
         running: set[asyncio.Task[None]] = set()
+        previous: asyncio.Task[None] | None = None
         try:
             async for shard in self._missing():
-                running.add(asyncio.create_task(self._make(shard)))
+                previous = asyncio.create_task(self._make(shard, previous if self._sink.ordered else None))
+                running.add(previous)
                 if len(running) == self._concurrent_shards:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -265,13 +279,20 @@ class _Run:
                     f"all {refused:,} rows were refused, the first ({first.where}) because: {first.reason}; see {listed}"
                 )
             raise EdgeEmbedError(f"nothing was embedded: {reason}")
-        if not output.folder:
+        if not (output.folder or self._job.rules.store):
             self._watch.assembling()
-            shards = [work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
-            await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
+        note = await asyncio.to_thread(
+            self._sink.finish, [number for number, receipt in receipts if receipt.rows], rows, manifest
+        )
+        if note:
+            self._watch.note(note)
         await asyncio.to_thread(output.finish, work, rejects)
         computed = described(manifest.rules.outputs, manifest.widths | {"dense": manifest.dimensions})
         return JobResult(rows=rows, refused=refused, first_refused=first, before=self._before, computed=computed)
+
+    def close(self) -> None:
+        """Let go of the output."""
+        self._sink.close()
 
     async def _missing(self) -> AsyncIterator[Shard]:
         """Yield the shards that have no receipt; the others are skipped without being read."""
@@ -288,7 +309,7 @@ class _Run:
                     return
                 cursor = shard.after
                 if self._manifest is None:
-                    self._manifest = self._begin(shard)
+                    self._manifest = await asyncio.to_thread(self._begin, shard)
                 shard = with_kept(with_ids(shard, self._manifest.ids), self._manifest.kept)
                 self._require_none(*shard.refused[:1])
                 yield shard
@@ -310,10 +331,16 @@ class _Run:
         if self._work.began:
             if not first.rows:
                 reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
-                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.path} is kept")
+                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.title} is kept")
             self._job.output.clear_work()
-        manifest = msgspec.structs.replace(self._expected, ids=kind_of(first), kept=self._kept_types(first))
+        manifest = msgspec.structs.replace(
+            self._expected,
+            ids=self._sink.ids() or kind_of(first),
+            kept=self._kept_types(first),
+            job=uuid.uuid4().hex if self._job.rules.store else "",
+        )
         self._work.begin(manifest)
+        self._sink.begin(manifest, ())
         return manifest
 
     def _kept_types(self, first: Shard) -> dict[str, str]:
@@ -327,13 +354,16 @@ class _Run:
             types[name] = found.get(name) or type_of([row.kept[name] for row in has])
         return types | found
 
-    async def _make(self, shard: Shard) -> None:
-        """Embed a shard and write it, then its receipt."""
+    async def _make(self, shard: Shard, previous: asyncio.Task[None] | None) -> None:
+        """Embed a shard and write it, then its receipt. previous: writes the shard that must be written before this one."""
         manifest = self._manifest
         assert manifest is not None, "it is written before the first shard is embedded"
         share = shard.bytes / max(len(shard.rows), 1)
         embedded = await embed_shard(shard, self._embedder, self._limit, lambda texts: self._watch.add(texts, texts * share))
         self._require_none(*embedded.refused[:1])
+        if previous is not None:
+            await asyncio.wait([previous])  # a plain await would cancel it with this task
+            previous.result()
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],
@@ -341,7 +371,6 @@ class _Run:
                 [row.text for row in embedded.rows] if manifest.rules.with_text else None,
                 {name: [row.kept[name] for row in embedded.rows] for name in manifest.kept},
             )
-            path = self._work.shard(shard.number, self._job.output.suffix)
-            await asyncio.to_thread(write_shard, path, rows, manifest)
+            await asyncio.to_thread(self._sink.write, shard.number, rows, manifest)
         receipt = Receipt(rows=len(embedded.rows), refused=len(embedded.refused), after=shard.after, bytes=shard.bytes)
         self._work.finish(shard.number, receipt, embedded.refused)

@@ -78,10 +78,10 @@ def _scalar(value: Any, type_: str) -> Any:
 def plain(value: Any) -> Any:
     """Return a value as JSON can hold it: that of an Arrow scalar, with dates and decimals as text and bytes in Base64."""
     if hasattr(value, "as_py"):
-        try:
-            value = value.as_py()
-        except ValueError:  # nanoseconds, which no type of Python has
-            value = str(value.cast(import_pyarrow().string()))
+        pa = import_pyarrow()
+        # Of nanoseconds, which no type of Python has, it would depend on what else is installed.
+        nanoseconds = pa.types.is_timestamp(value.type) or pa.types.is_time64(value.type)
+        value = (value.cast(pa.string()) if nanoseconds else value).as_py()
     return orjson.loads(orjson.dumps(value, default=_as_json, option=orjson.OPT_NON_STR_KEYS))
 
 

@@ -145,6 +145,10 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     chunk_rows: bool = False
     long_text: str | None = None
     truncate: str | None = None
+    store: str | None = None
+    """The store that rows are put into."""
+    append: bool = False
+    """Whether rows are added to a store that exists."""
     keep_columns: tuple[str, ...] = ()
     """Columns of the inputs that pass to the output."""
 
@@ -153,8 +157,9 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as recorded in its work folder.
 
     digest, batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; the latter two affect the last digits of
-    vectors. dimensions: numbers in a dense row; 0 without dense rows. widths: numbers in a row of the other outputs. kept:
-    the columns that pass to the output, and their types as in `edgeembed.bulk.kept`.
+    vectors. type: of the model's file; empty when unknown. dimensions: numbers in a dense row; 0 without dense rows. widths:
+    numbers in a row of the other outputs. kept: the columns that pass to the output, and their types as in
+    `edgeembed.bulk.kept`. job: a name that no other job has; empty for files.
     """
 
     version: Literal[1] = 1
@@ -162,12 +167,14 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     rules: JobRules
     model: str
     digest: str
+    type: str = ""
     dimensions: int
     widths: dict[Output, int] = {}
     ids: IdKind
     batch_tokens: int = 0
     engine: str = ""
     kept: dict[str, str] = {}
+    job: str = ""
 
     def require_same(self, other: JobManifest) -> None:
         """Raise ConfigError naming the difference when `other` cannot continue this job."""

@@ -139,6 +139,7 @@ def _schema(manifest: JobManifest) -> Any:
     fields += [(FIELDS[output], _type(output, manifest)) for output in rules.outputs]
     metadata = {
         "edgeembed.model": manifest.model,
+        "edgeembed.model_type": manifest.type,
         "edgeembed.model_sha256": manifest.digest,
         "edgeembed.outputs": ",".join(rules.outputs),
         "edgeembed.dimensions": str(manifest.dimensions),

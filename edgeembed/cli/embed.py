@@ -53,6 +53,7 @@ class EmbedFlags:
     long_text: LongText | None
     truncate: Side | None
     resume: bool
+    append: bool
     overwrite: bool
     shard_rows: int
     strict: bool
@@ -127,6 +128,7 @@ class EmbedFlags:
     help="Which side of a text that is too long is cut off; none refuses it.  [default: the daemon's setting, or none]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted job, or start one if there is none.")
+@click.option("--append", is_flag=True, help="Add to a store that exists; rows with the same ids are replaced.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier output when the new one is complete.")
 @click.option(
     "--shard-rows",
@@ -277,7 +279,7 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
 
 
 def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved) -> None:
-    from edgeembed.bulk.outputs import Output
+    from edgeembed.bulk.stores.output import output_of
     from edgeembed.engine.interface import DENSE
     from edgeembed.errors import ConfigError
 
@@ -285,7 +287,8 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
         raise ConfigError("--overlap must be less than --chunk-tokens")
     if flags.literal:
         raise ConfigError("--text is for texts on the command line, but -o for whole files; leave one of them out")
-    out = Output.of(output)
+    out = output_of(output, append=flags.append)
+    _require_storable(inputs, out, flags)
     if flags.keep_columns and out.format == "npy":
         raise ConfigError(".npy files hold only numbers; use .parquet, .arrow or .jsonl with --keep-columns")
     if flags.with_text and out.format == "npy":
@@ -295,8 +298,8 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
             ".npy files hold one matrix, but texts have different numbers of other rows than --dense; use .parquet, .arrow "
             "or .jsonl"
         )
-    if out.finished and flags.resume and not flags.overwrite and not out.work().began:
-        to_stderr(f"{out.path} is complete; nothing to do")
+    if flags.resume and not (flags.overwrite or flags.append) and not out.work().began and out.finished:
+        to_stderr(f"{out.title} is complete; nothing to do")
         if out.rejects.exists():
             to_stderr(f"rows that could not be embedded are listed in {out.rejects}")
             raise SystemExit(EXIT_REJECTS)
@@ -309,6 +312,28 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
         cluster = ClusterRules(flags.ray_address, flags.workers, flags.cpus_per_worker, flags.gpus_per_worker)
     options = _embed_options(flags, model)
     _run_job(_job(inputs, out, flags), options, resolved, in_process=flags.no_daemon, cluster=cluster)
+
+
+def _require_storable(inputs: tuple[str, ...], out: Output, flags: EmbedFlags) -> None:
+    """Raise ConfigError for flags that do not fit a store, or that only a store has."""
+    from pathlib import Path
+
+    from edgeembed.bulk.stores.output import StoreOutput
+    from edgeembed.engine.interface import DENSE
+    from edgeembed.errors import ConfigError
+
+    if not isinstance(out, StoreOutput):
+        if flags.append:
+            raise ConfigError("--append is for stores; files are written whole")
+        return
+    if _outputs(flags) != DENSE:
+        raise ConfigError("stores hold dense vectors; write the other outputs to a Parquet file")
+    if flags.dtype != "float32":
+        raise ConfigError("stores hold float32 numbers; leave --dtype out, or write to a file")
+    if flags.append and flags.overwrite:
+        raise ConfigError("--append and --overwrite contradict each other; give one of them")
+    if flags.append and flags.id_column is None and not all(Path(name).is_dir() for name in inputs):
+        raise ConfigError("--append needs --id: row numbers would replace the rows that are in the store with these numbers")
 
 
 def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
@@ -358,11 +383,14 @@ def _kept_columns(flags: EmbedFlags) -> tuple[str, ...]:
 def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.shards import JobRules
+    from edgeembed.bulk.stores.output import StoreOutput
     from edgeembed.inference.chunking import ChunkRules
     from edgeembed.inference.number_formats import INT8_RANGE
 
     rules = JobRules(
         format=output.format,
+        store=output.title if isinstance(output, StoreOutput) else None,
+        append=flags.append,
         outputs=_outputs(flags),
         dtype=flags.dtype,
         column=flags.column,
@@ -441,12 +469,12 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
 def _summary(job: Job, result: JobResult, progress: JobProgress) -> str:
     from edgeembed.common.progress import human_size, human_time
 
-    path = job.output.path
-    size = sum(file.stat().st_size for file in (path.glob("shard-*") if job.output.folder else [path]))
+    size = job.output.size_bytes
+    taken = "" if size is None else f"{human_size(size)}, "
     new = result.rows - result.before
     rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
     before = f" ({result.before:,} of them from an earlier run)" if result.before else ""
     return (
-        f"wrote {result.rows:,} {result.computed}{before} to {path} "
-        f"({human_size(size)}, {job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
+        f"wrote {result.rows:,} {result.computed}{before} to {job.output.title} "
+        f"({taken}{job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
     )

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("edgeembed.cli.verify", "verify", "Check the vectors of a model against its original weights."),
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
+    "search": ("edgeembed.cli.search", "search", "Search vectors that `embed` has written."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find and save the fastest way to run a model here."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Check machine, model and daemon, and suggest fixes."),

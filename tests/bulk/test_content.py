@@ -133,7 +133,7 @@ def test_what_is_no_text_is_refused_by_name(
         assert [(place, word in reason) for place, reason in rejects(opened(folder))] == [("a.md", True)]
 
 
-def test_texts_that_only_look_like_something_else_are_texts() -> None:
+def test_texts_with_the_beginning_of_another_format_are_texts() -> None:
     for text in (b"BZh9 is how files of bzip2 begin", b"GIF89a is an image format", b"MZ\n", b"PAR1", b"", b"a"):
         assert content_of(text) == "text"
 
@@ -239,5 +239,5 @@ def test_queries_for_the_cache_come_from_the_same_readers(tmp_path: Path) -> Non
         ("-", False),
     ],
 )
-def test_names_of_files_are_told_from_texts(text: str, is_file: bool) -> None:
+def test_arguments_that_are_rather_names_of_files(text: str, is_file: bool) -> None:
     assert looks_like_file(text) is is_file

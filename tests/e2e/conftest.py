@@ -6,30 +6,15 @@ that use them are skipped; in CI, they fail.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
 
+from tests.e2e.dashboard_page import start_chromium
 from tests.e2e.hub import stock
 from tests.hub.fakes import FakeHub
-
-
-def start_chromium() -> webdriver.Chrome | None:
-    """Return a headless Chromium, or None where it or its driver is missing."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
-        return None
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    # Root, as in containers, cannot have Chromium's sandbox; /dev/shm is tiny there.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 @pytest.fixture(scope="module")

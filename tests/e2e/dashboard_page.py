@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +17,21 @@ SECONDS = 60.0
 TABS = ("overview", "library", "playground", "connect", "settings", "log")
 SCHEMES = ("light", "dark")
 WIDTHS = (1280, 360)
+
+
+def start_chromium() -> webdriver.Chrome | None:
+    """Return a headless Chromium, or None where it or its driver is missing."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if browser is None or driver is None:
+        return None
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    # Root, as in containers, cannot have Chromium's sandbox; /dev/shm is tiny there.
+    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    return webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
 
 
 class Page:

@@ -11,9 +11,8 @@ from pathlib import Path
 from tests.clients.__main__ import make_model
 from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
-from tests.e2e.conftest import start_chromium
 from tests.e2e.daemon import Daemon, post, running
-from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
+from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page, start_chromium
 from tests.e2e.models import install
 from tests.hub.fakes import FakeHub
 

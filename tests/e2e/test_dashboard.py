@@ -199,6 +199,9 @@ def _connect(page: Page) -> None:
     code = curl.find_element(By.TAG_NAME, "code").text
     assert f"{page.url}/v1/embeddings" in code
     assert '{"model":"all-minilm-l6-v2","input":"hello"}' in code
+    page.find("[aria-label='Test: Smart Connections']").click()
+    shown = page.wait_for("[data-program='Smart Connections'] .result", "384 numbers")
+    assert "lists only names that contain embed or bge" in shown and "all-minilm-l6-v2" in shown
 
 
 def _keyboard(page: Page) -> None:

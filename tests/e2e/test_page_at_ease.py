@@ -11,8 +11,7 @@ import pytest
 from selenium import webdriver
 
 from tests.bulk.daemon import serving
-from tests.clients.environments import environments
-from tests.clients.test_matrix import make_in_ci
+from tests.clients.environments import environments, make_in_ci
 from tests.e2e.daemon import running
 from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
 from tests.e2e.models import install

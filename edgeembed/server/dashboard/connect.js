@@ -202,7 +202,7 @@ async function obstacle(recipe, known) {
   }
   if (recipe.keyless && known.bearer) return "But the program cannot send the API key.";
   if (recipe.names && !new RegExp(recipe.names, "i").test(known.model)) {
-    return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}: \`edgeembed config set aliases embed-here=${known.model}\`, then restart, and choose embed-here.`;
+    return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}. Give ${known.model} such a name, too, under Settings, Aliases, and choose it above.`;
   }
   if (recipe.origin && !(await admits(recipe.origin))) {
     return `But its window (${recipe.origin}) is not let in: \`edgeembed config set allow_desktop_apps true\`, then restart.`;

@@ -338,9 +338,8 @@ async function loadNames() {
   const { answer } = await ask("v1/models");
   const ids = new Set(answer.data.map((model) => model.id));
   // NAME is short for NAME:TYPE if a model has one type only; aliases and NAME:query are the same models.
-  const plain = answer.data.filter(
-    ({ id, root, input_type }) => !root && !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))),
-  );
+  const names = answer.data.filter(({ id, input_type }) => !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))));
+  const plain = names.filter(({ root }) => !root);
   const of = (task) => plain.filter((model) => model.task === task).map((model) => model.id);
   const [embedders, rerankers] = [of("embed"), of("rerank")];
   choose($("embedder"), embedders);
@@ -350,7 +349,7 @@ async function loadNames() {
     prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))),
     outputs: new Map(plain.map(({ id, outputs }) => [id, outputs ?? []])),
   });
-  setConnect(plain);
+  setConnect(names);
 }
 
 // --- API keys, and polling -------------------------------------------------------------------------------------------
