@@ -35,7 +35,7 @@ base=$("$python" -c 'import sys; print(sys._base_executable)')
 library=$("$base" -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
 inside=("env" "LD_LIBRARY_PATH=$library" "$home/bin/python3")
 "${inside[@]}" -m ensurepip >/dev/null
-"${inside[@]}" -m pip install --quiet --no-compile "$(realpath "$wheel")[bulk,sqlite,tray]"
+"${inside[@]}" -m pip install --quiet --no-compile "$(realpath "$wheel")[bulk,documents,sqlite,tray]"
 
 share=$bundle/share
 "${inside[@]}" "$installers/manpages.py" "$share/man/man1"

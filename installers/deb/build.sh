@@ -38,7 +38,7 @@ mkdir -p "$root/DEBIAN" "$home"
 
 "$python" -m venv --symlinks "$home"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade pip
-"$home/bin/python" -m pip install --quiet --no-compile "${wheel}[bulk,sqlite,tray]"
+"$home/bin/python" -m pip install --quiet --no-compile "${wheel}[bulk,documents,sqlite,tray]"
 
 share=$root/usr/share
 "$home/bin/python" "$installers/manpages.py" "$share/man/man1"

@@ -28,14 +28,13 @@ if ! "${compiler:-${CXX:-c++}}" -march=armv9.2-a+sme -x c++ -c -o /dev/null /dev
   sed -i '/ggml_add_cpu_backend_variant(armv9\.2/d' "$llama/ggml/src/CMakeLists.txt"
 fi
 
-# The two -fno flags work around a bug of GCC 12 on processors with AMX (see pyproject.toml). One name for each library: wheels have
-# no links, and would contain a copy for each further name.
+# The two -fno flags work around a bug of GCC 12 on processors with AMX (see pyproject.toml).
 export PATH="$work/tools/bin:$PATH" CXXFLAGS="${CXXFLAGS:-} -fno-tree-dse -fno-dse"
 if [ ! -e "$work/build/build.ninja" ]; then
   cmake -S "$llama" -B "$work/build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=ON "$@" \
     -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DGGML_NATIVE=OFF -DGGML_OPENMP=ON \
     -DLLAMA_BUILD_COMMON=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF -DLLAMA_CURL=OFF \
-    -DCMAKE_PLATFORM_NO_VERSIONED_SONAME=ON -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN" >"$work/cmake.log" 2>&1 ||
+    -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN" >"$work/cmake.log" 2>&1 ||
     { tail -20 "$work/cmake.log" >&2; exit 1; }
 fi
 cmake --build "$work/build" --target llama --parallel "${JOBS:-2}"

@@ -154,3 +154,14 @@ def test_files_have_the_names_that_the_build_scripts_give_them() -> None:
     assert file_name("windows", "1", "AMD64") == "edgeembed-1-windows-x64.exe"
     assert "OutputBaseFilename=edgeembed-{#Version}-windows-x64" in recipe("windows/edgeembed.iss")
     assert file_name("pip", "1", "x86_64") is None
+
+
+def test_no_message_names_another_pythons_pip() -> None:
+    """What is missing is added as this installation adds it: `find_installation().add(EXTRA)`. Help texts may name extras."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (ROOT / "edgeembed").rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "pip install 'edgeembed[" in line and "Error(" in line
+    ]
+    assert not found
