@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from edgeembed.background.control import Background
 from edgeembed.background.process import popen
+from edgeembed.common.installation import find_installation
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import hide_secrets
 from edgeembed.errors import ConfigError, EdgeEmbedError
@@ -43,7 +44,7 @@ def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light"
     with lock:
         if importlib.util.find_spec("pystray") is None or importlib.util.find_spec("PIL") is None:
             raise host.NoTrayError(
-                f"the tray needs the packages pystray and Pillow: pip install 'edgeembed[tray]'; {host.ALTERNATIVE}"
+                f"the tray needs the packages pystray and Pillow: {find_installation().add('tray')}; {host.ALTERNATIVE}"
             )
         backend, why_not = host.backend()
         if backend is None:
