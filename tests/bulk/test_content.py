@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,13 @@ def test_a_compressed_file_of_csv_has_its_header_read_once(tmp_path: Path) -> No
     assert records(opened(path, id_column="key")) == [("1", "one"), ("2", "two")]
 
 
+def _tar() -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    return whole.getvalue()
+
+
 def _zip() -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
@@ -103,6 +111,7 @@ def _zip() -> bytes:
         (b"\x7fELF\2\1\1\0" + b"\0" * 8, "a program"),
         (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR", "a PNG image"),
         (_zip(), "a ZIP archive"),
+        (gzip.compress(_tar()), "a tar archive"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
         (b"SQLite format 3\0", "an SQLite database"),
         (b"{\\rtf1 text}", "an RTF document"),
