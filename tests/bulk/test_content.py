@@ -178,6 +178,16 @@ def test_an_array_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
     assert 0 < done < path.stat().st_size / 10
 
 
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        path = tmp_path / name
+        row = '{"text": "\\ud800 half"}'
+        path.write_text(f'[{{"text": "a"}}, {row}]' if name == "a.json" else f'{{"text": "a"}}\n{row}\n')
+        inputs = opened(path)
+        assert all(text.encode() for _, text in records(inputs))
+        assert len(records(inputs)) + len(rejects(inputs)) == 2
+
+
 @pytest.mark.parametrize("content", ['[{"text": "a"}, {"text": "b"', '[{"text": "a"}, {"text": oops}]', '[{"text": "a"}] x'])
 def test_a_damaged_array_is_an_error_with_the_place(tmp_path: Path, content: str) -> None:
     path = tmp_path / "a.json"
