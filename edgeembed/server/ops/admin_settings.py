@@ -105,6 +105,20 @@ def _checked(name: str, value: Any, live: LiveSettings) -> Any:
         raise RequestError(error.message, param="value") from None  # the cause of a bad secret shows it
 
 
+def require_startable(live: LiveSettings) -> None:
+    """Raise ConflictError if the daemon would not start with what config.toml has now."""
+    try:
+        _check_start(_next(live))
+    except ConfigError as error:
+        raise ConflictError(f"the daemon would not start again: {error.message}") from None
+
+
+def _check_start(settings: Settings) -> None:
+    """Raise ConfigError if keys or certificates keep the daemon from starting."""
+    read_keys(settings)
+    make_tls(settings)
+
+
 def _write(live: LiveSettings, name: str, value: Any) -> None:
     """Change config.toml. Raises ConflictError if the daemon would not start with it, or if the file cannot be changed."""
     file = live.paths.config_file
@@ -113,8 +127,7 @@ def _write(live: LiveSettings, name: str, value: Any) -> None:
         if not live.is_hidden(name):
             after = replace(after, **{name: _default(name) if value is None else value})
         if name in ("host", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile"):
-            read_keys(after)
-            make_tls(after)
+            _check_start(after)
         if value is None:
             remove_setting(file, name)
         else:
