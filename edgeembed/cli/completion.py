@@ -254,7 +254,7 @@ complete --no-files --command %(prog_name)s --arguments '(%(complete_func)s)'
 
 
 # click has none for PowerShell. The words come one to a line, as they may hold blanks; a line of the answer is type, value
-# and help with tabs between. Written after Microsoft's pages on Register-ArgumentCompleter and CompletionCompleters; not run in
+# and help with tabs between. Written after Microsoft's pages on Register-ArgumentCompleter; not run in
 # PowerShell.
 _POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
     param($word, $ast, $position)
