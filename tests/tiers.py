@@ -39,6 +39,7 @@ FOLDERS = {
     "hub": "unit",
     "inference": "unit",
     "installers": "unit",
+    "mcp": "unit",
     "models": "unit",
     "published": "e2e",
     "runtime": "unit",

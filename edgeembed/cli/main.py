@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("edgeembed.cli.verify", "verify", "Check the vectors of a model against its original weights."),
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
+    "mcp": ("edgeembed.cli.mcp", "mcp", "Serve coding agents: embed, rerank, and search folders (MCP)."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find and save the fastest way to run a model here."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Check machine, model and daemon, and suggest fixes."),
