@@ -64,6 +64,39 @@ class Program:
 
 
 @dataclass(frozen=True)
+class Managed:
+    """The daemon as the service manager sees it."""
+
+    state: Literal["starting", "running", "restarting", "failed", "stopped"]
+    """restarting: it ended by itself, and is started again after a pause."""
+    pid: int | None = None
+    """Its process; None if there is none now."""
+
+
+class ServiceManager(ABC):
+    """What starts and stops the daemon of an entry now, instead of at the next login."""
+
+    name: ClassVar[str]
+    """For messages."""
+
+    @abstractmethod
+    def inspect(self) -> Managed | None:
+        """Return the state of the daemon; None if the manager does not know it, or does not answer."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Have it started, without waiting until it is ready. Raises ConfigError."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop it, and wait for that. Raises ConfigError."""
+
+    def log_command(self, lines: int, *, follow: bool) -> list[str] | None:
+        """Return the command that prints the last lines of its log; None if the log is the file `Program.log_file`."""
+        return None
+
+
+@dataclass(frozen=True)
 class AutostartEntry:
     """An entry that starts a program at login."""
 
@@ -109,6 +142,10 @@ class Autostart(ABC):
         """Remove the entry if it exists. Raises ConfigError, OSError."""
 
     # --- common ---
+
+    def manager(self) -> ServiceManager | None:
+        """Return what starts the daemon of this entry now; None if only a login does."""
+        return None
 
     def status(self) -> bool:
         """Return whether the daemon starts at login. Raises ConfigError."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Program
+from edgeembed.autostart.base import NAME, Autostart, AutostartEntry, Managed, Program, ServiceManager
 from edgeembed.common.files import write_bytes
 from edgeembed.config.paths import home_folder
 from edgeembed.config.secrets import without_secrets
@@ -34,7 +34,7 @@ class Launchd(Autostart):
     """An agent of the user's own launchd."""
 
     system = "launchd"
-    hint = "`launchctl bootstrap gui/$UID ~/Library/LaunchAgents/edgeembed.daemon.plist` starts it now"
+    hint = "it is also listed in System Settings, under Login Items"
 
     def __init__(
         self,
@@ -54,6 +54,9 @@ class Launchd(Autostart):
     @property
     def place(self) -> str:
         return str(self._file)
+
+    def manager(self) -> ServiceManager:
+        return Agent(self._file, self._domain, self._launchctl)
 
     def entry(self) -> AutostartEntry | None:
         try:
@@ -100,6 +103,43 @@ class Launchd(Autostart):
         return plist
 
 
+class Agent(ServiceManager):
+    """The agent in the running launchd."""
+
+    name = "launchd"
+
+    def __init__(self, file: Path, domain: str, launchctl: Launchctl) -> None:
+        self._file = file
+        self._domain = domain
+        self._target = f"{domain}/{LABEL}"
+        self._launchctl = launchctl
+
+    def inspect(self) -> Managed | None:
+        output = self._launchctl(("print", self._target))
+        if not output:
+            return None
+        pid = re.search(r"^\s*pid = (\d+)", output, re.MULTILINE)
+        if pid:
+            return Managed("running", int(pid[1]))
+        ended = re.search(r"^\s*last exit code = (\d+)", output, re.MULTILINE)
+        if ended and int(ended[1]):
+            return Managed("restarting")  # KeepAlive
+        return Managed("stopped" if ended else "starting")
+
+    def start(self) -> None:
+        if self.inspect() is None:
+            self._launchctl(("bootstrap", self._domain, str(self._file)))  # RunAtLoad starts it, too
+        else:
+            self._launchctl(("kickstart", self._target))
+        if self.inspect() is None:
+            raise ConfigError(f"launchctl did not load {self._file}; `launchctl print {self._target}` may say why")
+
+    def stop(self) -> None:
+        self._launchctl(("bootout", self._target))  # loaded again at the next login
+        if (left := self.inspect()) is not None and left.pid is not None:
+            raise ConfigError(f"launchctl bootout {self._target} did not end process {left.pid}")
+
+
 def _launchctl(arguments: Sequence[str]) -> str:
     try:
         done = subprocess.run(
@@ -115,6 +155,8 @@ def _launchctl(arguments: Sequence[str]) -> str:
         log.warning("launchctl %s: %s", arguments[0], error)
         return ""
     if done.returncode:
-        log.warning("launchctl %s: %s", arguments[0], done.stderr.strip())
+        # `print` fails for an agent that is not loaded.
+        level = logging.DEBUG if arguments[0] == "print" else logging.WARNING
+        log.log(level, "launchctl %s: %s", arguments[0], done.stderr.strip())
         return ""
     return done.stdout

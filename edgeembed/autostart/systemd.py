@@ -12,8 +12,9 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
-from edgeembed.autostart.base import MARK, NAME, Autostart, AutostartEntry, Program, read_own
+from edgeembed.autostart.base import MARK, NAME, Autostart, AutostartEntry, Managed, Program, ServiceManager, read_own
 from edgeembed.common.files import write_bytes
 from edgeembed.config.secrets import without_secrets
 from edgeembed.errors import ConfigError
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 UNIT = f"{NAME}.service"
 SYSTEMCTL_SECONDS = 30.0
+STOP_SECONDS = 90.0
+"""Longer than TimeoutStopSec of the units, after which systemd kills."""
 
 _UNIT_TEXT = """\
 # {mark}
@@ -63,10 +66,7 @@ class SystemdUser(Autostart):
     """A unit of the user's own systemd."""
 
     system = "systemd"
-    hint = (
-        f"`systemctl --user start {NAME}` starts it now; it stops when you log out, unless `loginctl enable-linger` keeps "
-        "it running from boot"
-    )
+    hint = "it stops when you log out, unless `loginctl enable-linger` keeps it running from boot"
 
     def __init__(self, program: Program, choice_file: Path, config_home: Path, *, others: Sequence[Autostart] = ()) -> None:
         super().__init__(program, choice_file, others)
@@ -76,6 +76,9 @@ class SystemdUser(Autostart):
     @property
     def place(self) -> str:
         return str(self._unit)
+
+    def manager(self) -> ServiceManager:
+        return Unit("--user")
 
     def entry(self) -> AutostartEntry | None:
         if self._masked():
@@ -125,6 +128,53 @@ class SystemdUser(Autostart):
         )
 
 
+class Unit(ServiceManager):
+    """The unit in a running systemd: of the user's own manager, or of the system's."""
+
+    name = "systemd"
+
+    def __init__(self, manager: Literal["--user", "--system"]) -> None:
+        self.scope = manager
+
+    def inspect(self) -> Managed | None:
+        done = _systemctl("show", UNIT, "--property=LoadState,ActiveState,SubState,MainPID", manager=self.scope)
+        if done is None or done.returncode:
+            return None
+        found = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+        if found.get("LoadState") != "loaded":
+            return None
+        pid = int(found.get("MainPID") or 0) or None
+        match found.get("ActiveState"), found.get("SubState"):
+            case "activating", "auto-restart" | "auto-restart-queued":
+                return Managed("restarting", pid)
+            case "activating", _:
+                return Managed("starting", pid)
+            case "active" | "reloading" | "deactivating", _:
+                return Managed("running", pid)
+            case "failed", _:
+                return Managed("failed", pid)
+            case _:
+                return Managed("stopped", pid)
+
+    def start(self) -> None:
+        self._do("start", "--no-block", UNIT)
+
+    def stop(self) -> None:
+        self._do("stop", UNIT)
+
+    def log_command(self, lines: int, *, follow: bool) -> list[str]:
+        which = "--user-unit" if self.scope == "--user" else "--unit"
+        return ["journalctl", f"{which}={UNIT}", f"--lines={lines}", *(["--follow"] if follow else ["--no-pager"])]
+
+    def _do(self, *arguments: str) -> None:
+        done = _systemctl(*arguments, manager=self.scope, seconds=STOP_SECONDS)
+        if done is None:
+            raise ConfigError(f"systemctl {self.scope} {arguments[0]} {NAME} did not work or did not end in time")
+        if done.returncode:
+            advice = f". Try: sudo systemctl {arguments[0]} {NAME}" if self.scope == "--system" else ""
+            raise ConfigError(f"systemctl {self.scope} {arguments[0]} {NAME}: {done.stderr.strip()}{advice}")
+
+
 def quote(word: str) -> str:
     """Return a word quoted as in systemd.service(5) and systemd.syntax(7): with C escapes, and % doubled.
 
@@ -151,7 +201,9 @@ def _reload() -> None:
         log.debug("systemctl --user daemon-reload: %s", done.stderr.strip())
 
 
-def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str] | None:
+def _systemctl(
+    *arguments: str, manager: str = "--user", seconds: float = SYSTEMCTL_SECONDS
+) -> subprocess.CompletedProcess[str] | None:
     tool = shutil.which("systemctl")
     if tool is None:
         return None
@@ -160,14 +212,14 @@ def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str] | None:
         environ["XDG_RUNTIME_DIR"] = f"/run/user/{os.getuid()}"
     try:
         return subprocess.run(
-            [tool, "--user", *arguments],
+            [tool, manager, *arguments],
             capture_output=True,
             text=True,
-            timeout=SYSTEMCTL_SECONDS,
+            timeout=seconds,
             env=environ,
             stdin=subprocess.DEVNULL,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("systemctl --user %s: %s", arguments[0], error)
+        log.warning("systemctl %s %s: %s", manager, arguments[0], error)
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,9 @@ class ChunkedRows:
     def fingerprint(self) -> str:
         return self._source.fingerprint()
 
+    def kept_types(self) -> Mapping[str, Any]:
+        return self._source.kept_types()
+
     def read(self, start: Position) -> Iterator[Read]:
         here, character = msgspec.structs.replace(start, character=0), start.character
         for read in self._source.read(here):
@@ -46,6 +50,7 @@ class ChunkedRows:
         for start, end, following in self._chunker.chunks(row.text, first):
             empty = False
             after = row.after if following >= len(row.text) else msgspec.structs.replace(here, character=following)
-            yield Record(f"{id_}#{start}-{end}", row.text[start:end], row.number, after, f"{row.place}#{start}-{end}")
+            place = f"{row.place}#{start}-{end}"
+            yield Record(f"{id_}#{start}-{end}", row.text[start:end], row.number, after, place, row.kept_at(start))
         if empty and not first:
             yield row  # it will be refused

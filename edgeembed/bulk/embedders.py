@@ -93,6 +93,8 @@ class EmbedderInfo(NamedTuple):
     """Longest text in tokens, with prompt and special tokens; 0 when unknown."""
     probe_tokens: int = 0
     """Tokens of PROBE, with prompt and special tokens."""
+    type: str = ""
+    """Of the model's file, such as Q8_0; empty when unknown."""
 
     @property
     def dimensions(self) -> int:
@@ -216,6 +218,7 @@ class DaemonEmbedder:
             engine=str(found[0].get("device") or ""),
             context_tokens=int(found[0].get("context_tokens") or 0),
             probe_tokens=int(answer["usage"]["prompt_tokens"]),
+            type=str(found[0].get("type") or "") if len(found) == 1 else "",
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:
@@ -301,6 +304,7 @@ class LocalEmbedder:
             engine=f"edgeembed {__version__}, {status.mode}, {info.llama_cpp}",
             context_tokens=info.context_tokens,
             probe_tokens=probe.tokens[0],
+            type=self._model.type,
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:

@@ -1,12 +1,22 @@
-"""Reads a folder of text files, sorted by name, each cut into chunks. Positions are characters of a file."""
+"""Reads a folder of text files and documents, sorted by name, each cut into chunks. Positions are characters of a text."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from edgeembed.bulk.content import content_of, opened, problem_of, without_compression
+from edgeembed.bulk.documents import (
+    DOCUMENT_COLUMNS,
+    DOCUMENT_SUFFIXES,
+    TITLE,
+    Document,
+    UnreadableError,
+    is_document,
+    read_document,
+)
 from edgeembed.bulk.records import Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker
@@ -16,7 +26,7 @@ MAX_FILE_BYTES = 64 * 2**20
 
 
 class Folder:
-    """The UTF-8 text files below a folder, without hidden ones; links to folders are not followed."""
+    """The UTF-8 text files and documents below a folder, without hidden ones; links to folders are not followed."""
 
     def __init__(self, path: Path, chunker: Chunker) -> None:
         self.path = path
@@ -41,6 +51,9 @@ class Folder:
             )
         return f"{self.path.absolute()} {digest.hexdigest()}"
 
+    def kept_types(self) -> Mapping[str, str]:
+        return DOCUMENT_COLUMNS if any(_is_named_document(file) for file, _ in self._files()) else {}
+
     def read(self, start: Position) -> Iterator[Read]:
         """Yield a record for each chunk, with the id FILE#START-END in characters of the file.
 
@@ -63,19 +76,21 @@ class Folder:
 
     def _file(self, file: Path, relative: str, size: int, start: int, number: int, behind: int) -> Iterator[Read]:
         try:
-            text = _text(file, size)
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+            found = _read(file)
+        except (OSError, UnicodeDecodeError, UnreadableError, ConfigError) as error:
             if start == 0:
-                # The next position is behind the file: a text has at most as many characters as bytes.
+                # The next position is one at which the file, if it is resumed, is not refused again.
                 reason = "the file is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
                 yield Reject(relative, reason, Position(size + 1, number, relative, behind + size))
             return
+        text = found.text
+        whole = Record(relative, text, number, Position(), relative, {TITLE: found.title}, found.pages)
         for chunk in self._chunker.chunks(text, start):
             number += 1
             done = behind + size * chunk.next // max(len(text), 1)
             place = f"{relative}#{chunk.start}-{chunk.end}"
             after = Position(chunk.next, number, relative, done)
-            yield Record(place, text[chunk.start : chunk.end], number - 1, after, place)
+            yield Record(place, text[chunk.start : chunk.end], number - 1, after, place, whole.kept_at(chunk.start))
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for root, folders, names in os.walk(self.path):
@@ -89,11 +104,21 @@ class Folder:
         return file.relative_to(self.path).as_posix()
 
 
-def _text(file: Path, size: int) -> str:
-    """Read a file. Raises OSError, UnicodeDecodeError, or ValueError for a file that is too large or binary."""
-    if size > MAX_FILE_BYTES:
-        raise ValueError(f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB; split it")
-    content = file.read_bytes()
-    if b"\0" in content[:8192]:
-        raise ValueError("the file is binary")
-    return content.decode("utf-8-sig")
+def _is_named_document(file: Path) -> bool:
+    return file.suffix.lower() in DOCUMENT_SUFFIXES
+
+
+def _read(file: Path) -> Document:
+    """Read a file. Raises OSError, UnicodeDecodeError, UnreadableError for one that is too large or no text, ConfigError."""
+    with opened(file) as stream:
+        head = stream.head()
+        if not stream.compression and (_is_named_document(file) or is_document(file, content_of(head))):
+            return read_document(file)
+        if _is_named_document(Path(without_compression(file.name))):
+            raise UnreadableError("the document is compressed; decompress it")
+        if problem := problem_of(head):
+            raise UnreadableError(f"the file {problem}")
+        content: bytes = stream.file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise UnreadableError(f"the file is larger than {MAX_FILE_BYTES // 2**20} MiB; split it")
+    return Document(content.decode("utf-8-sig"))

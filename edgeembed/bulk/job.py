@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -14,10 +15,23 @@ import msgspec
 from edgeembed.bulk.computed import described
 from edgeembed.bulk.embedders import Embedder, fitted_rules
 from edgeembed.bulk.embedding import embed_shard
-from edgeembed.bulk.inputs import Cursor, InputFormat, Inputs, Step, open_inputs, require_files
+from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, open_inputs, require_files
+from edgeembed.bulk.kept import type_of
 from edgeembed.bulk.outputs import Output
-from edgeembed.bulk.shards import JobManifest, JobRules, Receipt, Shard, WorkFolder, cut, kind_of, with_ids
-from edgeembed.bulk.writers import ShardRows, assemble, write_shard
+from edgeembed.bulk.shards import (
+    JobManifest,
+    JobRules,
+    Receipt,
+    Refused,
+    Shard,
+    WorkFolder,
+    cut,
+    kind_of,
+    with_ids,
+    with_kept,
+)
+from edgeembed.bulk.sinks import Sink
+from edgeembed.bulk.writers import ShardRows
 from edgeembed.common.files import describe_os_error
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.chunking import Chunker, WordTokens
@@ -26,13 +40,16 @@ MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
 REQUESTS_PER_SHARD = 16
 """At least, for a full shard; where many concurrent requests keep the embedder busy, more shards are computed at a time."""
+HOPELESS_ROWS = 1000
+"""A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
 _WORDS_PER_REQUEST = 1024
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
     """What to do. inputs: as the user names them.
 
-    resume: continue an unfinished job. overwrite: replace complete output, or without `resume` an unfinished job.
+    resume: continue an unfinished job. overwrite: replace complete output, or without `resume` an unfinished job. strict:
+    end with the first row that cannot be embedded.
     """
 
     inputs: Sequence[str]
@@ -41,6 +58,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     input_format: InputFormat | None = None
     resume: bool = False
     overwrite: bool = False
+    strict: bool = False
 
     @property
     def has_chunks(self) -> bool:
@@ -55,10 +73,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JobResult(msgspec.Struct, frozen=True, kw_only=True):
-    """The outcome of a job. before: how many of the rows an earlier run made. computed: what they hold, for people."""
+    """The outcome of a job. before: how many of the rows an earlier run made. computed: what they hold, for people.
+
+    first_refused: None when no row was refused.
+    """
 
     rows: int
     refused: int
+    first_refused: Refused | None
     before: int
     computed: str
 
@@ -89,6 +111,13 @@ def batch_tokens_of(job: Job) -> int | None:
     return work.manifest().batch_tokens or None if work.began and job.resume else None
 
 
+def check_inputs(job: Job) -> None:
+    """Read the beginning of each input, before a model is loaded for it. Raises ConfigError for what cannot be read."""
+    rules = job.rules
+    columns = Columns(rules.column, rules.id_column, rules.keep_columns)
+    open_inputs(job.inputs, job.input_format, columns, Chunker(rules.chunks, WordTokens())).check()
+
+
 @contextlib.contextmanager
 def claimed(job: Job) -> Iterator[None]:
     """Create and lock the job's folder.
@@ -109,10 +138,13 @@ def claimed(job: Job) -> Iterator[None]:
                 output.require_ours()
             elif work.began and not job.resume:
                 raise ConfigError(
-                    f"{output.path} has an unfinished job; continue it with --resume or start again with --overwrite"
+                    f"{output.title} has an unfinished job; continue it with --resume or start again with --overwrite"
                 )
-            elif output.finished and not work.began:
-                raise ConfigError(f"{output.path} exists already; replace it with --overwrite or choose another output")
+            elif output.finished and not work.began and not job.rules.append:
+                add = ", add to it with --append" if job.rules.store else ""
+                raise ConfigError(
+                    f"{output.title} exists already; replace it with --overwrite{add} or choose another output"
+                )
             work.folder.mkdir(parents=True, exist_ok=True)
             try:
                 yield
@@ -121,7 +153,7 @@ def claimed(job: Job) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # Windows cannot remove an open file; it is removed on release
                     lock.unlink()
     except filelock.Timeout as error:
-        raise ConfigError(f"another process is writing {output.path}; wait until it is done") from error
+        raise ConfigError(f"another process is writing {output.title}; wait until it is done") from error
     except OSError as error:
         raise ConfigError(f"cannot write {describe_os_error(error, output.path)}") from error
 
@@ -143,15 +175,17 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
     inputs = open_inputs(
         job.inputs,
         job.input_format,
-        rules.column,
-        rules.id_column,
+        Columns(rules.column, rules.id_column, rules.keep_columns),
         Chunker(rules.chunks, WordTokens(count)),
         chunk_rows=rules.chunk_rows,
     )
     run_ = _Run(job, embedder, watch, inputs)
-    await run_.prepare()
-    await run_.embed()
-    return await run_.finish()
+    try:
+        await run_.prepare()
+        await run_.embed()
+        return await run_.finish()
+    finally:
+        run_.close()
 
 
 async def _fitted(job: Job, embedder: Embedder, watch: JobListener) -> Job:
@@ -173,6 +207,7 @@ class _Run:
         self._watch = watch
         self._inputs = inputs
         self._work: WorkFolder = job.output.work()
+        self._sink: Sink = job.output.sink(self._work)
         self._manifest: JobManifest | None = None
         self._limit = asyncio.Semaphore(embedder.info.max_requests)
         self._concurrent_shards = max(MIN_CONCURRENT_SHARDS, 1 + -(-embedder.info.max_requests // REQUESTS_PER_SHARD))
@@ -191,6 +226,7 @@ class _Run:
             ids="string",
             batch_tokens=info.batch_tokens,
             engine=info.engine,
+            type=info.type,
         )
         done = 0
         if self._work.began and not self._job.anew:
@@ -198,17 +234,23 @@ class _Run:
             self._manifest.require_same(self._expected)
             if difference := self._manifest.last_digits(self._expected):
                 self._watch.note(difference)
-            for _, receipt in self._work.receipts():
+            receipts = list(self._work.receipts())
+            for number, receipt in receipts:
                 self._before += receipt.rows
                 done += receipt.bytes
+                if receipt.refused and self._job.strict:
+                    self._require_none(self._work.first_refused(number))
+            await asyncio.to_thread(self._sink.begin, self._manifest, [number for number, _ in receipts])
         self._watch.begin(self._before, done, self._inputs.size_bytes)
 
     async def embed(self) -> None:
         """Embed and write every shard that is not finished."""
         running: set[asyncio.Task[None]] = set()
+        previous: asyncio.Task[None] | None = None
         try:
             async for shard in self._missing():
-                running.add(asyncio.create_task(self._make(shard)))
+                previous = asyncio.create_task(self._make(shard, previous if self._sink.ordered else None))
+                running.add(previous)
                 if len(running) == self._concurrent_shards:
                     done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                     for task in done:
@@ -225,17 +267,29 @@ class _Run:
         rows, refused = sum(receipt.rows for _, receipt in receipts), sum(receipt.refused for _, receipt in receipts)
         output, manifest, work = self._job.output, self._manifest, self._work
         rejects = [file for number, _ in receipts if (file := work.rejects(number)).exists()]
+        first = next((work.first_refused(number) for number, receipt in receipts if receipt.refused), None)
         if manifest is None or not rows:
             listed = await asyncio.to_thread(output.join_rejects, work, rejects)
-            reason = f"all {refused:,} rows were refused, see {listed}" if refused else "the inputs have no texts"
+            reason = "the inputs have no texts"
+            if first is not None:
+                reason = (
+                    f"all {refused:,} rows were refused, the first ({first.where}) because: {first.reason}; see {listed}"
+                )
             raise EdgeEmbedError(f"nothing was embedded: {reason}")
-        if not output.folder:
+        if not (output.folder or self._job.rules.store):
             self._watch.assembling()
-            shards = [work.shard(number, output.suffix) for number, receipt in receipts if receipt.rows]
-            await asyncio.to_thread(assemble, shards, rows, output.path, manifest)
+        note = await asyncio.to_thread(
+            self._sink.finish, [number for number, receipt in receipts if receipt.rows], rows, manifest
+        )
+        if note:
+            self._watch.note(note)
         await asyncio.to_thread(output.finish, work, rejects)
         computed = described(manifest.rules.outputs, manifest.widths | {"dense": manifest.dimensions})
-        return JobResult(rows=rows, refused=refused, before=self._before, computed=computed)
+        return JobResult(rows=rows, refused=refused, first_refused=first, before=self._before, computed=computed)
+
+    def close(self) -> None:
+        """Let go of the output."""
+        self._sink.close()
 
     async def _missing(self) -> AsyncIterator[Shard]:
         """Yield the shards that have no receipt; the others are skipped without being read."""
@@ -252,37 +306,72 @@ class _Run:
                     return
                 cursor = shard.after
                 if self._manifest is None:
-                    self._manifest = self._begin(shard)
-                yield with_ids(shard, self._manifest.ids)
+                    self._manifest = await asyncio.to_thread(self._begin, shard)
+                shard = with_kept(with_ids(shard, self._manifest.ids), self._manifest.kept)
+                self._require_none(*shard.refused[:1])
+                yield shard
             number += 1
+
+    def _require_none(self, *refused: Refused) -> None:
+        """Raise EdgeEmbedError for a row that was refused, if none may be."""
+        for each in refused if self._job.strict else ():
+            raise EdgeEmbedError(
+                f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input "
+                "and start again, or go on without this row with --resume and without --strict"
+            )
 
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
 
-        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for them.
+        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for
+        them, and a new one does not reject every row of large inputs.
         """
-        if self._work.began:
-            if not first.rows:
-                reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
-                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.path} is kept")
+        began = self._work.began
+        if not first.rows and (began or len(first.refused) >= HOPELESS_ROWS):
+            refused = first.refused[0]
+            rows = f"none of the first {len(first.refused):,} rows can be embedded"
+            kept = f"; the unfinished job of {self._job.output.title} is kept" if began else ""
+            raise ConfigError(f"{rows}, the first ({refused.where}) because: {refused.reason}{kept}")
+        if began:
             self._job.output.clear_work()
-        manifest = msgspec.structs.replace(self._expected, ids=kind_of(first))
+        manifest = msgspec.structs.replace(
+            self._expected,
+            ids=self._sink.ids() or kind_of(first),
+            kept=self._kept_types(first),
+            job=uuid.uuid4().hex if self._job.rules.store else "",
+        )
         self._work.begin(manifest)
+        self._sink.begin(manifest, ())
         return manifest
 
-    async def _make(self, shard: Shard) -> None:
-        """Embed a shard and write it, then its receipt."""
+    def _kept_types(self, first: Shard) -> dict[str, str]:
+        """Return the columns that pass to the output. Raises ConfigError for one that no row has."""
+        found = self._inputs.kept_types()
+        types: dict[str, str] = {}
+        for name in self._job.rules.keep_columns:
+            has = [row for row in first.rows if name in row.kept]
+            if not has and name not in found and first.rows:
+                raise ConfigError(f"none of the first {len(first.rows):,} rows has the column {name!r} of --keep-columns")
+            types[name] = found.get(name) or type_of([row.kept[name] for row in has])
+        return types | found
+
+    async def _make(self, shard: Shard, previous: asyncio.Task[None] | None) -> None:
+        """Embed a shard and write it, then its receipt. previous: writes the shard that must be written before this one."""
         manifest = self._manifest
         assert manifest is not None, "it is written before the first shard is embedded"
         share = shard.bytes / max(len(shard.rows), 1)
         embedded = await embed_shard(shard, self._embedder, self._limit, lambda texts: self._watch.add(texts, texts * share))
+        self._require_none(*embedded.refused[:1])
+        if previous is not None:
+            await asyncio.wait([previous])  # a plain await would cancel it with this task
+            previous.result()
         if embedded.rows:
             rows = ShardRows(
                 [row.id for row in embedded.rows],
                 embedded.computed,
                 [row.text for row in embedded.rows] if manifest.rules.with_text else None,
+                {name: [row.kept[name] for row in embedded.rows] for name in manifest.kept},
             )
-            path = self._work.shard(shard.number, self._job.output.suffix)
-            await asyncio.to_thread(write_shard, path, rows, manifest)
+            await asyncio.to_thread(self._sink.write, shard.number, rows, manifest)
         receipt = Receipt(rows=len(embedded.rows), refused=len(embedded.refused), after=shard.after, bytes=shard.bytes)
         self._work.finish(shard.number, receipt, embedded.refused)

@@ -1,28 +1,28 @@
-"""Reads inputs made of lines: plain text, JSON Lines, CSV (RFC 4180). Positions are bytes."""
+"""Reads inputs made of lines: plain text, CSV (RFC 4180). Positions are bytes, of the decompressed content."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
-import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
-import orjson
-
-from edgeembed.bulk.records import MAX_BYTES, Position, Read, Record, Reject, id_of
+from edgeembed.bulk.content import SKIP_BYTES, ByteStream, opened, opened_stdin, problem_of
+from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
 
-JSON_FIELDS = ("text", "query", "input", "content")
-"""Fields of a JSON object that may hold the text, unless one is named."""
 DELIMITERS = ",;\t|"
-_BOM = b"\xef\xbb\xbf"
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
-_TOO_LONG = f"longer than {MAX_BYTES // 2**20} MiB"
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SKIP_BYTES = 2**20
+BOM = b"\xef\xbb\xbf"
+
+
+class Line(NamedTuple):
+    """A line. cut: it was too long. at, done: where the next one begins, in bytes of the content and of the file."""
+
+    content: bytes
+    cut: bool
+    at: int
+    done: int
 
 
 class Lines:
@@ -31,6 +31,7 @@ class Lines:
     def __init__(self, path: Path | None) -> None:
         """path: None for standard input, which cannot be read from an earlier position again."""
         self.path = path
+        self._stdin: ByteStream | None = None
         self._stdin_at = 0
 
     @property
@@ -47,42 +48,55 @@ class Lines:
         status = self.path.stat()
         return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
 
-    def lines(self, offset: int) -> Iterator[tuple[bytes, bool, int]]:
-        """Yield each line without byte order mark, whether it was too long and cut, and the offset of the next line.
+    def kept_types(self) -> dict[str, Any]:
+        return {}
 
-        Raises ConfigError for UTF-16, and when standard input ends before the offset.
+    def lines(self, offset: int) -> Iterator[Line]:
+        """Yield the lines from an offset on, without byte order mark.
+
+        Raises ConfigError for content that is no text or is damaged, and when standard input ends before the offset.
         """
-        with self._opened() as file:
-            at = self._go_to(file, offset)
+        with self.opened() as stream:
+            at = self._go_to(stream, offset)
+            file = stream.file
             while line := file.readline(MAX_BYTES):
                 at += len(line)
                 cut = len(line) == MAX_BYTES and not line.endswith(b"\n")
                 rest = line
                 while cut and rest and not rest.endswith(b"\n"):
-                    rest = file.readline(_SKIP_BYTES)
+                    rest = file.readline(SKIP_BYTES)
                     at += len(rest)
                 if self.path is None:
                     self._stdin_at = at
-                if at == len(line) and line.startswith(_UTF16):
-                    raise ConfigError(f"{self.name} is UTF-16; convert it to UTF-8")
-                yield line.removeprefix(_BOM) if at == len(line) else line, cut, at
+                content = line.removeprefix(BOM) if at == len(line) else line
+                yield Line(content, cut, at, stream.done(at))
 
     @contextlib.contextmanager
-    def _opened(self) -> Iterator[BinaryIO]:
-        if self.path is None:
-            yield sys.stdin.buffer
-            return
-        with self.path.open("rb") as file:
-            yield file
+    def opened(self) -> Iterator[ByteStream]:
+        """Open the bytes: of a file, from the beginning; of standard input, from where it was read to.
 
-    def _go_to(self, file: BinaryIO, offset: int) -> int:
+        Raises ConfigError for content that is no text.
+        """
+        if self.path is None:
+            if self._stdin is None:
+                self._stdin = opened_stdin()
+                self._require_text(self._stdin)
+            yield self._stdin
+            return
+        with opened(self.path) as stream:
+            self._require_text(stream)
+            yield stream
+
+    def _require_text(self, stream: ByteStream) -> None:
+        if problem := problem_of(stream.head()):
+            raise ConfigError(f"{'standard input' if self.path is None else self.path} {problem}")
+
+    def _go_to(self, stream: ByteStream, offset: int) -> int:
         if self.path is not None:
-            return file.seek(offset)
-        while self._stdin_at < offset:
-            skipped = len(file.read(min(_SKIP_BYTES, offset - self._stdin_at)))
-            if not skipped:
-                raise ConfigError("standard input is shorter than when the job began; send the same data again")
-            self._stdin_at += skipped
+            return stream.skip_to(0, offset)
+        self._stdin_at = stream.skip_to(self._stdin_at, offset)
+        if self._stdin_at < offset:
+            raise ConfigError("standard input is shorter than when the job began; send the same data again")
         return self._stdin_at
 
 
@@ -91,14 +105,14 @@ class TextLines(Lines):
 
     def read(self, start: Position) -> Iterator[Read]:
         number = start.number
-        for line, cut, at in self.lines(start.offset):
+        for line in self.lines(start.offset):
             number += 1
-            after = Position(at, number, done=at)
-            if cut:
-                yield Reject(f"line {number}", _TOO_LONG, after)
+            after = Position(line.at, number, done=line.done)
+            if line.cut:
+                yield Reject(f"line {number}", TOO_LONG, after)
                 continue
             try:
-                text = line.decode().rstrip("\r\n")
+                text = line.content.decode().rstrip("\r\n")
             except UnicodeDecodeError as error:
                 yield Reject(f"line {number}", f"not UTF-8: {error.reason}", after)
                 continue
@@ -106,61 +120,28 @@ class TextLines(Lines):
                 yield Record(None, text, number - 1, after, f"line {number}")
 
 
-class JsonLines(Lines):
-    """Per line a JSON string, or an object with fields for the text and optionally the id."""
-
-    def __init__(self, path: Path | None, column: str | None, id_column: str | None) -> None:
-        super().__init__(path)
-        self._columns = (column,) if column else JSON_FIELDS
-        self._id_column = id_column
-
-    def read(self, start: Position) -> Iterator[Read]:
-        number = start.number
-        for line, cut, at in self.lines(start.offset):
-            number += 1
-            after = Position(at, number, done=at)
-            if cut:
-                yield Reject(f"line {number}", _TOO_LONG, after)
-            elif line.strip():
-                yield self._read(line, number, after)
-
-    def _read(self, line: bytes, number: int, after: Position) -> Read:
-        place = f"line {number}"
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            return Reject(place, f"not JSON: {error}", after)
-        if isinstance(value, str) and self._id_column is None:
-            return Record(None, value, number - 1, after, place)
-        if not isinstance(value, dict):
-            return Reject(place, "expected a JSON object", after)
-        id_ = None
-        if self._id_column is not None and (id_ := id_of(value.get(self._id_column))) is None:
-            return Reject(place, f"the field {self._id_column!r} is neither a string nor an integer", after)
-        field = next((name for name in self._columns if name in value), None)
-        if field is None:
-            return Reject(place, f"no field {' or '.join(map(repr, self._columns))}", after, id_)
-        if not isinstance(value[field], str):
-            return Reject(place, f"the field {field!r} is not a string", after, id_)
-        return Record(id_, value[field], number - 1, after, place)
-
-
 class CsvLines(Lines):
     """Comma-separated values with a header, which also shows whether the delimiter is a semicolon, tab or bar."""
 
-    def __init__(self, path: Path | None, column: str | None, id_column: str | None) -> None:
+    def __init__(self, path: Path | None, column: str | None, id_column: str | None, keep: Sequence[str] = ()) -> None:
+        """keep: columns that pass to the output, as text."""
         super().__init__(path)
         self._column = column
         self._id_column = id_column
+        self._keep = keep
         self._header: list[str] | None = None
         self._header_end = 0
         self._delimiter = ","
+
+    def kept_types(self) -> dict[str, Any]:
+        return dict.fromkeys(self._keep, "string")
 
     def read(self, start: Position) -> Iterator[Read]:
         csv.field_size_limit(MAX_BYTES)  # the default is 128 KiB
         header = self._read_header()
         text_at = header.index(choose_column(self._column, header, self.name))
         id_at = None if self._id_column is None else header.index(choose_column(self._id_column, header, self.name))
+        kept_at = {name: header.index(choose_column(name, header, self.name)) for name in self._keep}
         number = start.number
         feed = _Feed(self.lines(max(start.offset, self._header_end)))
         rows = csv.reader(feed, delimiter=self._delimiter)
@@ -177,14 +158,15 @@ class CsvLines(Lines):
             if not row and reason is None:
                 continue
             number += 1
-            reason = reason or (_TOO_LONG if feed.cut else _defect(row, header))
-            after, place = Position(feed.at, number, done=feed.at), f"row {number}"
+            reason = reason or (TOO_LONG if feed.cut else _defect(row, header))
+            after, place = Position(feed.at, number, done=feed.done), f"row {number}"
             if reason is not None:
                 yield Reject(place, reason, after)
             elif id_at is not None and not row[id_at]:
                 yield Reject(place, f"the column {self._id_column!r} is empty", after)
             else:
-                yield Record(None if id_at is None else row[id_at], row[text_at], number - 1, after, place)
+                kept = {name: row[at] for name, at in kept_at.items()}
+                yield Record(None if id_at is None else row[id_at], row[text_at], number - 1, after, place, kept)
 
     def _read_header(self) -> list[str]:
         """Return the names of the columns, read once because standard input cannot be read again."""
@@ -200,31 +182,30 @@ class CsvLines(Lines):
 
 
 class _Feed:
-    """Lines as text for the csv module, which takes as many as a record has. at: offset of the next line."""
+    """Lines as text for the csv module, which takes as many as a record has. at, done: of the next line, as in Line."""
 
-    def __init__(self, lines: Iterator[tuple[bytes, bool, int]]) -> None:
+    def __init__(self, lines: Iterator[Line]) -> None:
         self._lines = lines
         self.at = 0
+        self.done = 0
         self.cut = False
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line, cut, self.at = next(self._lines)
-        self.cut = self.cut or cut
-        return line.decode(errors="surrogateescape")
+        line = next(self._lines)
+        self.at, self.done = line.at, line.done
+        self.cut = self.cut or line.cut
+        return line.content.decode(errors="surrogateescape")
 
 
 def stdin_lines() -> Iterator[str]:
-    """Yield the lines of standard input that are not blank. Raises ConfigError for a line that is not UTF-8."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        try:
-            text = line.decode("utf-8-sig").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"line {number} of standard input is not UTF-8") from error
-        if text.strip():
-            yield text
+    """Yield the lines of standard input that are not blank. Raises ConfigError for a line that is no text in UTF-8."""
+    for read in TextLines(None).read(Position()):
+        if isinstance(read, Reject):
+            raise ConfigError(f"{read.place} of standard input is {read.reason}")
+        yield read.text
 
 
 def choose_column(wanted: str | None, columns: list[str], name: str) -> str:
@@ -241,6 +222,6 @@ def choose_column(wanted: str | None, columns: list[str], name: str) -> str:
 def _defect(row: list[Any], header: list[str]) -> str | None:
     if len(row) != len(header):
         return f"{len(row)} columns, but the header has {len(header)}"
-    if any(_SURROGATE.search(field) for field in row):
+    if any(SURROGATE.search(field) for field in row):
         return "not UTF-8"
     return None

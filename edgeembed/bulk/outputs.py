@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeembed.bulk.shards import WorkFolder
+from edgeembed.bulk.sinks import FileSink, Sink
 from edgeembed.bulk.writers import SUFFIXES, ids_path, join
 from edgeembed.common.files import replacing
 from edgeembed.errors import ConfigError
@@ -51,6 +52,20 @@ class Output:
         return ".parquet" if self.folder else self.path.suffix.lower()
 
     @property
+    def title(self) -> str:
+        """The output as messages name it."""
+        return str(self.path)
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The size of complete output; None when unknown. Raises OSError."""
+        return sum(file.stat().st_size for file in (self.path.glob("shard-*") if self.folder else [self.path]))
+
+    def sink(self, work: WorkFolder) -> Sink:
+        """Return what takes the shards of a run."""
+        return FileSink(None if self.folder else self.path, self.suffix, work)
+
+    @property
     def rejects(self) -> Path:
         """The file of refused rows; it exists only if there are any."""
         if self.folder:
@@ -86,9 +101,8 @@ class Output:
 
         format_: of the inputs; None when their suffixes decide, and all files of a folder are read.
         """
-        written = [self.path, self._beside, self.rejects, *([ids_path(self.path)] if self.format == "npy" else [])]
         for source in (Path(name) for name in inputs if name != "-"):
-            for file in written:
+            for file in self._written():
                 if _is_same(source, file):
                     problem = f"{source} is an input and would be replaced"
                 elif file.is_dir() and file.resolve() in source.resolve().parents:
@@ -98,6 +112,10 @@ class Output:
                 else:
                     continue
                 raise ConfigError(f"{problem}; choose another output")
+
+    def _written(self) -> Sequence[Path]:
+        """Return the files and folders that a job writes."""
+        return [self.path, self._beside, self.rejects, *([ids_path(self.path)] if self.format == "npy" else [])]
 
     def recover(self) -> None:
         """Tidy up after a run that was killed while it replaced a folder or wrote a file. Raises OSError."""

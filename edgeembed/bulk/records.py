@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -11,6 +14,11 @@ Id = int | str
 
 MAX_BYTES = 16 * 2**20
 """A longer line, field or row is refused: it would take much memory, and no model accepts such a text."""
+TOO_LONG = f"longer than {MAX_BYTES // 2**20} MiB"
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half a character, which no text in UTF-8 can hold."""
+PAGE = "page"
+"""The column with the page of a document on which a text begins, from 1."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -29,25 +37,37 @@ class Position(msgspec.Struct, frozen=True):
 
 
 class Record(NamedTuple):
-    """One text. id: from the input; None when no column holds ids. place, after: as in Reject."""
+    """One text. id: from the input; None when no column holds ids. place, after: as in Reject.
+
+    kept: columns of the input that pass to the output, as far as the record has them. pages: where in the text the pages of
+    a document begin; empty if it has none.
+    """
 
     id: Id | None
     text: str
     number: int
     after: Position
     place: str
+    kept: Mapping[str, Any] = MappingProxyType({})
+    pages: Sequence[int] = ()
+
+    def kept_at(self, character: int) -> Mapping[str, Any]:
+        """Return what is kept with the part of the text that begins at a character."""
+        return {**self.kept, PAGE: max(bisect_right(self.pages, character), 1)} if self.pages else self.kept
 
 
 class Reject(NamedTuple):
     """A record that cannot be used. place: where in the input, for people: "line 17". after: the next position.
 
-    id: None when unknown.
+    id: None when unknown. of_all: the reason holds for the other records, too, as far as can be told, such as a field that
+    the first one lacks.
     """
 
     place: str
     reason: str
     after: Position
     id: Id | None = None
+    of_all: bool = False
 
 
 Read = Record | Reject
@@ -68,6 +88,10 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """Return a string that changes when the input does, so that a job is not resumed with another file."""
+        ...
+
+    def kept_types(self) -> Mapping[str, Any]:
+        """Return the columns of the output that this input is sure to fill, with their Arrow types or names of types."""
         ...
 
     def read(self, start: Position) -> Iterator[Read]:

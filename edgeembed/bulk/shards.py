@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from edgeembed.bulk.computed import has_token_rows
 from edgeembed.bulk.inputs import Cursor, Step
+from edgeembed.bulk.kept import fitted
 from edgeembed.bulk.records import Id, Record
 from edgeembed.common.files import read_json, write_bytes, write_json
 from edgeembed.engine.interface import DENSE, Output
@@ -36,14 +38,20 @@ class Refused(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str
     id: Id | None = None
 
+    @property
+    def where(self) -> str:
+        """Where the row is, for people: "texts.jsonl, line 17"."""
+        return f"{self.input}, {self.place}"
+
 
 class JobRow(NamedTuple):
-    """A text of a shard. place: where in the input, in case it is refused."""
+    """A text of a shard. place: where in the input, in case it is refused. kept: columns that pass to the output."""
 
     id: Id
     text: str
     input: str
     place: str
+    kept: Mapping[str, Any] = MappingProxyType({})
 
 
 class Shard(NamedTuple):
@@ -68,7 +76,7 @@ def cut(steps: Iterable[Step], number: int, start: Cursor, rules: JobRules) -> S
         if isinstance(read, Record):
             assert read.id is not None, "the inputs give every record an id"
             if read.text.strip():
-                rows.append(JobRow(read.id, read.text, step.input, read.place))
+                rows.append(JobRow(read.id, read.text, step.input, read.place, read.kept))
                 characters += len(read.text)
             else:
                 refused.append(Refused(step.input, read.place, "the text is empty", read.id))
@@ -98,6 +106,25 @@ def with_ids(shard: Shard, kind: IdKind) -> Shard:
     )
 
 
+def with_kept(shard: Shard, types: Mapping[str, str]) -> Shard:
+    """Convert what is kept to the types of the output's columns; rows with a value that cannot be converted are refused."""
+    if not types:
+        return shard
+    rows: list[JobRow] = []
+    refused = list(shard.refused)
+    for row in shard.rows:
+        kept: dict[str, Any] = {}
+        try:
+            for name in types:
+                kept[name] = fitted(row.kept.get(name), types[name])
+        except ValueError as error:
+            reason = f"the column {list(types)[len(kept)]!r} is {error}"
+            refused.append(Refused(row.input, row.place, reason, row.id))
+        else:
+            rows.append(row._replace(kept=kept))
+    return shard._replace(rows=rows, refused=refused)
+
+
 class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     """What the output depends on besides the inputs and the model."""
 
@@ -118,13 +145,21 @@ class JobRules(msgspec.Struct, frozen=True, kw_only=True):
     chunk_rows: bool = False
     long_text: str | None = None
     truncate: str | None = None
+    store: str | None = None
+    """The store that rows are put into."""
+    append: bool = False
+    """Whether rows are added to a store that exists."""
+    keep_columns: tuple[str, ...] = ()
+    """Columns of the inputs that pass to the output."""
 
 
 class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     """A job as recorded in its work folder.
 
     digest, batch_tokens, engine: as in `edgeembed.bulk.embedders.EmbedderInfo`; the latter two affect the last digits of
-    vectors. dimensions: numbers in a dense row; 0 without dense rows. widths: numbers in a row of the other outputs.
+    vectors. type: of the model's file; empty when unknown. dimensions: numbers in a dense row; 0 without dense rows. widths:
+    numbers in a row of the other outputs. kept: the columns that pass to the output, and their types as in
+    `edgeembed.bulk.kept`. job: a name that no other job has; empty for files.
     """
 
     version: Literal[1] = 1
@@ -132,11 +167,14 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     rules: JobRules
     model: str
     digest: str
+    type: str = ""
     dimensions: int
     widths: dict[Output, int] = {}
     ids: IdKind
     batch_tokens: int = 0
     engine: str = ""
+    kept: dict[str, str] = {}
+    job: str = ""
 
     def require_same(self, other: JobManifest) -> None:
         """Raise ConfigError naming the difference when `other` cannot continue this job."""
@@ -218,6 +256,15 @@ class WorkFolder:
     def rejects(self, number: int) -> Path:
         """Return the file of a shard's rejects, which exists only if it has any."""
         return self.folder / f"rejects-{number:07}.jsonl"
+
+    def first_refused(self, number: int) -> Refused:
+        """Return the first reject of a shard that has any. Raises ConfigError when it cannot be read."""
+        file = self.rejects(number)
+        try:
+            with file.open("rb") as lines:
+                return msgspec.json.decode(lines.readline(), type=Refused)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {file} ({error}); start again with --overwrite") from error
 
     def shard(self, number: int, suffix: str) -> Path:
         """Return the file of a shard."""

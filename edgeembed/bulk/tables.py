@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from edgeembed.bulk.lines import choose_column
-from edgeembed.bulk.records import MAX_BYTES, Position, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject, id_of
+from edgeembed.common.installation import find_installation
 from edgeembed.errors import ConfigError
 
 BATCH_ROWS = 1024
@@ -21,7 +22,7 @@ def import_pyarrow() -> ModuleType:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'edgeembed[bulk]'") from error
+        raise ConfigError(f"Parquet and Arrow files need pyarrow: {find_installation().add('bulk')}") from error
     module: ModuleType = pyarrow
     return module
 
@@ -29,10 +30,12 @@ def import_pyarrow() -> ModuleType:
 class ParquetRows:
     """The rows of a Parquet file: a column of strings and optionally one of ids."""
 
-    def __init__(self, path: Path, column: str | None, id_column: str | None) -> None:
+    def __init__(self, path: Path, column: str | None, id_column: str | None, keep: Sequence[str] = ()) -> None:
+        """keep: columns that pass to the output, as Arrow scalars."""
         self.path = path
         self._column = column
         self._id_column = id_column
+        self._keep = keep
 
     @property
     def name(self) -> str:
@@ -45,6 +48,14 @@ class ParquetRows:
     def fingerprint(self) -> str:
         status = self.path.stat()
         return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+    def kept_types(self) -> dict[str, Any]:
+        """Return the Arrow types of the columns that pass to the output. Raises ConfigError."""
+        if not self._keep:
+            return {}
+        with self._opened() as file:
+            schema = file.schema_arrow
+            return {name: schema.field(choose_column(name, list(schema.names), self.name)).type for name in self._keep}
 
     def read(self, start: Position) -> Iterator[Read]:
         with self._opened() as file:
@@ -67,17 +78,18 @@ class ParquetRows:
                     for row, text, id_ in zip(range(first, number), texts, ids, strict=True):
                         if row >= start.offset:
                             after = Position(row + 1, row + 1, done=self.size_bytes * (row + 1) // rows)
-                            yield self._read(text, id_, row, after)
+                            kept = {name: batch.column(name)[row - first] for name in self._keep}
+                            yield self._read(text, id_, row, after, kept)
 
-    def _read(self, text: Any, value: Any, row: int, after: Position) -> Read:
+    def _read(self, text: Any, value: Any, row: int, after: Position, kept: Mapping[str, Any]) -> Read:
         place, id_ = f"row {row}", id_of(value)
         if self._id_column is not None and id_ is None:
             return Reject(place, f"the column {self._id_column!r} is neither a string nor an integer", after)
         if not isinstance(text, str):
             return Reject(place, "no text", after, id_)
         if len(text) > MAX_BYTES:
-            return Reject(place, f"longer than {MAX_BYTES // 2**20} MiB", after, id_)
-        return Record(id_, text, row, after, place)
+            return Reject(place, TOO_LONG, after, id_)
+        return Record(id_, text, row, after, place, kept)
 
     def _opened(self) -> Any:
         pa = import_pyarrow()
@@ -99,7 +111,7 @@ class ParquetRows:
         names = [text_name]
         if self._id_column is not None:
             names.append(choose_column(self._id_column, list(schema.names), self.name))
-        return text_name, names
+        return text_name, list(dict.fromkeys([*names, *self._keep]))
 
 
 def _is_text(pyarrow: ModuleType, type_: Any) -> bool:

@@ -10,11 +10,15 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
+from edgeembed.bulk.inputs import format_of
+from edgeembed.bulk.json_rows import JsonRows
+from edgeembed.bulk.lines import TextLines
+from edgeembed.bulk.records import Position, Record
 from edgeembed.client import Connection, connected
-from edgeembed.common.files import UNREADABLE_JSON, describe_os_error
+from edgeembed.common.files import describe_os_error
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.resolution import Resolved
-from edgeembed.errors import CacheFileError, EdgeEmbedError
+from edgeembed.errors import CacheFileError, ConfigError, EdgeEmbedError
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.runtime.in_process import in_process_service
 
@@ -35,27 +39,25 @@ class WarmUpResult(NamedTuple):
 
 
 def read_queries(path: Path) -> list[str]:
-    """Read queries without duplicates: one per line, or in a .jsonl file a string or {"text": …} per line.
+    """Read queries without duplicates: one per line, or in JSON, by the suffix, strings or {"text": …}.
 
     Raises CacheFileError naming the line that is wrong, or when the file cannot be read.
     """
+    as_json = format_of(path) in ("json", "jsonl")
+    source = JsonRows(path, None, None, fields=_FIELDS) if as_json else TextLines(path)
+    queries: dict[str, None] = {}
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise CacheFileError(f"{path} is not UTF-8: {error}") from error
+        for read in source.read(Position()):
+            if isinstance(read, Record):
+                queries[read.text] = None
+                continue
+            hint = '; expected a JSON string, or an object such as {"text": "…"}' if as_json else ""
+            raise CacheFileError(f"{path}, {read.place}: {read.reason.partition('.')[0]}{hint}")
+    except ConfigError as error:  # it is compressed and damaged, or no text
+        raise CacheFileError(error.message) from error
     except OSError as error:
         raise CacheFileError(f"cannot read {describe_os_error(error, path)}") from error
-    queries: dict[str, None] = {}
-    as_json = path.suffix.lower() in (".jsonl", ".ndjson")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        text = _text_of(line) if as_json else line
-        if text is None:
-            raise CacheFileError(f'{path}, line {number}: expected a JSON string, or an object such as {{"text": "…"}}')
-        if text:
-            queries[text] = None
-    return list(queries)
+    return [query for query in queries if query]
 
 
 async def warm_cache(
@@ -109,13 +111,3 @@ def _with_service(service: EmbeddingService, options: EmbedOptions) -> EmbedQuer
         await service.embed(msgspec.structs.replace(options.as_request(texts), cache="keep"))
 
     return embed
-
-
-def _text_of(line: str) -> str | None:
-    try:
-        value = msgspec.json.decode(line)
-    except UNREADABLE_JSON:
-        return None
-    if isinstance(value, dict):
-        value = next((value[name] for name in _FIELDS if name in value), None)
-    return value if isinstance(value, str) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import orjson
 
 from edgeembed.bulk.computed import FIELDS, Computed, fields_of
+from edgeembed.bulk.kept import arrow_type, plain
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
@@ -34,11 +36,12 @@ IDS_SUFFIX = ".ids.jsonl"
 
 
 class ShardRows(NamedTuple):
-    """Content of a shard. texts: None when they are not stored."""
+    """Content of a shard. texts: None when they are not stored. kept: columns of the inputs, with a value for each row."""
 
     ids: Sequence[Id]
     computed: Computed
     texts: Sequence[str] | None
+    kept: Mapping[str, Sequence[Any]] = MappingProxyType({})
 
 
 def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
@@ -111,7 +114,7 @@ def _json_lines(rows: ShardRows, manifest: JobManifest) -> Iterator[bytes]:
         for output, matrices in rows.computed.others.items()
     }
     for index, id_ in enumerate(rows.ids):
-        line: dict[str, Any] = {"id": id_}
+        line: dict[str, Any] = {"id": id_} | {name: plain(values[index]) for name, values in rows.kept.items()}
         if rows.texts is not None:
             line["text"] = rows.texts[index]
         if dense is not None:
@@ -130,11 +133,13 @@ def _schema(manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     rules = manifest.rules
     fields = [("id", pa.int64() if manifest.ids == "int" else pa.string())]
+    fields += [(name, arrow_type(type_)) for name, type_ in manifest.kept.items()]
     if rules.with_text:
         fields.append(("text", pa.string()))
     fields += [(FIELDS[output], _type(output, manifest)) for output in rules.outputs]
     metadata = {
         "edgeembed.model": manifest.model,
+        "edgeembed.model_type": manifest.type,
         "edgeembed.model_sha256": manifest.digest,
         "edgeembed.outputs": ",".join(rules.outputs),
         "edgeembed.dimensions": str(manifest.dimensions),
@@ -161,6 +166,7 @@ def _table(rows: ShardRows, manifest: JobManifest) -> Any:
     pa = import_pyarrow()
     schema = _schema(manifest)
     columns = [pa.array(rows.ids, type=schema.field("id").type)]
+    columns += [pa.array(rows.kept[name], type=schema.field(name).type) for name in manifest.kept]
     if rows.texts is not None:
         columns.append(pa.array(rows.texts, type=pa.string()))
     for output in manifest.rules.outputs:
@@ -192,10 +198,21 @@ def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:
     if format_ == "arrow":
         return pa.ipc.new_file(str(path), schema)
 
-    # Vectors have no pattern: dictionaries and compression would cost time and save only a few per cent.
+    # Floats have no pattern: dictionaries and compression would cost time and save only a few per cent. Parquet stores small
+    # integers in 32 bits, but their places in a dictionary of the 256 there are in eight.
     return pa.parquet.ParquetWriter(
-        str(path), schema, use_dictionary=False, compression={"id": "zstd", "text": "zstd"}, write_statistics=["id"]
+        str(path),
+        schema,
+        use_dictionary=[*manifest.kept, *(_numbers(manifest) if manifest.rules.dtype in ("int8", "binary") else ())],
+        compression={"id": "zstd", "text": "zstd", **dict.fromkeys(manifest.kept, "zstd")},
+        write_statistics=["id", *manifest.kept],
     )
+
+
+def _numbers(manifest: JobManifest) -> list[str]:
+    """Return the paths of the columns of vectors in a Parquet file."""
+    vectors = [output for output in manifest.rules.outputs if output != "sparse"]
+    return [FIELDS[output] + ".list.element" * (1 if output == "dense" else 2) for output in vectors]
 
 
 def _read_table(path: Path, format_: str) -> Any:

@@ -18,6 +18,7 @@ def autostart() -> None:
 
     \b
     edgeembed autostart enable          start the daemon from the next login on
+    edgeembed autostart enable --now    and start it now, too
     edgeembed autostart disable         stop starting it; upgrades do not turn it on again
     edgeembed autostart status          show whether it starts, and through what
 
@@ -27,10 +28,11 @@ def autostart() -> None:
 
 
 @autostart.command()
+@click.option("--now", is_flag=True, help="Also start it now, if it does not run, and wait until it is ready.")
 @click.option("--unless-off", is_flag=True, help="For installers: do nothing if the user disabled it.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as `status` does.")
-def enable(unless_off: bool, as_json: bool) -> None:
-    """Start the daemon at every login, beginning with the next one.
+def enable(now: bool, unless_off: bool, as_json: bool) -> None:
+    """Start the daemon at every login, beginning with the next one, or with --now at once.
 
     Run it again after moving this installation.
     """
@@ -41,23 +43,38 @@ def enable(unless_off: bool, as_json: bool) -> None:
         here.enable_unless_off()
     else:
         here.enable()
+    seen = None
+    if now and here.status():
+        from edgeembed.cli.start import make_background, wait_for
+
+        background = make_background({})
+        seen, _ = wait_for(background.start, background.report)
     if as_json:
         print_json(_report(here))
     elif here.status():
         click.echo(f"edgeembed starts at login ({here.system}): {here.place}")
         print_prose(here.hint)
+        click.echo(f"It runs at {seen.url}." if seen else "To start it now, too: edgeembed start")
     else:
         click.echo("Autostart stays disabled, as you chose before. To enable it: edgeembed autostart enable")
 
 
 @autostart.command()
+@click.option("--now", is_flag=True, help="Also stop it now.")
 @click.option("--forget", is_flag=True, help="For uninstallers: remove the entry without recording it as the user's choice.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as `status` does.")
-def disable(forget: bool, as_json: bool) -> None:
-    """Do not start the daemon at login. A running daemon keeps running; upgrades do not enable autostart again."""
+def disable(now: bool, forget: bool, as_json: bool) -> None:
+    """Do not start the daemon at login; upgrades do not enable autostart again.
+
+    Without --now, a running daemon keeps running.
+    """
     from edgeembed.autostart import current
 
     here = current()
+    if now:
+        from edgeembed.cli.start import make_background
+
+        make_background({}).stop()  # first: the service manager knows it as long as the entry is there
     here.disable(forget=forget)
     if as_json:
         print_json(_report(here))

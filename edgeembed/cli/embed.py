@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from edgeembed.models.prompts import InputType
 
 
+EXIT_REJECTS = 3
+"""Exit status of a complete job some of whose rows could not be embedded."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedFlags:
     """The flags of the command, apart from those that are settings."""
@@ -49,8 +53,12 @@ class EmbedFlags:
     long_text: LongText | None
     truncate: Side | None
     resume: bool
+    append: bool
     overwrite: bool
     shard_rows: int
+    strict: bool
+    literal: bool
+    keep_columns: tuple[str, ...]
     no_daemon: bool
     engine: str
     ray_address: str | None
@@ -70,11 +78,18 @@ class EmbedFlags:
 @click.option(
     "--format",
     "input_format",
-    type=click.Choice(("text", "jsonl", "csv", "parquet")),
-    help="Format of the inputs.  [default: by suffix]",
+    type=click.Choice(("text", "jsonl", "json", "csv", "parquet", "document")),
+    help="Format of the inputs.  [default: by content and suffix]",
 )
 @click.option("--column", metavar="NAME", help="Column or field that holds the texts.  [default: text, or the only one]")
 @click.option("--id", "id_column", metavar="NAME", help="Column or field that holds the ids.  [default: row numbers from 0]")
+@click.option(
+    "--keep-columns",
+    multiple=True,
+    metavar="NAMES",
+    help="Columns or fields that pass to the output with their types, with commas between them (not in .npy).",
+)
+@click.option("--text", "literal", is_flag=True, help="Take the arguments as texts, even those that look like files.")
 @click.option("--input-type", type=click.Choice(("query", "document")), help="Add the model's prompt for this kind of text.")
 @click.option("--instruction", metavar="TEXT", help="Task description, for models that accept one.")
 @click.option("--dimensions", type=click.IntRange(min=1), help="Truncate vectors to this length.")
@@ -113,6 +128,7 @@ class EmbedFlags:
     help="Which side of a text that is too long is cut off; none refuses it.  [default: the daemon's setting, or none]",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted job, or start one if there is none.")
+@click.option("--append", is_flag=True, help="Add to a store that exists; rows with the same ids are replaced.")
 @click.option("--overwrite", is_flag=True, help="Replace earlier output when the new one is complete.")
 @click.option(
     "--shard-rows",
@@ -121,6 +137,7 @@ class EmbedFlags:
     show_default=True,
     help="Rows per shard. An interruption loses the shards in progress.",
 )
+@click.option("--strict", is_flag=True, help="End with an error at the first row that cannot be embedded.")
 @click.option("--no-daemon", is_flag=True, help="Load the model in this process even if a daemon is running.")
 @click.option(
     "--engine",
@@ -152,7 +169,9 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     \b
     edgeembed embed "some text"                            print a JSON object for each text
     echo "some text" | edgeembed embed -                   read texts line by line
-    edgeembed embed texts.txt -o vectors.parquet           reads .txt, .jsonl, .csv, .tsv, .parquet
+    edgeembed embed texts.txt -o vectors.parquet           reads .txt, .jsonl, .json, .csv, .tsv, .parquet
+    edgeembed embed a.jsonl.zst -o a.parquet --keep-columns year,lang
+    edgeembed embed report.pdf -o report.parquet --chunk   reads .pdf, .docx, .html with the extra `documents`
     edgeembed embed a.csv b.csv --column body --id key -o vectors.npy
     edgeembed embed notes/ -o notes.parquet --with-text    chunks of all text files in a folder
     edgeembed embed a.jsonl -o a.parquet --chunk           chunks of the texts in a file
@@ -163,7 +182,10 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
 
     A job is computed in shards. After an interruption, run the same command with --resume: finished shards are kept. Until
     the job is done, they are in OUT.parts, which needs as much space as the output. Rows that cannot be embedded (empty, too
-    long, damaged) are listed with the reason, without the text, in OUT.rejects.jsonl.
+    long, damaged) are listed with the reason, without the text, in OUT.rejects.jsonl. The exit status is then 3; with
+    --strict the first one ends the job.
+
+    Files compressed by gzip, zstd, bzip2 or xz are read as they are.
 
     With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
     once the first new shard has been read, or continued with --overwrite --resume.
@@ -200,7 +222,6 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     """Print a JSON object for each text, or for each line of standard input."""
     import asyncio
     import itertools
-    import os
     from collections.abc import Iterator
 
     import orjson
@@ -208,19 +229,25 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     from edgeembed.bulk.computed import fields_of
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.embedding import TEXTS_PER_REQUEST
+    from edgeembed.bulk.inputs import require_texts
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.errors import ConfigError
 
-    for flag, given in {"--engine ray": flags.engine == "ray", "--chunk": flags.chunk}.items():
+    for_files = {
+        "--engine ray": flags.engine == "ray",
+        "--chunk": flags.chunk,
+        "--keep-columns": bool(flags.keep_columns),
+        "--strict": flags.strict,
+    }
+    for flag, given in for_files.items():
         if given:
             raise ConfigError(f"{flag} is for whole files; name an output file with -o")
-    for text in texts:
-        if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
-            raise ConfigError(f"{text} is a file; to embed its content, name an output file, as in -o vectors.parquet")
+    if not flags.literal:
+        require_texts(texts, "to embed its content, name an output file, as in -o vectors.parquet")
 
     def lines() -> Iterator[str]:
         for text in texts:
-            if text == "-":
+            if text == "-" and not flags.literal:
                 yield from stdin_lines()
             else:
                 yield text
@@ -245,13 +272,18 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
 
 
 def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved) -> None:
-    from edgeembed.bulk.outputs import Output
+    from edgeembed.bulk.stores.output import output_of
     from edgeembed.engine.interface import DENSE
     from edgeembed.errors import ConfigError
 
     if flags.overlap >= flags.chunk_tokens:
         raise ConfigError("--overlap must be less than --chunk-tokens")
-    out = Output.of(output)
+    if flags.literal:
+        raise ConfigError("--text is for texts on the command line, but -o for whole files; leave one of them out")
+    out = output_of(output, append=flags.append)
+    _require_storable(inputs, out, flags)
+    if flags.keep_columns and out.format == "npy":
+        raise ConfigError(".npy files hold only numbers; use .parquet, .arrow or .jsonl with --keep-columns")
     if flags.with_text and out.format == "npy":
         raise ConfigError(".npy files hold only numbers; use .parquet, .arrow or .jsonl with --with-text")
     if out.format == "npy" and _outputs(flags) != DENSE:
@@ -259,8 +291,11 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
             ".npy files hold one matrix, but texts have different numbers of other rows than --dense; use .parquet, .arrow "
             "or .jsonl"
         )
-    if out.finished and flags.resume and not flags.overwrite and not out.work().began:
-        to_stderr(f"{out.path} is complete; nothing to do")
+    if flags.resume and not (flags.overwrite or flags.append) and not out.work().began and out.finished:
+        to_stderr(f"{out.title} is complete; nothing to do")
+        if out.rejects.exists():
+            to_stderr(f"rows that could not be embedded are listed in {out.rejects}")
+            raise SystemExit(EXIT_REJECTS)
         return
     cluster = None
     if flags.engine == "ray":
@@ -270,6 +305,28 @@ def _embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model:
         cluster = ClusterRules(flags.ray_address, flags.workers, flags.cpus_per_worker, flags.gpus_per_worker)
     options = _embed_options(flags, model)
     _run_job(_job(inputs, out, flags), options, resolved, in_process=flags.no_daemon, cluster=cluster)
+
+
+def _require_storable(inputs: tuple[str, ...], out: Output, flags: EmbedFlags) -> None:
+    """Raise ConfigError for flags that do not fit a store, or that only a store has."""
+    from pathlib import Path
+
+    from edgeembed.bulk.stores.output import StoreOutput
+    from edgeembed.engine.interface import DENSE
+    from edgeembed.errors import ConfigError
+
+    if not isinstance(out, StoreOutput):
+        if flags.append:
+            raise ConfigError("--append is for stores; files are written whole")
+        return
+    if _outputs(flags) != DENSE:
+        raise ConfigError("stores hold dense vectors; write the other outputs to a Parquet file")
+    if flags.dtype != "float32":
+        raise ConfigError("stores hold float32 numbers; leave --dtype out, or write to a file")
+    if flags.append and flags.overwrite:
+        raise ConfigError("--append and --overwrite contradict each other; give one of them")
+    if flags.append and flags.id_column is None and not all(Path(name).is_dir() for name in inputs):
+        raise ConfigError("--append needs --id: row numbers would replace the rows that are in the store with these numbers")
 
 
 def _embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
@@ -301,14 +358,32 @@ def _outputs(flags: EmbedFlags) -> tuple[ComputedOutput, ...]:
     return outputs
 
 
+def _kept_columns(flags: EmbedFlags) -> tuple[str, ...]:
+    """Return the columns that pass to the output. Raises ConfigError for names that the output has already."""
+    from edgeembed.bulk.computed import FIELDS
+    from edgeembed.errors import ConfigError
+
+    names = tuple(dict.fromkeys(name.strip() for part in flags.keep_columns for name in part.split(",") if name.strip()))
+    hints = {"id": "take the ids from it with --id", "text": "keep the texts with --with-text alone, or rename it"}
+    taken = {"id", *(("text",) if flags.with_text else ()), *(FIELDS[output] for output in _outputs(flags))}
+    for name in names:
+        if name in taken:
+            hint = hints.get(name, "rename it in the input")
+            raise ConfigError(f"--keep-columns: the output has a column {name!r} of its own; {hint}")
+    return names
+
+
 def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.shards import JobRules
+    from edgeembed.bulk.stores.output import StoreOutput
     from edgeembed.inference.chunking import ChunkRules
     from edgeembed.inference.number_formats import INT8_RANGE
 
     rules = JobRules(
         format=output.format,
+        store=output.title if isinstance(output, StoreOutput) else None,
+        append=flags.append,
         outputs=_outputs(flags),
         dtype=flags.dtype,
         column=flags.column,
@@ -324,6 +399,7 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         chunk_rows=flags.chunk,
         long_text=flags.long_text,
         truncate=flags.truncate,
+        keep_columns=_kept_columns(flags),
     )
     return Job(
         inputs=inputs,
@@ -332,6 +408,7 @@ def _job(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         input_format=flags.input_format,
         resume=flags.resume,
         overwrite=flags.overwrite,
+        strict=flags.strict,
     )
 
 
@@ -344,7 +421,7 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
     from edgeembed.bulk.cluster import open_cluster
     from edgeembed.bulk.computed import described
     from edgeembed.bulk.embedders import open_embedder
-    from edgeembed.bulk.job import batch_tokens_of, claimed, run
+    from edgeembed.bulk.job import batch_tokens_of, check_inputs, claimed, run
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.bulk.tables import import_pyarrow
 
@@ -368,6 +445,7 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
             return await run(job, embedder, progress)
 
     with claimed(job), JobProgress(to_stderr) as progress:
+        check_inputs(job)
         try:
             result = asyncio.run(work(progress))
         except KeyboardInterrupt:
@@ -375,19 +453,21 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
             to_stderr("interrupted; to continue, run the same command with --resume")
             raise SystemExit(130) from None
     to_stderr(_summary(job, result, progress))
-    if result.refused:
-        to_stderr(f"{result.refused:,} rows could not be embedded; see {job.output.rejects}")
+    if first := result.first_refused:
+        to_stderr(f"{result.refused:,} rows could not be embedded; they are listed in {job.output.rejects}")
+        to_stderr(f"the first, {first.where}: {first.reason}")
+        raise SystemExit(EXIT_REJECTS)
 
 
 def _summary(job: Job, result: JobResult, progress: JobProgress) -> str:
     from edgeembed.common.progress import human_size, human_time
 
-    path = job.output.path
-    size = sum(file.stat().st_size for file in (path.glob("shard-*") if job.output.folder else [path]))
+    size = job.output.size_bytes
+    taken = "" if size is None else f"{human_size(size)}, "
     new = result.rows - result.before
     rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
     before = f" ({result.before:,} of them from an earlier run)" if result.before else ""
     return (
-        f"wrote {result.rows:,} {result.computed}{before} to {path} "
-        f"({human_size(size)}, {job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
+        f"wrote {result.rows:,} {result.computed}{before} to {job.output.title} "
+        f"({taken}{job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
     )

@@ -6,7 +6,7 @@ import importlib
 import io
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 # name -> module, attribute, summary for `edgeembed --help`, which would be slow if it imported every command.
 COMMANDS: dict[str, tuple[str, str, str]] = {
     "serve": ("edgeembed.cli.serve", "serve", "Run the daemon: OpenAI's /v1/embeddings on localhost."),
+    "start": ("edgeembed.cli.start", "start", "Start the daemon in the background."),
+    "stop": ("edgeembed.cli.start", "stop", "Stop the daemon."),
+    "restart": ("edgeembed.cli.start", "restart", "Stop the daemon and start it again."),
+    "status": ("edgeembed.cli.status", "status", "Show whether the daemon runs, and where."),
+    "logs": ("edgeembed.cli.logs", "logs", "Print the daemon's log."),
+    "open": ("edgeembed.cli.open_page", "open_", "Open the dashboard in the browser."),
     "pull": ("edgeembed.cli.pull", "pull", "Download a model, and convert it if necessary."),
     "list": ("edgeembed.cli.list_models", "list_models", "List installed models, or those available."),
     "show": ("edgeembed.cli.show", "show", "Show details of a model, or versions and licences."),
@@ -25,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "verify": ("edgeembed.cli.verify", "verify", "Check the vectors of a model against its original weights."),
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
+    "search": ("edgeembed.cli.search", "search", "Search vectors that `embed` has written."),
     "mcp": ("edgeembed.cli.mcp", "mcp", "Serve coding agents: embed, rerank, and search folders (MCP)."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find and save the fastest way to run a model here."),
@@ -78,7 +85,8 @@ def cli() -> None:
     """A private embedding server for your own computer.
 
     \b
-    edgeembed serve                     run the daemon on http://127.0.0.1:8327
+    edgeembed start                     run the daemon in the background, on http://127.0.0.1:8327
+    edgeembed open                      its dashboard, in the browser
     edgeembed serve --help              list all settings with their defaults
     edgeembed pull all-minilm-l6-v2     download a model in advance
     edgeembed doctor                    find out why something is slow or fails
@@ -94,32 +102,68 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line. What a user can cause becomes one line on stderr and an exit status, never a traceback."""
-    from edgeembed.errors import EdgeEmbedError
-
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # The terminal's encoding may lack a letter, as Windows' code pages do.
             stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(cli(standalone_mode=False))  # the status passed to ctx.exit(), or 0
+        status = _run()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError as error:
+        status = _after_failed_output(error)
+    sys.exit(status)
+
+
+def _run() -> int:
+    """Run the command and return its exit status. Raises OSError if even an error cannot be printed."""
+    from edgeembed.errors import EdgeEmbedError
+
+    try:
+        returned = cli(standalone_mode=False)  # the status passed to ctx.exit()
+        return returned if isinstance(returned, int) else 0
+    except SystemExit as end:
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        click.echo(end.code, err=True)
+        return 1
     except EdgeEmbedError as error:
         _print_error(error.message)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader has gone, as `head` does; Python would complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)
-    except OSError as error:
-        from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+        return 130
 
-        _print_error(describe_os_error(error))
-        sys.exit(1)
+
+def _after_failed_output(error: OSError) -> int:
+    """Report a file that cannot be written or read, such as a full disk behind `>`; return the exit status.
+
+    What is still in the buffers is dropped: Python would try to write it when it ends, and print a traceback.
+    """
+    from edgeembed.common.files import describe_os_error  # takes longer than `edgeembed --help`
+
+    broken = [number for number, stream in ((1, sys.stdout), (2, sys.stderr)) if not _can_flush(stream)]
+    for number in broken:
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, number)
+        os.close(nothing)
+    # A reader that has gone, such as `head`, is no error that its user wants to read about.
+    if not isinstance(error, BrokenPipeError):
+        _print_error(describe_os_error(error, "standard output" if 1 in broken else None))
+    return 1
+
+
+def _can_flush(stream: TextIO | None) -> bool:
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        return False
+    return True
 
 
 def _print_error(message: str) -> None:

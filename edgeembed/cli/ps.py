@@ -32,20 +32,15 @@ def ps(as_json: bool, **flags: str | None) -> None:
 
     Exits with 1 if no daemon is running.
     """
-    import msgspec
-
+    from edgeembed.cli.address import resolve_address
     from edgeembed.client import ask_status, daemon_url, read_status
-    from edgeembed.config.resolution import resolve
     from edgeembed.errors import EdgeEmbedError
 
-    resolved = resolve(flags)
-    settings = resolved.settings
-    if "flag" in (resolved.origins["host"], resolved.origins["port"]) and resolved.origins["uds"] != "flag":
-        settings = msgspec.structs.replace(settings, uds=None)  # an address on the command line has precedence
+    settings = resolve_address(flags).settings
     url = daemon_url(settings)
     reply = ask_status(settings)
     if reply is None:
-        hint = "give its port with --port" if settings.port == 0 and not settings.uds else "start one: edgeembed serve"
+        hint = "give its port with --port" if settings.port == 0 and not settings.uds else "start one: edgeembed start"
         raise EdgeEmbedError(f"no daemon is running at {url}; {hint}")
     if as_json:
         print_json({"url": url, **reply.body})

@@ -335,9 +335,10 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EndingStatus(msgspec.Struct, frozen=True):
-    """Why the daemon ends; None while it does not."""
+    """Why the daemon ends, and whether it starts anew; None while it does not end."""
 
     reason: str | None = None
+    restarts: bool = False
 
 
 class AdminStatus(msgspec.Struct, frozen=True):

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from io import FileIO
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import psutil
-
+from edgeembed.background.process import LoggedDaemon, popen
 from edgeembed.common.backoff import Backoff
-from edgeembed.common.logs import LOG_FILE, rotate_log
-from edgeembed.common.program import command
+from edgeembed.common.logs import LOG_FILE
 from edgeembed.tray.state import ChildStatus
 
 log = logging.getLogger(__name__)
@@ -28,23 +22,8 @@ MAX_QUICK_EXITS = 5
 """Exits in a row, each within STABLE_SECONDS of the start, after which it is not restarted."""
 BAD_SETTINGS = 2
 """Exit status of `edgeembed` for unusable settings."""
-
-
-def popen(arguments: Sequence[str], *, stderr: int, environ: Mapping[str, str] | None = None) -> subprocess.Popen[bytes]:
-    """Start `edgeembed` so that neither a Ctrl-C in our terminal nor our exit stops it. Raises OSError.
-
-    environ: its variables; None for ours.
-    """
-    no_window = 0x08000000 if sys.platform == "win32" else 0  # subprocess.CREATE_NO_WINDOW, which exists only on Windows
-    return subprocess.Popen(
-        command(*arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=stderr,
-        env=environ,
-        start_new_session=True,
-        creationflags=no_window,
-    )
+LAST_WORDS = 5
+"""Lines of its log that tell why it ended."""
 
 
 class DaemonChild:
@@ -63,9 +42,8 @@ class DaemonChild:
         self._logs = logs
         self._start = start
         self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reader: threading.Thread | None = None
-        self._lines: deque[str] = deque(maxlen=5)
+        self._daemon: LoggedDaemon | None = None
+        self._failure = ""
         self._started_at = 0.0
         self._quick_exits = 0
         self._next_start: float | None = None
@@ -74,30 +52,24 @@ class DaemonChild:
     @property
     def status(self) -> ChildStatus | None:
         """Its current status; None if the tray has not started a daemon."""
-        if self._process is None and not self._lines:
+        if self._daemon is None and not self._failure:
             return None
-        last = self._lines[-1] if self._lines else ""
-        return ChildStatus(running=self.running, last_line=last, gave_up=not self.running and not self._wanted)
+        lines = [self._failure] if self._failure or self._daemon is None else self._daemon.last_lines(LAST_WORDS)
+        return ChildStatus(running=self.running, last_lines=tuple(lines), gave_up=not self.running and not self._wanted)
 
     @property
     def running(self) -> bool:
         """Whether the process is running."""
-        return self._process is not None and self._process.poll() is None
+        return self._daemon is not None and self._daemon.running
 
     def is_process(self, pid: int) -> bool:
-        """Return whether a process is the daemon or a descendant of it (on Windows, launchers start the real process)."""
-        if self._process is None or not self.running:
-            return False
-        if pid == self._process.pid:
-            return True
-        try:
-            return self._process.pid in {parent.pid for parent in psutil.Process(pid).parents()}
-        except psutil.Error:
-            return False
+        """Return whether a process is the daemon or a descendant of it."""
+        return self._daemon is not None and self._daemon.is_process(pid)
 
     @property
     def log_file(self) -> Path:
-        return self._logs / LOG_FILE
+        """Where its output goes."""
+        return self._logs / LOG_FILE if self._daemon is None else self._daemon.log_file
 
     def start(self) -> None:
         """Start it now, unless it is running."""
@@ -111,8 +83,8 @@ class DaemonChild:
             return
         now = self._clock()
         if self._next_start is None:
-            assert self._process is not None
-            self._on_exit(self._process.returncode, now - self._started_at, now)
+            assert self._daemon is not None
+            self._on_exit(self._daemon.process.returncode, now - self._started_at, now)
         elif now >= self._next_start:
             self._next_start = None
             self._run()
@@ -123,30 +95,26 @@ class DaemonChild:
 
     def wait(self, seconds: float) -> bool:
         """Wait for it to exit; return whether it has."""
-        if self._process is None:
+        if self._daemon is None:
             return True
         try:
-            self._process.wait(seconds)
+            self._daemon.process.wait(seconds)
         except subprocess.TimeoutExpired:
             return False
-        if self._reader is not None:
-            self._reader.join(1.0)
         return True
 
     def stop(self, seconds: float) -> None:
         """Terminate it by a signal if it is running; kill it if it takes longer than so many seconds."""
         self._wanted = False
-        if self._process is None or not self.running:
+        if self._daemon is None or not self.running:
             return
-        self._process.terminate()
+        self._daemon.process.terminate()
         if not self.wait(seconds):
             log.warning("the daemon did not exit within %.0f s; killing it", seconds)
-            self._process.kill()
+            self._daemon.process.kill()
             self.wait(seconds)
 
     def _on_exit(self, status: int, uptime: float, now: float) -> None:
-        if self._reader is not None:
-            self._reader.join(1.0)
         if uptime >= STABLE_SECONDS:
             self._quick_exits = 0
         self._quick_exits += 1
@@ -159,40 +127,10 @@ class DaemonChild:
         self._next_start = now + delay
 
     def _run(self) -> None:
-        self._lines.clear()
-        self._started_at = self._clock()
+        self._started_at, self._failure = self._clock(), ""
         try:
-            process = self._start(["serve", *self._flags()], stderr=subprocess.PIPE)
+            self._daemon = LoggedDaemon(self._flags(), self._logs, self._start)
         except OSError as error:
             log.error("cannot start the daemon: %s", error)
-            self._lines.append(f"cannot start: {error}")
+            self._failure = f"cannot start: {error}"
             self._wanted = False
-            return
-        self._process = process
-        self._reader = threading.Thread(target=self._read, args=(process,), name="daemon log", daemon=True)
-        self._reader.start()
-
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
-        """Copy its output to the log file. The pipe is read even if the file cannot be written: the daemon would block."""
-        assert process.stderr is not None
-        file: FileIO | None = None
-        try:
-            self._logs.mkdir(parents=True, exist_ok=True)
-            rotate_log(self.log_file)
-            file = self.log_file.open("ab", buffering=0)
-        except OSError as error:
-            log.warning("cannot write %s: %s", self.log_file, error)
-        with process.stderr as output:
-            for raw in output:
-                if line := raw.decode(errors="replace").strip():
-                    self._lines.append(line)
-                if file is None:
-                    continue
-                try:
-                    file.write(raw)
-                except OSError as error:
-                    log.warning("cannot write %s: %s", self.log_file, error)
-                    file.close()
-                    file = None
-        if file is not None:
-            file.close()

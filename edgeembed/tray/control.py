@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from edgeembed.background.process import popen
 from edgeembed.client import daemon_url
 from edgeembed.config.file import write_setting
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray import snippets, system
-from edgeembed.tray.child import DaemonChild, popen
+from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.menu import Action, MenuContext, MenuEntry, make_menu
 from edgeembed.tray.notifications import notifications
 from edgeembed.tray.state import IconState, View, make_view

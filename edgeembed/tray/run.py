@@ -11,12 +11,14 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from edgeembed.background.process import popen
+from edgeembed.common.installation import find_installation
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import hide_secrets
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.tray import host, system
-from edgeembed.tray.child import DaemonChild, popen
+from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import AutostartSwitch, Controller
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light"
     with lock:
         if importlib.util.find_spec("pystray") is None or importlib.util.find_spec("PIL") is None:
             raise host.NoTrayError(
-                f"the tray needs the packages pystray and Pillow: pip install 'edgeembed[tray]'; {host.ALTERNATIVE}"
+                f"the tray needs the packages pystray and Pillow: {find_installation().add('tray')}; {host.ALTERNATIVE}"
             )
         backend, why_not = host.backend()
         if backend is None:

@@ -33,10 +33,16 @@ class ChildStatus:
     """The daemon that the tray started."""
 
     running: bool
-    last_line: str = ""
-    """The last line of its output: the progress, while a model is downloaded and it does not respond yet."""
+    last_lines: tuple[str, ...] = ()
+    """The end of its log: the progress, while a model is downloaded and it does not respond yet, or why it ended."""
     gave_up: bool = False
     """Whether it is not restarted any more: it crashed repeatedly, or its settings are unusable."""
+
+    @property
+    def last_line(self) -> str:
+        """The last line of its log; the last error, if there is one."""
+        errors = [line for line in self.last_lines if line.startswith("error: ")]
+        return (errors or self.last_lines or ("",))[-1]
 
 
 @dataclass(frozen=True)

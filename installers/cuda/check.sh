@@ -19,10 +19,7 @@ trap clean EXIT
 export EDGEEMBED_HOME=$work/home
 
 "${PYTHON:-python3}" -m venv "$work/venv"
-# edgeembed's pin accepts this wheel, so pip does not search for another one.
-mkdir "$work/source"
-(cd "$here/../.." && cp -r pyproject.toml README.md LICENSE edgeembed convert models "$work/source")
-"$work/venv/bin/pip" install -q "$wheel" "$work/source"
+"$work/venv/bin/pip" install -q "$wheel"
 site=$("$work/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 
 serves() {

@@ -22,6 +22,15 @@ export CMAKE_ARGS="-DGGML_NATIVE=OFF -DGGML_METAL_EMBED_LIBRARY=ON -DLLAVA_BUILD
 
 "$python" -m PyInstaller --noconfirm --distpath "$folder/frozen" --workpath "$folder/work" "$installers/frozen/edgeembed.spec"
 app=$folder/frozen/edgeembed.app
+"$app/Contents/MacOS/edgeembed" --version
+# A background-only app would show no icon.
+[ "$(plutil -extract LSBackgroundOnly raw "$app/Contents/Info.plist")" = false ]
 # Apple's processors require at least an ad-hoc signature, which is valid on this machine only.
 codesign --force --deep --sign "${SIGN_AS:--}" ${SIGN_AS:+--options runtime --timestamp} "$app"
-hdiutil create -volname edgeembed -srcfolder "$app" -ov -format UDZO "$folder/edgeembed-$version-macos-$(uname -m).dmg"
+codesign --verify --deep --strict "$app"
+# The image holds the app and, for people to drag it to, the folder of applications.
+rm -rf "$folder/image"
+mkdir "$folder/image"
+cp -R "$app" "$folder/image"
+ln -s /Applications "$folder/image/Applications"
+hdiutil create -volname edgeembed -srcfolder "$folder/image" -ov -format UDZO "$folder/edgeembed-$version-macos-$(uname -m).dmg"

@@ -50,6 +50,28 @@ Filename: "{app}\edgeembedw.exe"; Parameters: "tray"; Description: "Start edgeem
 Filename: "{app}\edgeembed.exe"; Parameters: "autostart disable --forget"; RunOnceId: "autostart"; Flags: runhidden
 
 [Code]
+{ Ends the daemon and the icon of the installed version, whose files could not be replaced or removed otherwise: `edgeembed stop` asks
+  the daemon to finish its requests (POST /v1/admin/shutdown). Early versions lack that command, and the icon and whatever does not
+  end in time need taskkill. Other users' programs are not ended: that would take an administrator. }
+procedure StopRunning;
+var
+  Status: Integer;
+  ProgramFile: string;
+begin
+  ProgramFile := ExpandConstant('{app}\edgeembed.exe');
+  if not FileExists(ProgramFile) then
+    exit;
+  if not Exec(ProgramFile, 'stop', '', SW_HIDE, ewWaitUntilTerminated, Status) or (Status <> 0) then
+    Log('edgeembed stop did not succeed, so the daemon is ended without finishing its requests');
+  Exec(ExpandConstant('{sys}\taskkill.exe'), '/F /T /IM edgeembedw.exe /IM edgeembed.exe', '', SW_HIDE, ewWaitUntilTerminated, Status);
+end;
+
+function PrepareToInstall(var NeedsRestart: Boolean): string;
+begin
+  StopRunning;
+  Result := '';
+end;
+
 function PathLacks(Folder: string): Boolean;
 var
   Path: string;
@@ -75,6 +97,8 @@ procedure CurUninstallStepChanged(Step: TUninstallStep);
 var
   Data: string;
 begin
+  if Step = usUninstall then
+    StopRunning;
   if Step <> usPostUninstall then
     exit;
   RemoveFromPath(ExpandConstant('{app}'));

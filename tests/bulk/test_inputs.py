@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edgeembed.bulk.inputs import Cursor, Inputs, open_inputs
-from edgeembed.bulk.records import Record, Reject
+from edgeembed.bulk.inputs import Cursor
 from edgeembed.errors import ConfigError
-from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
-
-
-def count(words: Sequence[str]) -> list[int]:
-    return [len(word.split()) for word in words]
-
-
-def opened(*paths: Path, column: str | None = None, id_column: str | None = None, chunk_rows: bool = False) -> Inputs:
-    chunker = Chunker(ChunkRules(6, 2), WordTokens(count))
-    return open_inputs([str(path) for path in paths], None, column, id_column, chunker, chunk_rows=chunk_rows)
-
-
-def records(inputs: Inputs, start: Cursor | None = None) -> list[tuple[object, str]]:
-    return [(step.read.id, step.read.text) for step in inputs.read(start or Cursor()) if isinstance(step.read, Record)]
-
-
-def rejects(inputs: Inputs) -> list[tuple[str, str]]:
-    return [(step.read.place, step.read.reason) for step in inputs.read(Cursor()) if isinstance(step.read, Reject)]
+from tests.bulk.reading import opened, records, rejects
 
 
 def text_file(folder: Path) -> Path:

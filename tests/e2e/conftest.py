@@ -6,31 +6,23 @@ that use them are skipped; in CI, they fail.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from selenium import webdriver
 
+from tests.e2e.dashboard_page import start_chromium
 from tests.e2e.hub import stock
 from tests.hub.fakes import FakeHub
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[webdriver.Chrome]:
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    driver = shutil.which("chromedriver")
-    if browser is None or driver is None:
+    chrome = start_chromium()
+    if chrome is None:
         missing = "NOT tested in a browser: chromium or chromedriver is missing (Debian: chromium, chromium-driver)"
         pytest.skip(missing)
-    options = webdriver.ChromeOptions()
-    options.binary_location = browser
-    # Root, as in containers, cannot have Chromium's sandbox; /dev/shm is tiny there.
-    for flag in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=1200,900"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
     yield chrome
     chrome.quit()
 

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
-from selenium.common.exceptions import StaleElementReferenceException
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
-from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.select import Select
 
 from edgeembed.engine.interface import OUTPUTS
@@ -20,57 +18,12 @@ from tests.convert.tiny_encoders import make_tiny_cross_encoder
 from tests.convert.without_proof import convert_checkpoint
 from tests.convert.zoo.late_interaction import make_bert
 from tests.e2e.daemon import Daemon, running
+from tests.e2e.dashboard_page import Page
 from tests.e2e.models import install
 from tests.fakes import FakeEngine
-from tests.waiting import until
 
-SECONDS = 60.0
 SECRET = "a-key-that-nobody-guesses"
 MARKUP = "<img src=x onerror=document.title='owned'><b>bold</b>"
-
-
-class Page:
-    """The dashboard of a daemon, as a user sees it."""
-
-    def __init__(self, chrome: webdriver.Chrome, url: str) -> None:
-        self.chrome = chrome
-        self.url = url
-        chrome.get_log("browser")
-        chrome.get_log("performance")
-
-    def open(self, tab: str = "") -> None:
-        self.chrome.get("about:blank")
-        self.chrome.get(f"{self.url}/#{tab}")
-
-    def find(self, selector: str) -> WebElement:
-        return self.chrome.find_element(By.CSS_SELECTOR, selector)
-
-    def text(self, selector: str) -> str:
-        """Return the visible text, or an empty string."""
-        try:
-            return " | ".join(element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector))
-        except StaleElementReferenceException:  # it has just been redrawn
-            return ""
-
-    def wait_for(self, selector: str, words: str) -> str:
-        until(
-            lambda: words in self.text(selector),
-            SECONDS,
-            lambda: f"{selector} shows {self.text(selector)!r}, never {words!r}",
-        )
-        return self.text(selector)
-
-    def write(self, selector: str, words: str) -> None:
-        field = self.find(selector)
-        field.clear()
-        field.send_keys(words)
-
-    def texts(self, selector: str) -> list[str]:
-        return [element.text for element in self.chrome.find_elements(By.CSS_SELECTOR, selector)]
-
-    def complaints(self) -> list[str]:
-        """Return the warnings and errors of the browser's console, such as violations of the page's policy."""
-        return [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
 
 
 @pytest.fixture
@@ -246,6 +199,9 @@ def _connect(page: Page) -> None:
     code = curl.find_element(By.TAG_NAME, "code").text
     assert f"{page.url}/v1/embeddings" in code
     assert '{"model":"all-minilm-l6-v2","input":"hello"}' in code
+    page.find("[aria-label='Test: Smart Connections']").click()
+    shown = page.wait_for("[data-program='Smart Connections'] .result", "384 numbers")
+    assert "lists only names that contain embed or bge" in shown and "all-minilm-l6-v2" in shown
 
 
 def _keyboard(page: Page) -> None:

@@ -123,6 +123,30 @@ def test_the_windows_installer_calls_existing_commands() -> None:
         command.make_context(line, words)  # unknown options are an error
 
 
+def test_the_windows_installer_stops_what_runs_before_it_replaces_or_removes_files() -> None:
+    """A running daemon holds its files open: Windows would ask for a restart, or leave half of the old version."""
+    text = WINDOWS_SETUP.read_text(encoding="utf-8")
+    procedures = dict(re.findall(r"^(?:procedure|function) (\w+).*?;\n(.*?)^end;", text, re.MULTILINE | re.DOTALL))
+    stopping = procedures["StopRunning"]
+    polite = re.search(r"Exec\(ProgramFile, '(\w+)'", stopping)
+    assert polite and polite[1] == "stop"
+    assert stopping.index(polite[0]) < stopping.index("taskkill"), "first asked, then ended"
+    assert all(f"/IM {name}.exe" in stopping for name in ("edgeembed", "edgeembedw"))
+    assert "StopRunning;" in procedures["PrepareToInstall"]
+    assert re.search(r"if Step = usUninstall then\s+StopRunning;", procedures["CurUninstallStepChanged"])
+
+
+def test_the_windows_build_stops_at_the_first_failure() -> None:
+    """PowerShell goes on after a program that failed, and only 7.4 can be told not to."""
+    lines = (INSTALLERS / "windows" / "build.ps1").read_text(encoding="utf-8").splitlines()
+    assert '$ErrorActionPreference = "Stop"' in lines
+    assert any("$LASTEXITCODE -ne 0" in line and "throw" in line for line in lines)
+    native = re.compile(r"^\s*(\$\w+ = )?(&|python|pip|iscc|cmake|git)\b|^\s*(\$\w+ = )?& ")
+    unchecked = [line for line in lines if native.search(line) and line.strip() != "& $program @arguments"]
+    assert not unchecked
+    assert sum("Invoke-Program" in line for line in lines) > 8
+
+
 def test_windows_upgrades_and_removals_respect_the_users_choice() -> None:
     text = WINDOWS_SETUP.read_text(encoding="utf-8")
     assert "autostart enable --unless-off" in text and "autostart disable --forget" in text

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from edgeembed.common.logs import LOG_BYTES
-from edgeembed.tray.child import MAX_QUICK_EXITS, STABLE_SECONDS, DaemonChild, command
+from edgeembed.common.program import command
+from edgeembed.tray.child import MAX_QUICK_EXITS, STABLE_SECONDS, DaemonChild
 from tests.waiting import until
 
 TALKS = "import sys, time; print('first', file=sys.stderr); print('listens', file=sys.stderr, flush=True); time.sleep(60)"

@@ -45,10 +45,10 @@ DEMOTION = {"mode": "gpu", "reason": "out of memory", "at": 1.0}
         (PollResult(), IconState.STOPPED, "edgeembed: stopped"),
         (PollResult(problem="another program answers"), IconState.DEGRADED, "another program answers"),
         (PollResult(child=ChildStatus(running=True)), IconState.LOADING, "starting"),
-        (PollResult(child=ChildStatus(running=True, last_line="fetching: 12 %")), IconState.LOADING, "fetching: 12 %"),
-        (PollResult(child=ChildStatus(running=False, last_line="bang")), IconState.LOADING, "restarting after: bang"),
+        (PollResult(child=ChildStatus(running=True, last_lines=("fetching: 12 %",))), IconState.LOADING, "fetching: 12 %"),
+        (PollResult(child=ChildStatus(running=False, last_lines=("bang",))), IconState.LOADING, "restarting after: bang"),
         (
-            PollResult(child=ChildStatus(running=False, last_line="port in use", gave_up=True)),
+            PollResult(child=ChildStatus(running=False, last_lines=("port in use",), gave_up=True)),
             IconState.STOPPED,
             "port in use",
         ),

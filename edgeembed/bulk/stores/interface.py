@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
-import numpy as np
 
+from edgeembed.bulk.kept import plain
 from edgeembed.bulk.records import Id
 from edgeembed.common.installation import find_installation
 from edgeembed.errors import ConfigError
@@ -131,19 +131,18 @@ def import_extra(module: str, extra: str, what: str) -> ModuleType:
         raise ConfigError(f"{what} needs {module.partition('.')[0]}: {find_installation().add(extra)}") from error
 
 
-def plain(value: Any) -> str | int | float | bool | None:
+def cell(value: Any) -> str | int | float | bool | None:
     """Return a value as databases take it: lists and objects become JSON text."""
-    if value is None or isinstance(value, str | int | float | bool):
+    if isinstance(value, str | int | float | bool | None):
         return value
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    return msgspec.json.encode(value, enc_hook=str).decode()
+    value = plain(value)
+    return value if isinstance(value, str | int | float | bool | None) else msgspec.json.encode(value).decode()
 
 
 def values_of(wanted: Any) -> list[Any]:
     """Return the values that a condition allows."""
     many = isinstance(wanted, Sequence | set | frozenset) and not isinstance(wanted, str | bytes)
-    return [plain(value) for value in wanted] if many else [plain(wanted)]
+    return [cell(value) for value in wanted] if many else [cell(wanted)]
 
 
 def require_columns(info: StoreInfo, names: Sequence[str] | Where, place: str) -> None:

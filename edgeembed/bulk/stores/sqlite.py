@@ -22,9 +22,9 @@ from edgeembed.bulk.stores.interface import (
     StoreInfo,
     StoreRows,
     Where,
+    cell,
     import_extra,
     last_of_each,
-    plain,
     require_columns,
     values_of,
 )
@@ -221,7 +221,7 @@ class SqliteStore:
             id_, vector = rows.ids[place], vectors[place].tobytes()
             exists = execute(f'SELECT 1 FROM "{self._table}" WHERE id = ?', (id_,)).fetchone()
             text = rows.texts[place] if rows.texts is not None else None
-            more = [plain(values[place]) for values in rows.columns.values()]
+            more = [cell(values[place]) for values in rows.columns.values()]
             ((rowid,),) = execute(put, (id_, text, *more)).fetchall()
             if exists:
                 execute(f'UPDATE "{self._table}_vectors" SET vector = ? WHERE rowid = ?', (vector, rowid))

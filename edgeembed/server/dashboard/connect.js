@@ -1,7 +1,7 @@
 // Connect: for each program, what to enter where, and a test that sends what the program would send. The recipes are data, in
 // recipes.json.
 
-import { $, Failure, KEY, announce, ask, make } from "./page.js";
+import { $, Failure, KEY, announce, ask, make, marked } from "./page.js";
 
 const CONTAINER_HOST = "host.docker.internal";
 const TEST_MS = 60000;
@@ -10,6 +10,9 @@ const CHARACTERS = 3;
 
 let recipes = [];
 let models = [];
+/** What the tests showed, by program; kept when the cards are drawn again, as when a model has been loaded. */
+const results = new Map();
+let drawn = "";
 
 /** models: as GET /v1/models lists them. Called when they are known, or others. */
 export async function setConnect(found) {
@@ -81,13 +84,29 @@ function insert(part, known) {
 function show() {
   const known = values();
   const keyed = sessionStorage.getItem(KEY) !== null;
+  const now = JSON.stringify([known, keyed, $("connect-place").value]);
+  if (now === drawn) return;
+  drawn = now;
   $("connect-key-line").hidden = !keyed;
   $("connect-words").replaceChildren("Every client of the OpenAI embeddings API works with the base URL ", make("code", {}, known.base), ", clients of Ollama with ", make("code", {}, known.root), ".");
-  $("connect-place-words").textContent = placeWords();
+  $("connect-place-words").replaceChildren(...marked(placeWords()));
   const kinds = Map.groupBy ? Map.groupBy(recipes, ({ kind }) => kind) : grouped(recipes);
   $("snippets").replaceChildren(
     ...[...kinds].flatMap(([kind, found]) => [make("h3", { class: "kind" }, kind), make("div", { class: "cards wide" }, ...found.map((recipe) => card(recipe, known)))]),
   );
+  search();
+}
+
+/** Show the recipes only that have what is searched for in their name or kind. */
+function search() {
+  const words = $("connect-search").value.trim().toLowerCase();
+  for (const kind of document.querySelectorAll("#snippets .kind")) {
+    const cards = [...kind.nextElementSibling.children];
+    for (const each of cards) each.hidden = !`${each.dataset.program} ${kind.textContent}`.toLowerCase().includes(words);
+    kind.hidden = kind.nextElementSibling.hidden = cards.every((each) => each.hidden);
+  }
+  const found = document.querySelectorAll("#snippets .recipe:not([hidden])").length;
+  $("connect-none").hidden = found > 0 || !recipes.length;
 }
 
 function grouped(found) {
@@ -106,7 +125,8 @@ function placeWords() {
 
 function card(recipe, known) {
   const { program } = recipe;
-  const result = make("p", { class: "result", role: "status" });
+  const result = results.get(program) ?? make("p", { class: "result", role: "status" });
+  results.set(program, result);
   const buttons = make("div", { class: "buttons" });
   if (recipe.test) {
     const button = make("button", { type: "button", class: "quiet", "aria-label": `Test: ${program}` }, "Test");
@@ -114,7 +134,7 @@ function card(recipe, known) {
     buttons.append(button);
   }
   const element = make("article", { class: "card recipe", "data-program": program, "aria-label": program });
-  element.append(make("div", { class: "head" }, make("h4", {}, program), buttons), make("p", { class: "faint" }, replaced(recipe.where, known)));
+  element.append(make("div", { class: "head" }, make("h4", {}, program), buttons), make("p", { class: "faint" }, ...marked(replaced(recipe.where, known))));
   if (recipe.container && !$("connect-place").value) {
     element.append(make("p", { class: "faint" }, "If it runs in a container, choose that above: there, this address is the container itself."));
   }
@@ -178,11 +198,12 @@ async function test(recipe, button, result) {
     if (!count) throw new Failure("The daemon's answer has no vector.", 0);
     const problem = await obstacle(recipe, known);
     result.classList.add(problem ? "why" : "good");
-    result.textContent = `${problem ? "Answers" : "Works"}: ${count} numbers in ${took < 10 ? took.toFixed(1) : Math.round(took)} ms. ${problem}`.trim();
+    const words = `${problem ? "Answers" : "Works"}: ${count} numbers in ${took < 10 ? took.toFixed(1) : Math.round(took)} ms. ${problem}`;
+    result.replaceChildren(...marked(words.trim()));
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     result.classList.add("error");
-    result.textContent = failure.message;
+    result.replaceChildren(...marked(failure.message));
     if (failure.status === 401) dispatchEvent(new Event("locked"));
   } finally {
     button.disabled = false;
@@ -201,7 +222,7 @@ async function obstacle(recipe, known) {
   }
   if (recipe.keyless && known.bearer) return "But the program cannot send the API key.";
   if (recipe.names && !new RegExp(recipe.names, "i").test(known.model)) {
-    return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}: \`edgeembed config set aliases embed-here=${known.model}\`, then restart, and choose embed-here.`;
+    return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}. Give ${known.model} such a name, too, under Settings, Aliases, and choose it above.`;
   }
   if (recipe.origin && !(await admits(recipe.origin))) {
     return `But its window (${recipe.origin}) is not let in: \`edgeembed config set allow_desktop_apps true\`, then restart.`;
@@ -220,5 +241,11 @@ async function admits(origin) {
   }
 }
 
-for (const id of ["connect-model", "connect-place"]) $(id).addEventListener("change", show);
-$("connect-key").addEventListener("input", show);
+/** Show other values: what was tested is not what is shown. */
+function change() {
+  results.clear();
+  show();
+}
+for (const id of ["connect-model", "connect-place"]) $(id).addEventListener("change", change);
+$("connect-key").addEventListener("input", change);
+$("connect-search").addEventListener("input", search);

@@ -1,6 +1,6 @@
 // The dashboard of an edgeembed daemon. It uses the public routes only.
 
-import { $, Failure, KEY, ask, bytes, draw, duration, facts, make, whole } from "./page.js";
+import { $, Failure, KEY, ask, bytes, draw, duration, facts, make, marked, whole } from "./page.js";
 import { setConnect } from "./connect.js";
 import { showPaused } from "./pause.js";
 import "./log.js";
@@ -171,6 +171,9 @@ function histogram(bounds, counts) {
 
 const STATES = { ready: "good", loading: "wait", starting: "wait", restarting: "warn", unloading: "wait", failed: "bad", stopped: "bad" };
 
+/** Whether a model has something to say that is no part of its usual course. */
+const isOdd = ({ reason, state }) => reason && !["loading", "starting"].includes(state);
+
 const KINDS = { rerank: ["reranker"], classify: ["classifier"] };
 
 function modelCard(model) {
@@ -201,7 +204,7 @@ function modelCard(model) {
       ]),
     ),
   );
-  if (model.reason) card.append(make("p", { class: "why" }, model.reason));
+  if (isOdd(model)) card.append(make("p", { class: "why" }, model.reason));
   for (const demotion of model.demotions ?? []) {
     const again = demotion.again_at ? `; tried again at ${new Date(1000 * demotion.again_at).toLocaleTimeString()}` : "";
     card.append(make("p", { class: "why" }, `${demotion.mode} failed: ${demotion.reason}${again}`));
@@ -319,7 +322,7 @@ function overview(status) {
           ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
           ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
         ])
-      : [make("p", { class: "faint" }, "The cache is off.")]),
+      : facts([["state", "off"]])),
   );
 }
 
@@ -335,9 +338,8 @@ async function loadNames() {
   const { answer } = await ask("v1/models");
   const ids = new Set(answer.data.map((model) => model.id));
   // NAME is short for NAME:TYPE if a model has one type only; aliases and NAME:query are the same models.
-  const plain = answer.data.filter(
-    ({ id, root, input_type }) => !root && !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))),
-  );
+  const names = answer.data.filter(({ id, input_type }) => !input_type && !(id.includes(":") && ids.has(id.slice(0, id.lastIndexOf(":")))));
+  const plain = names.filter(({ root }) => !root);
   const of = (task) => plain.filter((model) => model.task === task).map((model) => model.id);
   const [embedders, rerankers] = [of("embed"), of("rerank")];
   choose($("embedder"), embedders);
@@ -347,7 +349,7 @@ async function loadNames() {
     prompted: new Set(plain.map(({ id }) => id).filter((id) => ids.has(`${id}:query`))),
     outputs: new Map(plain.map(({ id, outputs }) => [id, outputs ?? []])),
   });
-  setConnect(plain);
+  setConnect(names);
 }
 
 // --- API keys, and polling -------------------------------------------------------------------------------------------
@@ -407,7 +409,7 @@ async function refresh({ fresh = false } = {}) {
       await loadNames();
       named = known(answer);
     }
-    const reasons = answer.models.filter((model) => model.reason).map((model) => `${model.name}: ${model.reason}`);
+    const reasons = answer.models.filter(isOdd).map((model) => `${model.name}: ${model.reason}`);
     notify(reasons.join("; "));
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
@@ -424,13 +426,12 @@ async function refresh({ fresh = false } = {}) {
 // --- a daemon that is gone -------------------------------------------------------------------------------------------
 
 let preparing = false;
-let ending = "";
+let ending = null;
 let waiting = null;
-let seen = null;
 
 /** Note that the daemon answers; learn why it ends, if it does. */
 function found() {
-  [ending, seen] = ["", new Date()];
+  ending = null;
   if (!waiting && !document.hidden) waitForEnd();
 }
 
@@ -438,7 +439,9 @@ function found() {
 async function waitForEnd() {
   const own = (waiting = new AbortController());
   try {
-    while (!ending) ending = (await ask("v1/status/ending?wait=25", undefined, own.signal)).answer?.reason ?? "";
+    let told = {};
+    while (!told.reason) told = (await ask("v1/status/ending?wait=25", undefined, own.signal)).answer ?? {};
+    ending = told;
     lose();
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
@@ -451,18 +454,23 @@ async function waitForEnd() {
 function lose() {
   named = null;
   preparing = false;
-  const since = seen ? ` What is shown is of ${seen.toLocaleTimeString()}.` : "";
   const why = ending
-    ? `The daemon has stopped: ${ending}.`
+    ? `The daemon has stopped: ${ending.reason}.`
     : `The daemon at ${location.origin} does not answer. It was killed, it crashed, or the network is down; its log may tell more.`;
-  showState("bad", ending ? "stopped" : "not responding");
-  $("starting").hidden = true;
+  const back = ending?.restarts ? "" : " To start it: `edgeembed serve`.";
+  showState(ending?.restarts ? "wait" : "bad", ending?.restarts ? "restarting" : ending ? "stopped" : "not responding");
+  $("starting").hidden = $("pause").hidden = true;
   for (const tile of Object.values(tiles)) tile.clear();
-  notify(`${why} \`edgeembed serve\` starts it. This page goes on by itself when it is back.${since}`);
+  $("memory-words").textContent = "";
+  $("memory").replaceChildren();
+  for (const id of ["models", "vectors"]) fill(id, [], "Unknown: the daemon does not answer.");
+  $("cache").replaceChildren(...facts([["state", "unknown"]]));
+  notify(`${why}${back} This page goes on by itself when it is back.`);
 }
 
 function notify(words) {
-  if ($("notice").textContent !== words) $("notice").textContent = words;
+  if ($("notice").dataset.words !== words) $("notice").replaceChildren(...marked(words));
+  $("notice").dataset.words = words;
   $("notice").hidden = !words;
 }
 

@@ -24,6 +24,11 @@ export function facts(pairs) {
   return pairs.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value)));
 }
 
+/** Return words as nodes: what stands between backticks is code. */
+export function marked(words) {
+  return words.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part));
+}
+
 /** Announce to screen readers. */
 export function announce(words) {
   $("said").textContent = words;
@@ -34,9 +39,9 @@ export function announce(words) {
 export const whole = new Intl.NumberFormat("en");
 
 export function bytes(value) {
-  if (!value) return "–";
+  if (value == null) return "–";
   const units = ["B", "kB", "MB", "GB", "TB"];
-  const step = Math.min(units.length - 1, Math.floor(Math.log10(value) / 3));
+  const step = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(value, 1)) / 3));
   const scaled = value / 1000 ** step;
   return `${scaled < 10 && step ? scaled.toFixed(1) : Math.round(scaled)} ${units[step]}`;
 }

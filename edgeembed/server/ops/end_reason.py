@@ -63,7 +63,7 @@ async def wait(request: web.Request) -> web.Response:
         await ending.wait(seconds)
     finally:
         http.in_flight += 1
-    return struct_response(EndingStatus(ending.reason))
+    return struct_response(EndingStatus(ending.reason, ending.reason == RESTARTS))
 
 
 def _seconds(given: str) -> float:

@@ -15,7 +15,7 @@ PATH = "/v1/status/ending"
 
 
 async def test_there_is_no_reason_while_the_daemon_does_not_end(client: TestClient) -> None:
-    assert await (await client.get(PATH)).json() == {"reason": None}
+    assert await (await client.get(PATH)).json() == {"reason": None, "restarts": False}
 
 
 async def test_who_waits_is_told_the_first_reason(client: TestClient) -> None:
@@ -26,7 +26,7 @@ async def test_who_waits_is_told_the_first_reason(client: TestClient) -> None:
     assert http.in_flight == 0, "a page that waits is no work"
     ending.begin("the model cannot be fetched")
     ending.begin("it was told to stop")
-    assert await (await waiting).json() == {"reason": "the model cannot be fetched"}
+    assert await (await waiting).json() == {"reason": "the model cannot be fetched", "restarts": False}
     assert http.in_flight == 0 and http.seconds["/v1/status/ending"] == 0.0
 
 

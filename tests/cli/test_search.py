@@ -1,0 +1,221 @@
+"""`edgeembed embed -o STORE` and `edgeembed search` in separate processes, with a real server on a fake engine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeembed.bulk.stores.interface import Store
+from edgeembed.bulk.stores.targets import Target, kind_of
+from tests.bulk.daemon import CountingEngine, serving
+from tests.cli.helpers import MAIN, edgeembed
+from tests.server.dialect_requests import unit
+from tests.waiting import until
+
+pytestmark = pytest.mark.e2e
+
+ROWS = 1500
+SHARD = 300
+STORES = {"sqlite": "sqlite:{}/index.db#notes"}
+
+
+@pytest.fixture
+def engine() -> CountingEngine:
+    return CountingEngine()
+
+
+@pytest.fixture
+def port(engine: CountingEngine, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    with serving(engine) as port:
+        monkeypatch.setenv("EDGEEMBED_PORT", str(port))
+        yield port
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """The model's prompt for queries is "Q: {text}": the query "text number 1" is the text of a row."""
+    path = tmp_path / "texts.jsonl"
+    lines = [json.dumps({"text": f"Q: text number {row}", "key": 1000 + row, "part": row % 3}) for row in range(ROWS)]
+    lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model accepts
+    lines[900] = '{"text": "text with the id of another", "key": 1100}'
+    path.write_text("\n".join(lines))
+    return path
+
+
+def job(texts: Path, out: str, *more: str) -> list[str]:
+    return [
+        "embed",
+        str(texts),
+        "-o",
+        out,
+        "--id",
+        "key",
+        "--shard-rows",
+        str(SHARD),
+        "--with-text",
+        "--keep-columns",
+        "part",
+        *more,
+    ]
+
+
+def said(*arguments: str) -> str:
+    """Run a command that must succeed and return its standard error."""
+    found = edgeembed(*arguments)
+    assert found.returncode in (0, 3), found.stderr  # 3: with rejects
+    return found.stderr
+
+
+def found_by(*arguments: str) -> list[dict[str, Any]]:
+    done = edgeembed("search", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def refused(*arguments: str) -> str:
+    """Run a command that must fail and return its standard error."""
+    found = edgeembed(*arguments)
+    assert found.returncode == 2, found.stderr or found.stdout
+    assert "Traceback" not in found.stderr
+    return found.stderr
+
+
+def opened(out: str) -> Store:
+    target = Target.parse(out)
+    assert target is not None
+    return kind_of(target).open(target)
+
+
+def content(out: str) -> dict[int, str]:
+    """Return the ids and texts of a store, with a check that each text has its own vector."""
+    store = opened(out)
+    try:
+        ids = [int(id_) for id_ in store.ids()]
+        assert len(ids) == len(set(ids)) == store.count()
+        rows: dict[int, str] = {}
+        for id_ in ids[:: 1 if len(ids) < 50 else 97]:
+            text = "text with the id of another" if id_ == 1100 else f"Q: text number {id_ - 1000}"
+            (best,) = store.search(unit(text), 1)
+            assert (best.id, best.text) == (id_, text)
+            assert best.score == pytest.approx(1, abs=1e-5)
+        for row in store.search(unit("a text"), len(ids)):
+            rows[int(row.id)] = row.text or ""
+            assert row.columns == {"part": None if row.id == 1100 else (int(row.id) - 1000) % 3}
+        assert sorted(rows) == sorted(ids)
+        return rows
+    finally:
+        store.close()
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_a_killed_and_resumed_job_leaves_the_rows_of_an_unbroken_one(
+    kind: str, port: int, engine: CountingEngine, texts: Path, tmp_path: Path
+) -> None:
+    """None twice, none lost; of two rows with the same id the later one stays."""
+    whole, killed = (STORES[kind].format(tmp_path / folder) for folder in ("whole", "killed"))
+    assert "1 rows had the id of a later row" in said(*job(texts, whole))
+    engine.computed.clear()
+    for texts_before_death in (1000, 1700):
+        engine.until = texts_before_death
+        engine.stopped.clear()
+        process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, *job(texts, killed), "--resume"], stderr=subprocess.DEVNULL, cwd=tmp_path
+        )
+        try:
+            assert engine.stopped.wait(60)
+            parts = until(lambda: list((tmp_path / "killed").rglob("receipt-*.json")))
+        finally:
+            process.kill()
+            process.wait()
+    # A kill between the store's commit and the receipt: the shard is put a second time.
+    max(parts).unlink()
+    engine.until = None
+    assert "are done already" in said(*job(texts, killed, "--resume"))
+    rows = content(killed)
+    assert rows == content(whole)
+    assert sorted(rows) == [1000 + row for row in range(ROWS) if row not in (7, 900)]
+    assert rows[1100] == "text with the id of another"
+    assert "is complete; nothing to do" in said(*job(texts, killed, "--resume"))
+    left = {path.name for path in (tmp_path / "killed").iterdir() if "parts" in path.name or "lock" in path.name}
+    assert left == set(), "nothing of the job is left behind"
+
+
+@pytest.mark.parametrize("kind", STORES)
+def test_rows_are_found_with_their_text_and_with_what_json_shows(kind: str, port: int, texts: Path, tmp_path: Path) -> None:
+    out = STORES[kind].format(tmp_path)
+    said(*job(texts, out))
+    first, second, *_ = found_by(out, "text number 17", "-k", "3")
+    assert (first["id"], first["text"], first["part"]) == (1017, "Q: text number 17", 2)
+    assert [row["part"] for row in found_by(out, "text number 17", "-k", "4", "--where", "part=1")] == [1, 1, 1, 1]
+    assert first["score"] == pytest.approx(1, abs=1e-5)
+    assert second["score"] < first["score"]
+    shown = edgeembed("search", out, "text number 17", "-k", "1").stdout
+    assert shown == "1. 1.0000  1017  part=2\n    Q: text number 17\n"
+
+
+@pytest.mark.parametrize("out", ["sqlite:{}/index.db", "{}/v.parquet"])
+def test_shorter_vectors_are_searched_with_a_query_cut_alike(port: int, texts: Path, tmp_path: Path, out: str) -> None:
+    out = out.format(tmp_path)
+    said(*job(texts, out, "--dimensions", "8"))
+    first = found_by(out, "text number 17", "-k", "1")[0]
+    assert first["id"] == 1017
+    assert first["score"] == pytest.approx(1, abs=1e-5)
+
+
+def test_a_store_that_exists_is_replaced_or_added_to_only_when_asked(port: int, texts: Path, tmp_path: Path) -> None:
+    out = f"sqlite:{tmp_path}/index.db"
+    said(*job(texts, out))
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"text": "Q: a new text", "key": 1, "part": 0}\n{"text": "Q: text number 9", "key": 1008, "part": 1}\n')
+    assert "exists already; replace it with --overwrite, add to it with --append" in refused(*job(more, out))
+    assert "--append needs --id" in refused("embed", str(more), "-o", out, "--append")
+    assert "--append and --overwrite contradict" in refused(*job(more, out, "--append", "--overwrite"))
+    assert "has vectors of 16 dimensions, not 8" in refused(*job(more, out, "--append", "--dimensions", "8"))
+    said(*job(texts, out, "--overwrite"))
+    assert "index.db#vectors has 1,499 rows now" in said(*job(more, out, "--append"))
+    assert found_by(out, "a new text", "-k", "1")[0]["id"] == 1
+    assert {row["id"] for row in found_by(out, "text number 9", "-k", "2")} == {1008, 1009}
+    said(*job(more, out, "--overwrite"))
+    assert len(found_by(out, "text", "-k", "9")) == 2
+    for flags, message in (
+        (["--dtype", "int8"], "stores hold float32"),
+        (["--sparse"], "stores hold dense vectors"),
+    ):
+        assert message in refused(*job(more, out, "--overwrite", *flags))
+    assert "--append is for stores" in refused(*job(more, f"{tmp_path}/v.parquet", "--append"))
+
+
+def test_a_job_does_not_go_on_in_another_store(port: int, engine: CountingEngine, texts: Path, tmp_path: Path) -> None:
+    out = f"sqlite:{tmp_path}/index.db"
+    engine.until = 1000
+    process = subprocess.Popen([sys.executable, "-c", MAIN, *job(texts, out)], stderr=subprocess.DEVNULL)
+    assert engine.stopped.wait(60)
+    assert until(lambda: list(tmp_path.rglob("receipt-*.json")))
+    process.kill()
+    process.wait()
+    engine.until = None
+    assert "continue it with --resume" in refused(*job(texts, out))
+    (tmp_path / "index.db").unlink()
+    assert "is not the store that the unfinished job wrote to" in refused(*job(texts, out, "--resume"))
+    said(*job(texts, out, "--overwrite"))
+    assert len(content(out)) == ROWS - 2
+
+
+def test_search_says_what_is_wrong(port: int, texts: Path, tmp_path: Path) -> None:
+    out = f"{tmp_path}/v.parquet"
+    said("embed", str(texts), "-o", out)
+    assert "no such file" in refused("search", f"{tmp_path}/none.parquet", "x")
+    (tmp_path / "v.db").touch()
+    assert "is no output of `edgeembed embed`" in refused("search", f"{tmp_path}/v.db", "x")
+    assert "has no fields `id` and `vector`; its fields are text, key, part" in refused("search", str(texts), "x")
+    assert "has no column 'author'" in refused("search", out, "x", "--where", "author=Ann")
+    assert "expected COLUMN=VALUE" in refused("search", out, "x", "--where", "author")
+    assert "holds no texts to rerank; write it with --with-text" in refused("search", out, "x", "--rerank", "reranker")
+    (tmp_path / "no.parquet").write_text("no table")
+    assert "cannot read vectors from" in refused("search", f"{tmp_path}/no.parquet", "x")
