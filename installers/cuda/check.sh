@@ -7,7 +7,6 @@
 # Uses a temporary virtual environment; pip downloads NVIDIA's libraries (400 MB) into it. PYTHON sets the interpreter.
 # Exits with status 0 if all daemons responded.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage="usage: $0 WHEEL MODEL.gguf"
 wheel=$(realpath -e "${1:?$usage}") model=$(realpath -e "${2:?$usage}")
 work=$(mktemp -d) daemon=''
