@@ -121,6 +121,7 @@ def _zip() -> bytes:
         (gzip.compress(gzip.compress(b"text\n")), "compressed twice"),
         (b"one\n\0\1\2two\n", "is binary"),
     ],
+    ids=["elf", "png", "zip", "tar", "jpeg", "sqlite", "rtf", "bom", "utf-16-le", "utf-16-be", "twice", "zeros"],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_what_is_no_text_is_refused_by_name(
@@ -176,6 +177,16 @@ def test_an_array_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_text(json.dumps([{"text": f"{row} " * 50} for row in range(20_000)]))
     done = next(iter(opened(path).read(Cursor()))).after.done
     assert 0 < done < path.stat().st_size / 10
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        path = tmp_path / name
+        row = '{"text": "\\ud800 half"}'
+        path.write_text(f'[{{"text": "a"}}, {row}]' if name == "a.json" else f'{{"text": "a"}}\n{row}\n')
+        inputs = opened(path)
+        assert all(text.encode() for _, text in records(inputs))
+        assert len(records(inputs)) + len(rejects(inputs)) == 2
 
 
 @pytest.mark.parametrize("content", ['[{"text": "a"}, {"text": "b"', '[{"text": "a"}, {"text": oops}]', '[{"text": "a"}] x'])

@@ -456,7 +456,7 @@ function lose() {
   named = null;
   preparing = false;
   const why = ending
-    ? `The daemon has stopped: ${ending.reason}.`
+    ? `The daemon has stopped: ${ending.reason.replace(/\.$/, "")}.`
     : `The daemon at ${location.origin} does not answer. It was killed, it crashed, or the network is down; its log may tell more.`;
   const back = ending?.restarts ? "" : " To start it: `edgeembed serve`.";
   showState(ending?.restarts ? "wait" : "bad", ending?.restarts ? "restarting" : ending ? "stopped" : "not responding");
