@@ -13,9 +13,12 @@ from edgeembed.bulk.stores.interface import Store, StoreInfo, StoreRows
 from edgeembed.bulk.stores.sqlite import SqliteStore
 from edgeembed.bulk.stores.targets import Target, kind_of
 from edgeembed.errors import ConfigError
+from tests.bulk.store_places import STORES, place_of
 
 DIMENSIONS = 8
-INFO = StoreInfo(model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"))
+INFO = StoreInfo(
+    model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"), column_types=("string", "int64")
+)
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -29,11 +32,12 @@ def rows_of(ids: Sequence[int | str], seed: int = 0) -> StoreRows:
     return StoreRows(ids, vectors(len(ids), seed), [f"text of {id_}" for id_ in ids], columns)
 
 
-@pytest.fixture(params=["sqlite"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    found = Target.parse({"sqlite": f"sqlite:{tmp_path}/index.db#notes"}[request.param])
-    assert found is not None
-    return found
+@pytest.fixture(params=STORES)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    with place_of(request.param, tmp_path) as name:
+        found = Target.parse(name)
+        assert found is not None
+        yield found
 
 
 @pytest.fixture
