@@ -74,7 +74,8 @@ def read_document(path: Path) -> Document:
     except (ConfigError, UnreadableError, OSError):
         raise
     except Exception as error:  # of any class, for documents that are damaged
-        raise UnreadableError(f"the document is damaged ({type(error).__name__}: {error})") from error
+        # Its message may quote the document.
+        raise UnreadableError(f"the document is damaged ({type(error).__name__})") from error
     if not found.text.strip():
         hint = "; scanned pages need text recognition first" if content == "pdf" else ""
         raise UnreadableError(f"the document has no text{hint}")

@@ -21,7 +21,7 @@ from edgeembed.cache.database import FAULTS, describe_fault
 from edgeembed.cache.disk import DiskItem, DiskTier
 from edgeembed.cache.disk_health import DiskHealth
 from edgeembed.cache.memory import MemoryTier, Wanted
-from edgeembed.cache.report import labels_of, stands_for
+from edgeembed.cache.report import ModelReport, labels_of, report_models, stands_for
 from edgeembed.cache.responses import StoredResponses
 from edgeembed.cache.rows import CachedRow, decode_row, encode_row, is_vector
 from edgeembed.cache.write_buffer import ROWS_AT_ONCE, WriteBuffer
@@ -276,6 +276,17 @@ class VectorCache:
             raise ModelNotFoundError(f"the cache has no rows of a model {model!r}", param="model")
         log.info("the cache was cleared%s", "" if model is None else f" of {model}")
         return removed
+
+    async def report(self) -> tuple[int, list[ModelReport]]:
+        """Return the bytes on disk, and what is there of each model; nothing if there is no disk tier that can be read."""
+        disk = self._disk
+        if disk is None:
+            return 0, []
+        try:
+            return await self._on_disk(lambda: (disk.size_bytes, report_models(disk)))
+        except FAULTS as error:
+            self._health.failed("read", f"the cache cannot be read: {describe_fault(error)}")
+            return 0, []
 
     async def close(self) -> None:
         """Write the buffered rows and close the disk tier; later rows stay in memory."""

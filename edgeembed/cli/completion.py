@@ -65,6 +65,49 @@ def complete_installed(context: click.Context, parameter: click.Parameter, incom
     return [item for item in _offer(incomplete, installed, ()) if item.value not in given]
 
 
+def complete_setting(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of settings, and `aliases.` and the like, behind which a new name may follow."""
+    from edgeembed.config.values import field_names, is_table
+
+    names = [item for name in field_names() for item in ((name, f"{name}.") if is_table(name) else (name,))]
+    return [CompletionItem(name) for name in names if name.startswith(incomplete.replace("-", "_"))]
+
+
+def complete_entry(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of settings, and the entries of tables in config.toml."""
+    from edgeembed.config.file import read_config
+    from edgeembed.config.paths import Paths
+    from edgeembed.config.values import is_table
+    from edgeembed.errors import ConfigError
+
+    try:
+        found = read_config(Paths.resolve().config_file)
+    except ConfigError:
+        found = {}
+    tables = [(name, table) for name, table in found.items() if is_table(name) and isinstance(table, dict)]
+    entries = [f"{name}.{entry}" for name, table in tables for entry in table]
+    offered = [item.value for item in complete_setting(context, parameter, incomplete) if not item.value.endswith(".")]
+    return [CompletionItem(name) for name in (*offered, *(each for each in entries if each.startswith(incomplete)))]
+
+
+def complete_value(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the values of the setting that the command line names: the few that it may have, models or files."""
+    import msgspec
+
+    from edgeembed.config.secrets import kind_of
+    from edgeembed.config.settings import Settings
+    from edgeembed.config.values import choices
+
+    name, _, entry = str(context.params.get("key") or "").replace("-", "_").partition(".")
+    if found := choices(name):
+        return [CompletionItem(each) for each in found if each.startswith(incomplete)]
+    if name in ("model", "preload", "pin") or (name == "aliases" and entry):
+        return complete_model(context, parameter, incomplete)
+    if any(field.name == name and kind_of(field) == "file" for field in msgspec.structs.fields(Settings)):
+        return [CompletionItem(incomplete, type="file")]
+    return []
+
+
 def _installed() -> dict[str, list[str]]:
     """Return the types of each installed model, by the names of files and folders."""
     from edgeembed.config.paths import Paths

@@ -15,7 +15,7 @@ import click
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import SectionedCommand, setting_options
 from edgeembed.common.log_content import printable_lines
-from edgeembed.common.logs import Format, log_anyway
+from edgeembed.common.logs import Format, keep_line, log_anyway
 from edgeembed.common.program import start_anew
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,12 @@ log = logging.getLogger(__name__)
 
 def _report_to(format_: Format) -> Callable[[str], None]:
     """Return what prints a message between the lines of the log; the name of a model or server in it cannot forge a line."""
-    return log_anyway if format_ == "json" else lambda line: to_stderr(printable_lines(line))
+
+    def report(line: str) -> None:
+        to_stderr(printable_lines(line))
+        keep_line(line)
+
+    return log_anyway if format_ == "json" else report
 
 
 @click.command(cls=SectionedCommand)

@@ -162,6 +162,8 @@ class CacheStatus(msgspec.Struct, frozen=True, kw_only=True):
 class LogLine(msgspec.Struct, frozen=True, kw_only=True):
     """A line of the log."""
 
+    number: int
+    """Counts up as long as the process runs."""
     time: str
     """RFC 3339, in UTC."""
     level: Annotated[str, _words("debug", "info", "warning", "error", "critical")]

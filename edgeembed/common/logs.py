@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import logging
 import sys
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, NamedTuple, TextIO
 
 import orjson
 
-from edgeembed.common.log_content import describe_error, format_traceback, printable, shortened
+from edgeembed.common.log_content import describe_error, format_traceback, printable, printable_lines, shortened
 
 if TYPE_CHECKING:
     from edgeembed.common.spans import RequestSpan
@@ -33,6 +35,8 @@ LOG_BYTES = 4 * 2**20
 """A longer log is rotated when a daemon starts; one old file is kept."""
 MOST_LINES = 30
 WINDOW_SECONDS = 10.0
+MOST_RECENT = 1000
+"""Lines that are kept in memory."""
 _OURS = frozenset({"edgeembed", "edgeembed_convert"})
 """Packages whose messages hold no text of a request."""
 _LINE = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -128,6 +132,34 @@ class JsonFormatter(logging.Formatter):
             return orjson.dumps({name: value.encode(errors="replace").decode() for name, value in fields.items()}).decode()
 
 
+class RecentLine(NamedTuple):
+    """A line of the log. number: counts up. time: Unix seconds."""
+
+    number: int
+    time: float
+    level: int
+    message: str
+
+
+class RecentLines:
+    """The latest lines of the log, in memory, as they were written: without texts of requests and secrets."""
+
+    def __init__(self) -> None:
+        self._lines: deque[RecentLine] = deque(maxlen=MOST_RECENT)
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+
+    def add(self, time: float, level: int, message: str) -> None:
+        """Keep a line."""
+        with self._lock:
+            self._lines.append(RecentLine(next(self._numbers), time, level, message))
+
+    def of(self, level: int) -> list[RecentLine]:
+        """Return the lines of a level and above, the newest last."""
+        with self._lock:
+            return [line for line in self._lines if line.level >= level]
+
+
 class LogHandler(logging.StreamHandler[TextIO]):
     """Writes to stderr: from each logging statement at most MOST_LINES in WINDOW_SECONDS (except debug messages), then how
     many were left out.
@@ -138,6 +170,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(JsonFormatter() if format_ == "json" else TextFormatter())
         self._clock = clock
         self._windows: dict[tuple[str, str, int], _Window] = {}
+        self.recent = RecentLines()
 
     def emit(self, record: logging.LogRecord) -> None:
         now = self._clock()
@@ -148,7 +181,7 @@ class LogHandler(logging.StreamHandler[TextIO]):
                 window.left_out += 1
                 return
             window.count += 1
-        super().emit(record)
+        self._write(record)
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Do nothing: logging's own method prints the message with its arguments to stderr."""
@@ -166,7 +199,15 @@ class LogHandler(logging.StreamHandler[TextIO]):
             if window.left_out:
                 _, file, line = place
                 said = f"{window.left_out} more lines from {file}:{line} were left out"
-                super().emit(logging.LogRecord(log.name, window.level, __file__, 0, said, (), None))
+                self._write(logging.LogRecord(log.name, window.level, __file__, 0, said, (), None))
+
+    def _write(self, record: logging.LogRecord) -> None:
+        super().emit(record)
+        try:
+            message, trace = _content(record)
+        except Exception:  # arguments that do not fit the message, which `handleError` has dealt with
+            return
+        self.recent.add(record.created, record.levelno, printable_lines(message if trace is None else f"{message}\n{trace}"))
 
 
 @dataclass
@@ -203,7 +244,9 @@ def setup_logging(level: str, format_: Format = "text") -> None:
 
     What Python itself would print there is logged too: exceptions that nobody catches, and warnings.
     """
-    handler = LogHandler(format_)
+    handler, before = LogHandler(format_), _handler()
+    if before is not None:
+        handler.recent = before.recent
     ours, root = logging.getLogger("edgeembed"), logging.getLogger()
     ours.handlers[:] = [handler]
     ours.propagate = False
@@ -229,6 +272,22 @@ def _log_warning(
     line: str | None = None,
 ) -> None:
     log.warning("%s, from %s:%d", category.__qualname__, Path(filename).name, lineno)
+
+
+def recent_lines(level: int) -> list[RecentLine]:
+    """Return the latest lines of this process's log, of a level and above, the newest last."""
+    handler = _handler()
+    return handler.recent.of(level) if handler else []
+
+
+def keep_line(line: str) -> None:
+    """Keep a line, which is printed between those of the log, among the latest lines."""
+    if handler := _handler():
+        handler.recent.add(time.time(), logging.INFO, printable_lines(line))
+
+
+def _handler() -> LogHandler | None:
+    return next((each for each in logging.getLogger("edgeembed").handlers if isinstance(each, LogHandler)), None)
 
 
 def log_anyway(line: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgeembed.common.files import describe_os_error, write_text
 from edgeembed.config.secrets import is_open, secret_names
-from edgeembed.config.values import check_value, did_you_mean, field_names
+from edgeembed.config.values import check_value, did_you_mean, field_names, is_table
 from edgeembed.errors import ConfigError
 
 _ENCODING = "utf-8-sig"  # editors on Windows begin UTF-8 files with a byte order mark
@@ -86,7 +86,38 @@ def write_entry(path: Path, key: str, name: str, value: str | None) -> None:
         raise ConfigError(f"cannot write {describe_os_error(error, path)}") from error
 
 
-def add_to_setting(path: Path, key: str, value: str) -> Any:
+def split_key(key: str) -> tuple[str, str | None]:
+    """Return the setting that a user names, also as the flag is spelled, and the entry of a table in `aliases.NAME`.
+
+    Raises ConfigError for an unknown setting, and for an entry of one that is no table.
+    """
+    name, dot, entry = key.partition(".")
+    name, known = name.strip().removeprefix("--").replace("-", "_"), field_names()
+    if name not in known:
+        raise ConfigError(f"unknown setting {name!r}.{did_you_mean(name, known)}")
+    if not dot:
+        return name, None
+    if not is_table(name) or not entry:
+        tables = ", ".join(f"{each}.NAME" for each in known if is_table(each))
+        raise ConfigError(f"{key}: expected a setting, or an entry of a table: {tables}")
+    return name, entry
+
+
+def remove_entry(path: Path, key: str, name: str) -> bool:
+    """Remove one entry of a table of config.toml, and the table with its last one; return whether it was set.
+
+    Raises ConfigError as `write_entry`.
+    """
+    before = check_value(key, read_config(path).get(key, {}), "config.toml", path)
+    if name not in before:
+        return False
+    if len(before) == 1:
+        return remove_setting(path, key)
+    write_entry(path, key, name, None)
+    return True
+
+
+def add_to_setting(path: Path, key: str, value: Any) -> Any:
     """Add to a list or a table of config.toml, and return the whole of it; what is in it already stays.
 
     Raises ConfigError as `write_setting`, and for a setting with a single value.

@@ -10,7 +10,7 @@ from typing import get_args
 
 import msgspec
 
-from edgeembed.common.files import describe_os_error, expanded
+from edgeembed.common.files import describe_os_error, expanded, write_text
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 
@@ -88,6 +88,44 @@ def read_key_file(file: str) -> list[tuple[str, str]]:
     if not found:
         raise ConfigError(f"{path} has no API keys; expected one per line, as KEY or NAME: KEY")
     return found
+
+
+def add_key(file: str, name: str, secret: str) -> None:
+    """Add a key with a name to a key file, a new one that only its owner can read if there is none.
+
+    Raises ConfigError for a file that cannot be read or written.
+    """
+    path = expanded(file)
+    try:
+        before = (
+            path.read_text(encoding="utf-8-sig") if path.exists() else "# API keys of edgeembed, one per line: NAME: KEY\n"
+        )
+        write_text(path, f"{before.rstrip()}\n{name}: {check_key(secret)}\n", private=True, follow_link=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_written(path, error) from error
+
+
+def remove_key(file: str, name: str) -> None:
+    """Remove a key from a key file; all other lines stay. The key must be there.
+
+    Raises ConfigError for a file that cannot be read or written.
+    """
+    path, count, kept = expanded(file), 0, []
+    try:
+        for line in path.read_text(encoding="utf-8-sig").split("\n"):
+            holds_key = bool(line.strip()) and not line.strip().startswith("#")
+            count += holds_key
+            own, colon, _ = line.strip().partition(":")
+            if not holds_key or (own.strip() if colon else f"key {count}") != name:
+                kept.append(line)
+        write_text(path, "\n".join(kept), private=True, follow_link=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise _not_written(path, error) from error
+
+
+def _not_written(path: Path, error: OSError | UnicodeDecodeError) -> ConfigError:
+    why = describe_os_error(error, path) if isinstance(error, OSError) else f"{path}: it is not UTF-8"
+    return ConfigError(f"cannot change the API keys in {why}")
 
 
 def is_open(path: Path) -> bool:

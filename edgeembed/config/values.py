@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +27,24 @@ Origin = Literal["flag", "environment", "config.toml", "default"]
 def field_names() -> list[str]:
     """Return the names of all settings, in the order of their definition."""
     return [field.name for field in msgspec.structs.fields(Settings)]
+
+
+def is_table(key: str) -> bool:
+    """Return whether a setting is a table, such as `aliases`."""
+    return any(field.name == key and field.default_factory is dict for field in msgspec.structs.fields(Settings))
+
+
+def is_list(key: str) -> bool:
+    """Return whether a setting is a list, such as `pin`."""
+    return any(field.name == key and isinstance(field.default, tuple) for field in msgspec.structs.fields(Settings))
+
+
+def choices(key: str) -> tuple[str, ...]:
+    """Return the values that a setting may have, if they are few; booleans are true and false."""
+    type_ = next((get_args(field.type)[0] for field in msgspec.structs.fields(Settings) if field.name == key), None)
+    if type_ is bool:
+        return ("true", "false")
+    return get_args(type_) if get_origin(type_) is Literal else ()
 
 
 def may_be_empty(key: str) -> bool:

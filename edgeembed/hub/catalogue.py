@@ -339,17 +339,19 @@ def catalogue() -> Catalogue:
 def lookup(name: str, other_names: Iterable[str] = ()) -> CatalogueEntry | None:
     """Return the entry with this name, in upper or lower case; None for one of `other_names`.
 
-    Raises UnknownModelError with the known names and the most similar one.
+    Raises UnknownModelError with the most similar names, or all if none is.
     """
     if entry := catalogue().get(name.lower()):
         return entry
     names = sorted({*catalogue(), *other_names})
     if name in names:
         return None
-    near = difflib.get_close_matches(name.lower(), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(name.lower(), names, n=3) or [each for each in names if name.lower() in each][:3]
+    if near:
+        meant = " or ".join(map(repr, near))
+        raise UnknownModelError(f"no model is named {name!r}. Did you mean {meant}? `edgeembed list --available` lists all")
     raise UnknownModelError(
-        f"no model is named {name!r}.{hint} Known models: {', '.join(names)}. For a GGUF file of your own, give its path."
+        f"no model is named {name!r}. Known models: {', '.join(names)}. For a GGUF file of your own, give its path."
     )
 
 

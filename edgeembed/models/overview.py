@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from edgeembed.common.progress import human_size
@@ -30,9 +31,12 @@ class TypeOverview:
     installed: InstalledModel | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelOverview:
-    """A model and its types: those that are offered, and others that are installed."""
+    """A model and its types: those that are offered, and others that are installed.
+
+    One of which nothing is installed is the same object each time, as long as the settings are the same.
+    """
 
     name: str
     entry: CatalogueEntry | None
@@ -92,45 +96,49 @@ def overview(installed: Iterable[InstalledModel], settings: Settings) -> list[Mo
     there: dict[str, list[InstalledModel]] = {}
     for model in installed:
         there.setdefault(model.name, []).append(model)
-    entries = catalogue()
-    return [_overview(name, entries.get(name), there.get(name, []), settings) for name in sorted({*entries, *there})]
+    sizes = (settings.context_tokens, settings.batch_tokens)
+    return [
+        _overview(name, there[name], settings) if name in there else _offered(name, *sizes)
+        for name in sorted({*catalogue(), *there})
+    ]
 
 
 def memory_of(entry: CatalogueEntry, kind: str, settings: Settings) -> int | None:
     """Return an estimate of the memory that a model of the catalogue takes, in bytes; None if its shape is not known."""
     longest = longest_text(settings.context_tokens, entry.max_seq_length)
-    return _estimate_entry(entry.name, kind, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+    return memory.estimate_entry(entry, kind, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
 
 
 def memory_of_installed(model: InstalledModel, settings: Settings) -> int | None:
     """Return an estimate of the memory that an installed model takes, in bytes; None if its file cannot be read."""
     longest = longest_text(settings.context_tokens, model.max_seq_length)
     try:
-        return memory.estimate(model.path, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+        return _estimate_file(model.path, model.digest, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
     except (HubError, OSError):
         return None
 
 
-@functools.lru_cache(maxsize=4096)  # sums over all tensors
-def _estimate_entry(name: str, kind: str, longest: int, batch: int) -> int | None:
-    return memory.estimate_entry(catalogue()[name], kind, longest, batch)
+@functools.lru_cache(maxsize=512)  # reads the file's header, with its vocabulary
+def _estimate_file(path: Path, _digest: str, longest: int, batch: int) -> int:
+    return memory.estimate(path, longest, batch)
 
 
-@functools.lru_cache(maxsize=4096)
-def _size_of(name: str, kind: str) -> int | None:
-    return size_of(catalogue()[name], kind)
+@functools.lru_cache(maxsize=512)  # sums over all tensors of all types
+def _offered(name: str, context_tokens: int, batch_tokens: int) -> ModelOverview:
+    """Return a model of which nothing is installed. context_tokens, batch_tokens: the settings."""
+    return _overview(name, [], Settings(context_tokens=context_tokens, batch_tokens=batch_tokens))
 
 
-def _overview(name: str, entry: CatalogueEntry | None, installed: list[InstalledModel], settings: Settings) -> ModelOverview:
-    there = {model.type: model for model in installed}
+def _overview(name: str, installed: list[InstalledModel], settings: Settings) -> ModelOverview:
+    entry, there = catalogue().get(name), {model.type: model for model in installed}
     offered = offered_types(entry) if entry else []
     if entry:  # the one that is meant without a type comes first
         offered.sort(key=lambda kind: kind != entry.default_type)
     types = []
     for kind in dict.fromkeys((*offered, *there)):
         if model := there.get(kind):
-            size, needed = model.size_bytes, None if model.damage else memory_of_installed(model, settings)
-            types.append(TypeOverview(kind, size, needed, model))
+            needed = None if model.damage else memory_of_installed(model, settings)
+            types.append(TypeOverview(kind, model.size_bytes, needed, model))
         elif entry:
-            types.append(TypeOverview(kind, _size_of(name, kind), memory_of(entry, kind, settings)))
+            types.append(TypeOverview(kind, size_of(entry, kind), memory_of(entry, kind, settings)))
     return ModelOverview(name, entry, tuple(types))

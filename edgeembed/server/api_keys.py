@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from edgeembed.config.secrets import check_key, read_key_file
 from edgeembed.errors import ConfigError
 
+DEFAULT_NAME = "default"
+"""Of the key in the setting api_key."""
+
 
 @dataclass(frozen=True)
 class Keys:
@@ -22,7 +25,7 @@ class Keys:
         found: list[tuple[str, str]] = []
         if key is not None:
             try:
-                found.append(("default", check_key(key)))
+                found.append((DEFAULT_NAME, check_key(key)))
             except ValueError as error:
                 raise ConfigError(f"api_key: {error}") from None
         if file is not None:

@@ -19,6 +19,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 from multidict import istr
 
+from edgeembed.config.settings import Settings
 from edgeembed.errors import ForbiddenError, UnauthorizedError
 from edgeembed.server.api_keys import Keys
 from edgeembed.server.dashboard import SCRIPTS, STYLES
@@ -109,6 +110,11 @@ class Access:
                 )
         elif origin != f"{request.scheme}://{host}" and self.allowed_page(request) is None:
             raise ForbiddenError(_unknown_origin(origin))
+
+
+def origins_of(settings: Settings) -> tuple[str, ...]:
+    """Return the patterns of the origins that the settings allow."""
+    return (*settings.allowed_origins, *(DESKTOP_APPS if settings.allow_desktop_apps else ()))
 
 
 def middleware(access: Access) -> Middleware:

@@ -27,13 +27,13 @@ from edgeembed.server.address import BACKLOG, addresses, cannot_listen, is_local
 from edgeembed.server.aiohttp_internals import abort_connections, take_no_upgrades, wrap_handler
 from edgeembed.server.app import NoteUse, make_app
 from edgeembed.server.app_keys import ACCESS_LOG, TRACING
-from edgeembed.server.auth import DESKTOP_APPS, Access
+from edgeembed.server.auth import Access, origins_of
 from edgeembed.server.connections import KEEP_ALIVE_SECONDS, ConnectionLimit, most_connections
 from edgeembed.server.dialects import ollama_manage
 from edgeembed.server.large_bodies import MOST_STRINGS
 from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import ModelManager
-from edgeembed.server.ops import admin, admin_models
+from edgeembed.server.ops import admin, admin_access, admin_models, admin_names, admin_reports, admin_settings
 from edgeembed.server.ops.admin import Ending
 from edgeembed.server.ops.end_reason import END_REASON, STOPPED
 from edgeembed.server.request_log import HttpLog
@@ -106,7 +106,8 @@ def add_owner_routes(app: web.Application, live: LiveSettings, manager: ModelMan
     app[LIVE] = live
     admin.add_to(app, ending)
     ollama_manage.add_to(app, manager)
-    admin_models.add_to(app)
+    for module in (admin_models, admin_settings, admin_access, admin_names, admin_reports):
+        module.add_to(app)
 
 
 def _observe(app: web.Application, settings: Settings) -> None:
@@ -135,7 +136,7 @@ def make_access(settings: Settings) -> Access:
         check_host=not keys,
         loopback_only=is_local(settings),
         hosts=frozenset(name.lower() for name in settings.allowed_hosts),
-        origins=(*settings.allowed_origins, *(DESKTOP_APPS if settings.allow_desktop_apps else ())),
+        origins=origins_of(settings),
     )
 
 

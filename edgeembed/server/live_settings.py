@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -20,11 +21,18 @@ class LiveSettings:
     def __init__(self, resolved: Resolved) -> None:
         self.settings: Settings = resolved.settings
         self.paths: Paths = resolved.paths
+        self.changing = asyncio.Lock()
+        """Held by who changes config.toml, or a file that it names."""
         self._origins = dict(resolved.origins)
 
     def origin(self, name: str) -> Origin:
         """Return where the value in effect comes from."""
         return self._origins.get(name, "default")
+
+    def source(self, name: str) -> str:
+        """Return where the value in effect comes from, for people."""
+        origin = self.origin(name)
+        return "variable" if origin == "environment" else origin
 
     def is_hidden(self, name: str) -> bool:
         """Return whether config.toml is without effect on a setting: a flag or a variable wins over it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -46,7 +46,6 @@ class ModelManager:
         self._live = live
         self._aliases = dict(live.settings.aliases)
         """The aliases of the settings, wherever they came from, with our own changes."""
-        self._changing = asyncio.Lock()
 
     async def is_sound(self, model: ServedModel) -> bool:
         """Return whether an installed model's file is there and not known to be damaged."""
@@ -111,7 +110,7 @@ class ModelManager:
                 f"the default model is the one of {before.upstream}; remove the setting upstream first", param="model"
             )
         spec = model.spec if self.store.contains(model.path) else str(model.path)
-        async with self._changing:
+        async with live.changing:
             await asyncio.to_thread(write_setting, live.paths.config_file, "model", spec)
             registry.change_default(model)
             live.adopt("model", spec)
@@ -170,7 +169,7 @@ class ModelManager:
                 "colon a tag if needed",
                 param="destination",
             )
-        there = self._registry.find(alias)
+        there = await self._registry.look_up(alias)  # which scans the disk, if need be
         if there is not None and not self._registry.is_alias(alias):
             if there == target:
                 return
@@ -189,7 +188,7 @@ class ModelManager:
 
     async def _write_alias(self, alias: str, meant: str | None) -> None:
         """Change config.toml and the registry."""
-        async with self._changing:
+        async with self._live.changing:
             await asyncio.to_thread(self._write_entry, alias, meant)
             self._registry.set_alias(alias, meant)
 
@@ -197,6 +196,12 @@ class ModelManager:
     def aliases(self) -> dict[str, str]:
         """The aliases in effect, and what they mean."""
         return dict(self._aliases)
+
+    def take_aliases(self, aliases: Mapping[str, str]) -> None:
+        """Let other aliases be in effect, in place of all before. config.toml has them already."""
+        for alias in {*self._aliases, *aliases}:
+            self._registry.set_alias(alias, aliases.get(alias))
+        self._aliases = dict(aliases)
 
     def _write_entry(self, alias: str, meant: str | None) -> None:
         file = self._live.paths.config_file
@@ -212,6 +217,7 @@ class ModelManager:
         self._aliases.pop(name, None)
         if meant is not None:
             self._aliases[name] = meant
+        self._live.adopt("aliases", dict(self._aliases))
 
 
 def pull_spec(given: str) -> str:

@@ -134,7 +134,7 @@ def test_pages_are_read_in_their_own_encoding(tmp_path: Path, encoding: str, hea
     assert read_document(write_html(tmp_path / "a.html", encoding, head)).text.endswith("Käse")
 
 
-def test_documents_are_known_by_their_content(tmp_path: Path) -> None:
+def test_documents_are_read_under_any_name(tmp_path: Path) -> None:
     assert records(opened(write_pdf(tmp_path / "a.txt")))[0][1] == "\n\n".join(PAGES)
     assert records(opened(write_docx(tmp_path / "b.bin")))[0][1].startswith("Chapter")
     with pytest.raises(ConfigError, match="holds a PDF document, not text"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,20 @@ async def test_kept_columns_are_those_of_the_first_run_when_a_job_goes_on(tmp_pa
     result = await finished(make_job(source, "v.parquet", ("year",), resume=True))
     assert result.before
     assert [row["year"] for row in rows_of(tmp_path / "v.parquet")] == [0.5, *range(1, 9)]
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json"])
+async def test_compressed_and_array_inputs_resume_to_the_same_bytes(tmp_path: Path, name: str) -> None:
+    source, rows = tmp_path / name, [{"text": f"row {row}", "year": row} for row in range(20)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    source.write_bytes(gzip.compress(lines) if name.endswith(".gz") else json.dumps(rows).encode())
+    await finished(make_job(source, "whole.parquet", ("year",)))
+    await unfinished(make_job(source, "v.parquet", ("year",)), "row 17")
+    engine = FakeEngine()
+    result = await finished(make_job(source, "v.parquet", ("year",), resume=True), engine)
+    assert result.before >= 8, "finished shards are not computed again"
+    assert "row 3" not in engine.computed
+    assert (tmp_path / "v.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
 
 
 @pytest.mark.parametrize(("dtype", "width"), [("int8", 384), ("binary", 48)])

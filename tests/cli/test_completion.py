@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from edgeembed.cli.main import COMMANDS, cli
+from edgeembed.config.values import field_names
 from edgeembed.hub.catalogue import catalogue
 from edgeembed.hub.offered import CONVERTED_TYPES
 from edgeembed_convert import QUANTIZATIONS
@@ -55,6 +56,22 @@ def test_models_of_the_catalogue_and_installed_ones(words: list[str]) -> None:
     found = offered(*words, "")
     assert found == sorted({*catalogue(), "my-own"})
     assert offered(*words, "my") == ["my-own", "my-own:Q8_0"]
+
+
+def test_settings_and_their_values(home: Path) -> None:
+    home.mkdir()
+    (home / "config.toml").write_text('[aliases]\none = "bge-m3"\n')
+    assert offered("config", "set", "") == [
+        item for name in field_names() for item in ([name, f"{name}."] if name in ("aliases", "keep_alive_of") else [name])
+    ]
+    assert offered("config", "set", "cache-d") == ["cache_disk_mib"]
+    assert offered("config", "get", "alia") == ["aliases", "aliases.one"]
+    assert offered("config", "unset", "aliases.o") == ["aliases.one"]
+    assert offered("config", "set", "truncate", "") == ["none", "end", "start"]
+    assert offered("config", "set", "cache", "f") == ["false"]
+    assert offered("config", "set", "certfile", "") == ["file"]
+    assert {"bge-m3", "bge-m3:F16"} < set(offered("config", "set", "aliases.two", "bge-m"))
+    assert offered("config", "set", "port", "") == []
 
 
 def test_types_are_offered_once_the_name_is_unambiguous() -> None:

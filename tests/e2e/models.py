@@ -15,7 +15,7 @@ from edgeembed.hub.store import Store
 def install(home: Path, name: str, type_: str, file: Path) -> None:
     store = Store(Paths.resolve({"EDGEEMBED_HOME": str(home)}))
     target = store.file(name, type_)
-    target.parent.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     staged = Path(shutil.copy(file, target.with_suffix(".staged")))
     status = staged.stat()
     store.add(

@@ -17,6 +17,14 @@ from tests.e2e.models import install
 from tests.hub.fakes import FakeHub
 
 MODEL = "all-minilm-l6-v2"
+WAIT_FOR = {
+    "library": ("#library-count", "models"),
+    "playground": ("#tokens-kind", "states"),
+    "connect": ("#snippets", MODEL),
+    "settings": ("#settings", "truncate"),
+    "log": ("#log", "listens on"),
+}
+"""What a tab shows as soon as it has its data."""
 MOST_PIXELS = 12_000
 """Chromium takes no higher picture."""
 
@@ -78,7 +86,7 @@ def _tabs(work: Path, model: Path, camera: Callable[[str], Camera]) -> None:
         shots.take("overview")
         for tab in TABS[1:]:
             page.find(f"#tab-{tab}").click()
-            page.wait_for(f"#{tab}", " ")
+            page.wait_for(*WAIT_FOR[tab])
             if tab == "playground":
                 for form in ("compare", "search", "tokens", "windows"):
                     page.find(f"#{form} [type=submit]").click()

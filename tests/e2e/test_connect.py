@@ -151,6 +151,26 @@ def test_a_test_says_that_it_works_or_what_to_do(page: Page) -> None:
     assert "Answers" in result(page, "Open WebUI") and "on this computer only" in result(page, "Open WebUI")
 
 
+def test_programs_are_found_by_name_and_kind(page: Page) -> None:
+    for words, found in (
+        ("librech", {"LibreChat"}),
+        ("obsidian", {"Smart Connections", "Copilot for Obsidian"}),
+        ("xyz", set()),
+    ):
+        page.write("#connect-search", words)
+        assert {name for name in page.texts("#snippets h4") if name} == found
+        assert len([kind for kind in page.texts("#snippets h3") if kind]) == min(1, len(found))
+    assert page.find("#connect-none").is_displayed()
+
+
+def test_a_result_stays_when_models_are_loaded(page: Page) -> None:
+    shown = result(page, "Continue")
+    page.chrome.execute_script("window.before = document.querySelector('[data-program=Continue]')")
+    page.chrome.execute_script("dispatchEvent(new Event('changed'))")
+    page.chrome.execute_async_script("fetch('v1/models').then(() => setTimeout(arguments[0], 200))")
+    assert page.text("[data-program=Continue] .result") == shown
+
+
 def test_a_typed_key_is_filled_in_and_sent_nowhere(chromium: webdriver.Chrome) -> None:
     with serving(FakeEngine(), access=Access(keys=Keys.read(SECRET, None))) as port:
         page = Page(chromium, f"http://127.0.0.1:{port}")

@@ -12,7 +12,7 @@ from selenium import webdriver
 
 from tests.bulk.daemon import serving
 from tests.clients.environments import environments, make_in_ci
-from tests.e2e.daemon import running
+from tests.e2e.daemon import Daemon, running
 from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
 from tests.e2e.models import install
 from tests.fakes import FakeEngine
@@ -53,6 +53,17 @@ def hub(minilm: Callable[[str], Path]) -> Iterator[FakeHub]:
     fake.close()
 
 
+@pytest.fixture(scope="module")
+def long_named(tmp_path_factory: pytest.TempPathFactory, minilm: Callable[[str], Path]) -> Iterator[Daemon]:
+    """A daemon whose model has a long name."""
+    home = tmp_path_factory.mktemp("long") / "home"
+    home.mkdir()
+    install(home, LONG, "Q8_0", minilm("Q8_0"))
+    with running("--model", LONG, home=home) as daemon:
+        daemon.embed(["a text", "another text"])
+        yield daemon
+
+
 def test_an_error_takes_the_place_of_the_result_and_names_the_field(page: Page) -> None:
     page.open("playground")
     page.wait_for("#tokens-kind", "states")
@@ -91,41 +102,35 @@ def test_latency_shows_no_value_of_long_ago(page: Page) -> None:
     assert page.text("#tiles .tile:nth-child(2) .value").startswith("–"), "the chart has it, the value is of now"
 
 
-def test_names_may_have_any_length(chromium: webdriver.Chrome, home: Path, minilm: Callable[[str], Path]) -> None:
-    install(home, LONG, "Q8_0", minilm("Q8_0"))
-    with running("--model", LONG, home=home) as daemon:
-        daemon.embed("a text")
-        page = Page(chromium, daemon.url)
-        for width in WIDTHS:
-            with page.shown_as("light", width):
-                for tab in ("library", "playground", "connect", "overview"):
-                    page.open(tab)
-                    page.wait_for(f"#{tab}", LONG)
-                    assert page.width <= width, tab
-                card, pill = page.find("#models .card"), page.find("#models .card .pill")
-                assert pill.text == "ready" and pill.rect["x"] + pill.rect["width"] <= card.rect["x"] + card.rect["width"]
+def test_names_may_have_any_length(chromium: webdriver.Chrome, long_named: Daemon) -> None:
+    page = Page(chromium, long_named.url)
+    for width in WIDTHS:
+        with page.shown_as("light", width):
+            for tab in ("library", "playground", "connect", "overview"):
+                page.open(tab)
+                page.wait_for(f"#{tab}", LONG)
+                assert page.width <= width, tab
+            card, pill = page.find("#models .card"), page.find("#models .card .pill")
+            assert pill.text == "ready" and pill.rect["x"] + pill.rect["width"] <= card.rect["x"] + card.rect["width"]
 
 
-def test_axe_finds_nothing(chromium: webdriver.Chrome, home: Path, minilm: Callable[[str], Path]) -> None:
+def test_axe_finds_nothing(chromium: webdriver.Chrome, long_named: Daemon) -> None:
     make_in_ci(AXE)
     axe = (AXE.folder / "npm" / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
-    install(home, "all-minilm-l6-v2", "Q8_0", minilm("Q8_0"))
-    with running("--model", "all-minilm-l6-v2", home=home) as daemon:
-        daemon.embed(["a text", "another text"])
-        page = Page(chromium, daemon.url)
-        found = []
-        # Colours do not depend on the width, nor the order of elements on the colours.
-        for scheme, width in zip(SCHEMES, WIDTHS, strict=True):
-            with page.shown_as(scheme, width):
-                page.open()
-                page.wait_for("#models .card", "all-minilm-l6-v2")
-                page.wait_for("#vectors .card", "normal")
-                chromium.execute_script(axe)
-                for tab in TABS:
-                    page.find(f"#tab-{tab}").click()
-                    fill(page, tab)
-                    found += [f"{tab}, {scheme}, {width}: {one}" for one in chromium.execute_async_script(RUN_AXE)]
-        assert not found, "\n".join(found)
+    page = Page(chromium, long_named.url)
+    found = []
+    # Colours do not depend on the width, nor the order of elements on the colours.
+    for scheme, width in zip(SCHEMES, WIDTHS, strict=True):
+        with page.shown_as(scheme, width):
+            page.open()
+            page.wait_for("#models .card", LONG)
+            page.wait_for("#vectors .card", "normal")
+            chromium.execute_script(axe)
+            for tab in TABS:
+                page.find(f"#tab-{tab}").click()
+                fill(page, tab)
+                found += [f"{tab}, {scheme}, {width}: {one}" for one in chromium.execute_async_script(RUN_AXE)]
+    assert not found, "\n".join(found)
 
 
 def fill(page: Page, tab: str) -> None:

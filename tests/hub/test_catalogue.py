@@ -272,10 +272,12 @@ def test_sources_are_described_in_words() -> None:
 def test_lookup() -> None:
     assert lookup("ALL-MiniLM-L6-v2") is catalogue()["all-minilm-l6-v2"]
     assert lookup("mine", {"mine"}) is None
-    with pytest.raises(
-        UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b'.*Known models: all-minilm-l12-v2, all-minilm-l6-v2"
-    ):
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0.6b' or .*`edgeembed list --available`"):
         lookup("qwen3-embeding-0.6b")
+    with pytest.raises(UnknownModelError, match="Did you mean 'bge-m3'"):
+        lookup("m3")
+    with pytest.raises(UnknownModelError, match="Known models: all-minilm-l12-v2, all-minilm-l6-v2"):
+        lookup("xyzzy")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,9 @@ const CHARACTERS = 3;
 
 let recipes = [];
 let models = [];
+/** What the tests showed, by program; kept when the cards are drawn again, as when a model has been loaded. */
+const results = new Map();
+let drawn = "";
 
 /** models: as GET /v1/models lists them. Called when they are known, or others. */
 export async function setConnect(found) {
@@ -81,6 +84,9 @@ function insert(part, known) {
 function show() {
   const known = values();
   const keyed = sessionStorage.getItem(KEY) !== null;
+  const now = JSON.stringify([known, keyed, $("connect-place").value]);
+  if (now === drawn) return;
+  drawn = now;
   $("connect-key-line").hidden = !keyed;
   $("connect-words").replaceChildren("Every client of the OpenAI embeddings API works with the base URL ", make("code", {}, known.base), ", clients of Ollama with ", make("code", {}, known.root), ".");
   $("connect-place-words").replaceChildren(...marked(placeWords()));
@@ -88,6 +94,19 @@ function show() {
   $("snippets").replaceChildren(
     ...[...kinds].flatMap(([kind, found]) => [make("h3", { class: "kind" }, kind), make("div", { class: "cards wide" }, ...found.map((recipe) => card(recipe, known)))]),
   );
+  search();
+}
+
+/** Show the recipes only that have what is searched for in their name or kind. */
+function search() {
+  const words = $("connect-search").value.trim().toLowerCase();
+  for (const kind of document.querySelectorAll("#snippets .kind")) {
+    const cards = [...kind.nextElementSibling.children];
+    for (const each of cards) each.hidden = !`${each.dataset.program} ${kind.textContent}`.toLowerCase().includes(words);
+    kind.hidden = kind.nextElementSibling.hidden = cards.every((each) => each.hidden);
+  }
+  const found = document.querySelectorAll("#snippets .recipe:not([hidden])").length;
+  $("connect-none").hidden = found > 0 || !recipes.length;
 }
 
 function grouped(found) {
@@ -106,7 +125,8 @@ function placeWords() {
 
 function card(recipe, known) {
   const { program } = recipe;
-  const result = make("p", { class: "result", role: "status" });
+  const result = results.get(program) ?? make("p", { class: "result", role: "status" });
+  results.set(program, result);
   const buttons = make("div", { class: "buttons" });
   if (recipe.test) {
     const button = make("button", { type: "button", class: "quiet", "aria-label": `Test: ${program}` }, "Test");
@@ -221,5 +241,11 @@ async function admits(origin) {
   }
 }
 
-for (const id of ["connect-model", "connect-place"]) $(id).addEventListener("change", show);
-$("connect-key").addEventListener("input", show);
+/** Show other values: what was tested is not what is shown. */
+function change() {
+  results.clear();
+  show();
+}
+for (const id of ["connect-model", "connect-place"]) $(id).addEventListener("change", change);
+$("connect-key").addEventListener("input", change);
+$("connect-search").addEventListener("input", search);

@@ -9,11 +9,19 @@ const MOST_LINES = 3000;
 
 const box = $("log-lines");
 let paused = false;
+/** Whether the reader is at the end, and wants to stay there. */
+let follows = true;
+let place = 0;
 let last = null;
 let unseen = 0;
 
 const atEnd = () => box.scrollHeight - box.scrollTop - box.clientHeight < 24;
-const toEnd = () => box.scrollTo({ top: box.scrollHeight });
+
+function toEnd() {
+  follows = true;
+  unseen = 0;
+  box.scrollTop = box.scrollHeight;
+}
 
 function lineView(line) {
   const at = new Date(line.time);
@@ -24,7 +32,6 @@ function lineView(line) {
 const gap = (words) => make("p", { class: "log-gap" }, words);
 
 function draw({ lines }) {
-  const follows = atEnd();
   let fresh = lines;
   const added = [];
   if (last !== null && lines.length) {
@@ -49,17 +56,28 @@ function draw({ lines }) {
 }
 
 function show() {
-  if (atEnd()) unseen = 0;
-  $("log-newest").hidden = atEnd();
+  $("log-newest").hidden = follows;
   $("log-newest").textContent = unseen ? `Newest lines (${unseen} new)` : "Newest lines";
-  const words = paused ? "Paused" : atEnd() ? "Following" : "New lines are added below";
+  const words = paused ? "Paused" : follows ? "Following" : "New lines are added below";
   if ($("log-state").textContent !== words) $("log-state").textContent = words;
 }
 
 const load = async () => (await ask(`v1/admin/log?level=${$("log-level").value}&lines=${TAIL}`)).answer;
 const reload = watch($("log"), () => (paused && last !== null ? { lines: [] } : load()), draw, () => (paused ? null : POLL_MS));
 
-box.addEventListener("scroll", show);
+box.addEventListener("scroll", () => {
+  if ($("log").hidden) return;
+  place = box.scrollTop;
+  follows = atEnd();
+  if (follows) unseen = 0;
+  show();
+});
+// A box that was hidden or has another size may have lost its place.
+new ResizeObserver(() => {
+  if ($("log").hidden) return;
+  if (follows) toEnd();
+  else box.scrollTop = place;
+}).observe(box);
 $("log-newest").addEventListener("click", () => {
   toEnd();
   show();
@@ -73,6 +91,7 @@ $("log-pause").addEventListener("click", () => {
 });
 $("log-level").addEventListener("change", () => {
   box.replaceChildren();
-  [last, unseen] = [null, 0];
+  last = null;
+  toEnd();
   reload();
 });

@@ -71,12 +71,25 @@ export function button(action, words, name, { quiet = true, busy = false } = {})
 
 // --- polling ---------------------------------------------------------------------------------------------------------
 
+/** Return words as sentences, also those of a message without a full stop. */
+function sentence(words) {
+  const first = words.charAt(0).toUpperCase() + words.slice(1);
+  return /[.!?]$/.test(first) ? first : `${first}.`;
+}
+
+/** Return the words for a failure, with what a visitor can do who may not manage the daemon. */
+export function advice(failure) {
+  const here = new URL(document.baseURI);
+  [here.hostname, here.hash] = ["127.0.0.1", ""];
+  const way = failure.status === 403 ? ` Open this page on the machine that the daemon runs on, as ${here.href}, or give the daemon an API key and enter it here.` : "";
+  return sentence(failure.message) + way;
+}
+
 /** Show an error in the panel's line for it, or none. Without the owner's rights nothing else of the panel is shown. */
 function report(panel, failure) {
   const refused = failure?.status === 403;
-  const advice = " Open this page on the machine that the daemon runs on, or give the daemon an API key and enter it here.";
   const line = $(`${panel.id}-problem`);
-  const words = failure ? failure.message + (refused ? advice : "") : "";
+  const words = failure ? advice(failure) : "";
   if (line.textContent !== words) line.textContent = words;
   line.hidden = !failure;
   if (refused || !failure) $(`${panel.id}-open`).hidden = refused;
@@ -137,7 +150,7 @@ export class Actions {
     } catch (failure) {
       if (!(failure instanceof Failure)) throw failure;
       if (failure.status === 401) dispatchEvent(new Event("locked"));
-      else this.errors.set(row, failure.message);
+      else this.errors.set(row, advice(failure));
       return null;
     } finally {
       this.busy.delete(row);

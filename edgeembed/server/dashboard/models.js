@@ -3,8 +3,8 @@
 import { $, announce, ask, bytes, make, whole } from "./page.js";
 import { Actions, button, confirmed, onButtons, pill, redraw, tag, watch } from "./manage.js";
 
-const BUSY_MS = 1000;
-const IDLE_MS = 5000;
+const BUSY_MS = 1500;
+const IDLE_MS = 10_000;
 
 let shown = null;
 let order = [];
@@ -25,6 +25,7 @@ function languageName(code) {
 }
 
 const list = (value) => (Array.isArray(value) ? value : value ? [value] : []);
+const purposes = (model) => list(model.purposes).flatMap((words) => words.split(/,\s*/));
 const installed = (model) => model.types.some((type) => type.installed);
 const plain = (name) => name.replace("LicenseRef-", "");
 const spoken = (model, type) => `${model.name} ${type.type}`;
@@ -58,7 +59,7 @@ function tell(pull) {
   announced.set(pull.spec, step);
   if (before === undefined || before === step) return;
   if (pull.state === "done") {
-    announce(`${pull.spec} is installed`);
+    announce(`${pull.installed ?? pull.spec} is installed`);
     dispatchEvent(new Event("changed"));
   } else if (pull.state === "failed") announce(`The download of ${pull.spec} failed`);
   else if (pull.state === "running" && step > 0 && step < 4) announce(`${pull.spec}: ${25 * step} per cent`);
@@ -96,14 +97,12 @@ function speedWords(type) {
 
 function typeFacts(type) {
   const fit = FITS[type.fits];
-  return make(
-    "div",
-    { class: "type-facts" },
-    make("span", {}, type.file_bytes ? `${bytes(type.file_bytes)} file` : "size unknown"),
-    make("span", {}, type.memory_bytes ? `${bytes(type.memory_bytes)} of memory` : "memory unknown"),
-    ...(fit ? [make("span", { class: "fit", "data-state": fit[0], title: type.fits_words ?? "" }, type.fits === "yes" ? fit[1] : type.fits_words || fit[1])] : []),
-    ...(speedWords(type) ? [make("span", {}, speedWords(type))] : []),
-  );
+  const words = type.fits === "yes" ? fit[1] : `${fit?.[1]}: ${type.fits_words}`;
+  const facts = [make("span", {}, type.file_bytes ? `${bytes(type.file_bytes)} file` : "size unknown")];
+  if (type.memory_bytes && (!fit || type.fits === "yes" || type.installed)) facts.push(make("span", {}, `${bytes(type.memory_bytes)} of memory`));
+  if (fit) facts.push(make("span", { class: "fit", "data-state": fit[0], title: type.fits_words }, words));
+  if (speedWords(type)) facts.push(make("span", {}, speedWords(type)));
+  return make("div", { class: "type-facts" }, ...facts);
 }
 
 function typeButtons(model, type) {
@@ -113,10 +112,10 @@ function typeButtons(model, type) {
   const words = (action, usual, during) => (verb === action ? during : usual);
   if (!type.installed) return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: false, busy })];
   const found = [];
-  if (type.damage) found.push(button("pull", words("pull", "Download again", "Starting…"), `Download ${name} again`, { quiet: false, busy }));
+  if (type.damage) found.push(button("pull", words("pull", "Download again", "Starting…"), `Download again: ${name}`, { quiet: false, busy }));
   else if (type.state === "loaded" || type.state === "unloading") found.push(button("unload", words("unload", "Unload", "Unloading…"), `Unload ${name}`, { busy: busy || type.state === "unloading" }));
   else found.push(button("load", type.state === "loading" || verb === "load" ? "Loading…" : "Load", `Load ${name}`, { busy: busy || type.state === "loading" }));
-  if (!type.default && !type.damage) found.push(button("default", words("default", "Set as default", "Setting…"), `Set ${name} as default`, { busy }));
+  if (!type.default && !type.damage) found.push(button("default", words("default", "Set as default", "Setting…"), `Set as default: ${name}`, { busy }));
   if (type.removable) found.push(button("delete", words("delete", "Delete", "Deleting…"), `Delete ${name}`, { busy }));
   return found;
 }
@@ -165,14 +164,13 @@ function modelCard(model, pulls) {
     make("h3", {}, model.name),
     make("p", { class: "faint" }, facts.filter(Boolean).join(" · ")),
   );
-  const purposes = list(model.purposes);
-  if (purposes.length) card.append(make("div", { class: "tags" }, ...purposes.map(tag)));
+  if (purposes(model).length) card.append(make("div", { class: "tags" }, ...purposes(model).map(tag)));
   if (model.summary) card.append(make("p", { class: "summary" }, model.summary));
   card.append(make("ul", { class: "types", "aria-label": `${model.name}, types` }, ...first.map(row)));
   if (more.length) {
     const open = opened.has(model.name);
     const words = `${more.length} more ${more.length === 1 ? "type" : "types"}`;
-    const toggle = make("button", { type: "button", class: "link", "data-do": "more", "data-key": "more", "aria-expanded": String(open), "aria-label": `${words} of ${model.name}` }, open ? "Fewer types" : words);
+    const toggle = make("button", { type: "button", class: "link", "data-do": "more", "data-key": "more", "aria-expanded": String(open), "aria-label": `${open ? "Fewer types" : words} of ${model.name}` }, open ? "Fewer types" : words);
     card.append(make("div", { "data-row": `more ${model.name}`, "data-key": "toggle" }, toggle));
     if (open) card.append(make("ul", { class: "types", "data-key": "others", "aria-label": `${model.name}, further types` }, ...more.map(row)));
   }
@@ -186,21 +184,21 @@ const notes = new Map();
 
 function matches(model) {
   const words = $("library-search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [model.name, model.summary, ...list(model.purposes), ...list(model.languages), model.license].join(" ").toLowerCase();
+  const text = [model.name, model.summary, ...purposes(model), ...list(model.languages).flatMap((code) => [code, languageName(code)]), model.license].join(" ").toLowerCase();
   const [purpose, language, which] = ["library-purpose", "library-language", "library-which"].map((name) => $(name).value);
   return (
     words.every((word) => text.includes(word)) &&
-    (!purpose || list(model.purposes).includes(purpose)) &&
+    (!purpose || purposes(model).includes(purpose)) &&
     (!language || list(model.languages).includes(language)) &&
     (which === "" || (which === "installed" ? installed(model) : which === "fits" ? model.types.some((type) => type.fits === "yes") : !installed(model)))
   );
 }
 
-/** Keep the order in which models were shown, so that no row moves away from under the pointer. */
+/** Keep the order in which models were shown, so that no row moves away from under the pointer; new ones come first. */
 function inOrder(models) {
   const rank = (model) => (model.types.some((type) => type.default) ? 0 : installed(model) ? 1 : 2);
   const known = new Map(order.map((name, index) => [name, index]));
-  const place = (model) => known.get(model.name) ?? order.length;
+  const place = (model) => known.get(model.name) ?? -1;
   const sorted = [...models].sort((a, b) => place(a) - place(b) || rank(a) - rank(b) || a.name.localeCompare(b.name, "en", { numeric: true }));
   order = sorted.map((model) => model.name);
   return sorted;
@@ -216,10 +214,10 @@ function options(name, first, values, words = (value) => value) {
 function draw(answer) {
   shown = answer;
   const free = answer.disk_free_bytes == null ? "" : `${bytes(answer.disk_free_bytes)} free on disk`;
-  const used = `models take ${bytes(answer.models_bytes)}${answer.folder ? ` in ${answer.folder}` : ""}`;
+  const used = `${answer.models_bytes ? `models take ${bytes(answer.models_bytes)}` : "models are kept"} in ${answer.folder}`;
   const memory = answer.memory_budget_bytes ? `loaded ones take ${bytes(answer.memory_bytes)} of ${bytes(answer.memory_budget_bytes)} of memory` : "";
   $("library-disk").textContent = [free, used, memory].filter(Boolean).join(" · ");
-  options("library-purpose", "Any purpose", answer.models.flatMap((model) => list(model.purposes)));
+  options("library-purpose", "Any purpose", answer.models.flatMap(purposes));
   options("library-language", "Any language", answer.models.flatMap((model) => list(model.languages)), languageName);
 
   const pulls = new Map();
@@ -280,9 +278,8 @@ async function act(action, row) {
     if (!(await confirmed(`Delete ${name}?`, `${size}It can be downloaded again.`, "Delete"))) return;
   }
   notes.delete(row);
-  const before = announced.get(spec);
-  if (action === "pull" && (before === "done" || before === "failed")) announced.delete(spec);
   const answer = await actions.run(row, action, `v1/admin/models/${ROUTES[action]}`, { model: spec }, `${name}: ${DONE[action]}`);
+  if (answer && action === "pull") announced.set(answer.spec, 0);
   if (answer) {
     const note = answer.types?.find((one) => id(one.spec) === row)?.note;
     if (note) notes.set(row, note);
@@ -293,19 +290,31 @@ async function act(action, row) {
 
 onButtons($("library-open"), act);
 
+let filtering = 0;
+
 for (const name of ["library-search", "library-purpose", "library-language", "library-which"]) {
   $(name).addEventListener("input", () => {
     order = [];
-    if (shown) draw(shown);
+    cancelAnimationFrame(filtering);
+    filtering = requestAnimationFrame(() => shown && draw(shown));
   });
 }
 $("library-filters").addEventListener("submit", (event) => event.preventDefault());
+
+/** Return the name of a model of the hub as `edgeembed pull` takes it, also for an address that was copied from the hub. */
+function ofHub(name) {
+  const repository = name.replace(/^(https?:\/\/)?(www\.)?(huggingface\.co|hf\.co)\//i, "hf:");
+  return /^[\w-][\w.-]*\/[\w.-]+(:[\w.-]+)?$/.test(repository) ? `hf:${repository}` : repository;
+}
 
 $("pull-other").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = $("pull-name").value.trim();
   if (!name) return;
-  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: name }, `${name}: Download started`);
-  if (answer && $("pull-name").value.trim() === name) $("pull-name").value = "";
+  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: ofHub(name) }, `${name}: Download started`);
+  if (answer) {
+    announced.set(answer.spec, 0);
+    $("pull-other").reset();
+  }
   await reload();
 });

@@ -1,6 +1,7 @@
 // The button in the header that pauses and resumes the daemon.
 
 import { $, Failure, announce, ask } from "./page.js";
+import { advice } from "./manage.js";
 
 let paused = false;
 let asking = false;
@@ -28,7 +29,7 @@ $("pause").addEventListener("click", async () => {
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) dispatchEvent(new Event("locked"));
-    else $("pause-error").textContent = failure.message;
+    else $("pause-error").textContent = advice(failure);
   } finally {
     asking = false;
   }

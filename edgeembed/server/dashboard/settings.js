@@ -1,7 +1,7 @@
 // The tab Settings: settings with their sources, API keys, allowed apps and pages, aliases, what the cache holds.
 
 import { $, Failure, KEY, announce, ask, bytes, make, whole } from "./page.js";
-import { Actions, button, confirmed, onButtons, redraw, tag, watch } from "./manage.js";
+import { Actions, advice, button, confirmed, onButtons, redraw, tag, watch } from "./manage.js";
 
 const RESTART_MS = 90_000;
 /** The row of the whole cache; no model has this name. */
@@ -77,7 +77,7 @@ function settingRow(setting) {
         make("label", { for: `edit-${name}` }, "Value"),
         field(setting),
         make("button", { type: "submit", "data-key": "save", "data-do": "save", "aria-label": `Save ${name}`, ...(busy ? { "aria-disabled": "true" } : {}) }, busy ? "Saving…" : "Save"),
-        button("cancel", "Cancel", `Do not change ${name}`),
+        button("cancel", "Cancel", `Cancel the change of ${name}`),
       ),
     );
   } else {
@@ -157,7 +157,7 @@ function drawCache(cache) {
     return plainRow("cache", one.model, [make("b", {}, name), make("span", { class: "faint" }, `${whole.format(one.rows)} vectors, ${bytes(one.bytes)}`)], one.model && { action: "cache-clear", words: "Clear", name: `Clear the cache of ${name}` });
   });
   const all = cache.rows || cache.memory_bytes;
-  if (all) rows.push(plainRow("cache", ALL, [make("b", {}, "All models"), make("span", { class: "faint" }, `${whole.format(cache.rows)} vectors`)], { action: "cache-clear", words: "Clear all", name: "Clear the cache of all models" }));
+  if (all) rows.push(plainRow("cache", ALL, [make("b", {}, "All models"), make("span", { class: "faint" }, `${whole.format(cache.rows)} vectors`)], { action: "cache-clear", words: "Clear all", name: "Clear all of the cache" }));
   redraw($("disk"), rows.length ? rows : none("The cache is empty."));
 }
 
@@ -329,7 +329,7 @@ $("restart-now").addEventListener("click", async () => {
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) dispatchEvent(new Event("locked"));
-    else $("restart-error").textContent = failure.message;
+    else $("restart-error").textContent = advice(failure);
   } finally {
     restarting = false;
     $("restart-now").removeAttribute("aria-disabled");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from edgeembed.common.admin_status import ModelType, OwnedModel, OwnedModels
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConflictError, ModelNotFoundError, RequestError, quoted
+from edgeembed.hub.catalogue import CatalogueEntry
 from edgeembed.hub.file_sizes import parameters
 from edgeembed.hub.other_names import meaning
 from edgeembed.hub.store import Store
@@ -28,7 +30,7 @@ from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.live_settings import LIVE
 from edgeembed.server.model_manager import MANAGER, pull_spec
 from edgeembed.server.owner import owned
-from edgeembed.server.responses import struct_response
+from edgeembed.server.responses import JSON_TYPE, struct_response
 
 _STATES = {"loading": "loading", "ready": "loaded", "failed": "failed", "unloading": "unloading"}
 """By the state of a model's slot."""
@@ -70,7 +72,8 @@ def add_to(app: web.Application) -> None:
 
 async def show_models(request: web.Request) -> web.Response:
     """List the models of the catalogue and all others that are installed, by type, and the downloads."""
-    return struct_response(await describe(request.app))
+    # A third of a megabyte: Python objects in between would take ten times as long.
+    return web.Response(body=msgspec.json.encode(await describe(request.app)), content_type=JSON_TYPE)
 
 
 async def pull(request: web.Request) -> web.Response:
@@ -205,33 +208,20 @@ class _View:
 
     def model(self, found: ModelOverview) -> OwnedModel:
         """Return a model of the catalogue or the store."""
-        entry, own = found.entry, found.installed
+        own = found.installed
+        if own is None:
+            return _not_installed(found, self._room, self._settings.context_tokens)
         types = tuple(self._type(found.name, each) for each in found.types)
-        if entry is None:
-            assert own is not None
-            return OwnedModel(
-                name=found.name,
-                title=found.name,
-                summary=own.source,
-                task=own.task,
-                license=own.license,
-                dimensions=own.dimensions if own.task == "embed" else None,
-                context=longest_text(self._settings.context_tokens, own.max_seq_length),
-                types=types,
-            )
+        if found.entry is not None:
+            return _offered(found.entry, types, self._settings.context_tokens)
         return OwnedModel(
-            name=entry.name,
-            title=entry.title,
-            summary=entry.description,
-            task=entry.task,
-            purposes=(entry.purpose,),
-            languages=tuple(entry.languages),
-            license=entry.license,
-            dimensions=(entry.token_dimensions or entry.dimensions) if entry.task == "embed" else None,
-            parameters=parameters(entry),
-            context=min(entry.context_tokens, longest_text(self._settings.context_tokens, entry.max_seq_length)),
-            in_catalogue=True,
-            default_type=entry.default_type,
+            name=found.name,
+            title=found.name,
+            summary=own.source,
+            task=own.task,
+            license=own.license,
+            dimensions=own.dimensions if own.task == "embed" else None,
+            context=longest_text(self._settings.context_tokens, own.max_seq_length),
             types=types,
         )
 
@@ -278,16 +268,11 @@ class _View:
         slot = self._slots.get(str(own.path)) if own else None
         loaded = slot is not None and slot.state in ("ready", "unloading")
         memory = slot.memory_bytes if slot and loaded and slot.memory_bytes else found.memory_bytes
-        fits, words = self._room.fit(found.memory_bytes)
         tuned = self._tuned.get(own.path) if own else None
         measured = next((each for each in tuned.measured if each.profile == tuned.profile), None) if tuned else None
-        return ModelType(
-            type=found.type,
-            spec=f"{name}:{found.type}",
-            file_bytes=found.file_bytes,
+        return replace(
+            _type(name, found, self._room),
             memory_bytes=memory,
-            fits=fits,
-            fits_words=words,
             installed=own is not None,
             state=_STATES[slot.state] if slot else "installed" if own else "not installed",
             reason=slot.reason if slot else None,
@@ -299,3 +284,42 @@ class _View:
             path=str(own.path) if own else None,
             removable=own is not None,
         )
+
+
+def _type(name: str, found: TypeOverview, room: Room) -> ModelType:
+    """Return a type that is not installed."""
+    fits, words = room.fit(found.memory_bytes)
+    return ModelType(
+        type=found.type,
+        spec=f"{name}:{found.type}",
+        file_bytes=found.file_bytes,
+        memory_bytes=found.memory_bytes,
+        fits=fits,
+        fits_words=words,
+    )
+
+
+def _offered(entry: CatalogueEntry, types: tuple[ModelType, ...], context_tokens: int) -> OwnedModel:
+    """Return a model of the catalogue. context_tokens: the setting."""
+    return OwnedModel(
+        name=entry.name,
+        title=entry.title,
+        summary=entry.description,
+        task=entry.task,
+        purposes=(entry.purpose,),
+        languages=tuple(entry.languages),
+        license=entry.license,
+        dimensions=(entry.token_dimensions or entry.dimensions) if entry.task == "embed" else None,
+        parameters=parameters(entry),
+        context=min(entry.context_tokens, longest_text(context_tokens, entry.max_seq_length)),
+        in_catalogue=True,
+        default_type=entry.default_type,
+        types=types,
+    )
+
+
+@functools.lru_cache(maxsize=512)  # nearly all of the catalogue, whenever the page asks
+def _not_installed(found: ModelOverview, room: Room, context_tokens: int) -> OwnedModel:
+    assert found.entry is not None
+    types = tuple(_type(found.name, each, room) for each in found.types)
+    return _offered(found.entry, types, context_tokens)

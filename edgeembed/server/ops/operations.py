@@ -5,7 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from edgeembed.common.admin_status import OwnedModel, OwnedModels, PullStatus
+from edgeembed.common.admin_status import (
+    AliasesStatus,
+    CacheStatus,
+    KeysStatus,
+    LogTail,
+    NewKey,
+    OriginsStatus,
+    OwnedModel,
+    OwnedModels,
+    PullStatus,
+    SettingsStatus,
+    SettingStatus,
+)
 from edgeembed.common.status import AdminStatus, DaemonStatus, EndingStatus, Health, ListedModel
 from edgeembed.server import dashboard, error_formats, responses
 from edgeembed.server.dialects import (
@@ -31,7 +43,7 @@ from edgeembed.server.dialects import (
     tokenize_path,
 )
 from edgeembed.server.fields import RowsField
-from edgeembed.server.ops import admin, admin_models, base_url
+from edgeembed.server.ops import admin, admin_access, admin_models, admin_names, admin_settings, base_url
 from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer, ModelsAnswer, OutputsAnswer
 
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
@@ -317,6 +329,21 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             *((action, OwnedModel) for action in ("load", "unload", "default", "delete")),
         )
     },
+    ("GET", "/v1/admin/settings"): Operation(_ADMIN, SettingsStatus, errors=(401, 403, 409, 500)),
+    ("POST", "/v1/admin/settings"): Operation(
+        _ADMIN, SettingStatus, admin_settings.SettingBody, _OWNS, {"name": "keep_alive", "value": "1h"}
+    ),
+    ("GET", "/v1/admin/keys"): Operation(_ADMIN, KeysStatus, errors=(401, 403, 409, 500)),
+    ("POST", "/v1/admin/keys"): Operation(_ADMIN, NewKey, admin_access.KeyBody, _OWNS, {"name": "notebook"}),
+    ("POST", "/v1/admin/keys/delete"): Operation(_ADMIN, KeysStatus, admin_access.KeyBody, _OWNS),
+    ("GET", "/v1/admin/aliases"): Operation(_ADMIN, AliasesStatus),
+    ("POST", "/v1/admin/aliases"): Operation(_ADMIN, AliasesStatus, admin_names.AliasBody, _OWNS),
+    ("GET", "/v1/admin/origins"): Operation(_ADMIN, OriginsStatus),
+    ("POST", "/v1/admin/origins"): Operation(
+        _ADMIN, OriginsStatus, admin_access.OriginsBody, _OWNS, {"origins": ["https://notes.example"]}
+    ),
+    ("GET", "/v1/admin/log"): Operation(_ADMIN, LogTail, errors=(400, 401, 403, 500)),
+    ("GET", "/v1/admin/cache"): Operation(_ADMIN, CacheStatus),
     ("POST", "/v1/admin/cache/clear"): Operation(
         _ADMIN, admin.ClearAnswer, admin.ClearBody, (400, 401, 403, 404, 413, 500), body_required=False
     ),
