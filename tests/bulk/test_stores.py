@@ -142,7 +142,7 @@ def test_vectors_of_another_model_are_refused(model: str, digest: str, dimension
         INFO.require_same_model(model, digest, dimensions, "sqlite:index.db#notes")
 
 
-def test_the_same_model_is_accepted_whether_its_digest_is_known_or_not() -> None:
+def test_the_same_model_is_accepted_with_and_without_its_digest() -> None:
     INFO.require_same_model("m", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("an alias of it", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("m", "", 2 * DIMENSIONS, "x")
