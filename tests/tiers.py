@@ -24,6 +24,7 @@ FIXTURES = {
 """Fixtures that tell the tier of each test that asks for them."""
 FOLDERS = {
     "autostart": "unit",
+    "background": "unit",
     "bulk": "unit",
     "cache": "unit",
     "chaos": "e2e",

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
@@ -18,6 +17,7 @@ from edgeembed import autostart
 from edgeembed.autostart.base import Autostart, ServiceManager
 from edgeembed.background.log_file import last_lines
 from edgeembed.background.process import LoggedDaemon, listener
+from edgeembed.background.report import Report
 from edgeembed.background.seen import Seen, inspect
 from edgeembed.client import ask, daemon_url
 from edgeembed.common.logs import LOG_FILE
@@ -32,32 +32,23 @@ MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
 BAD_SETTINGS = 2
 """Exit status of `edgeembed` for unusable settings."""
+END_LINES = 20
+"""Lines of a log in which the reason of the end is looked for."""
+RECENT_SECONDS = 60.0
+"""An older log is another daemon's."""
 LAST_WORDS = 4
 """Lines of the log that are shown when the daemon has ended by itself."""
-
-
-class Report(Protocol):
-    """Takes what happens, for people."""
-
-    def __call__(self, line: str) -> None:
-        """Take one line."""
-
-    def stage(self, what: str) -> None:
-        """Take what is done now; called often."""
-
-    def clear(self) -> None:
-        """Forget the stage: it is over."""
 
 
 class Background:
     """The daemon at the address of the settings."""
 
-    def __init__(self, resolved: Resolved, flags: Sequence[str], report: Report) -> None:
+    def __init__(self, resolved: Resolved, flags: Sequence[str], report: Report | None = None) -> None:
         """Prepare. flags: those of `edgeembed serve`, for a daemon that has to be started."""
         self._resolved = resolved
         self._settings = resolved.settings
         self._flags = flags
-        self.report = report
+        self.report = report or Report()
         self.autostart: Autostart | None = None
         """What starts it at login on this system; None if there is no such thing."""
         with contextlib.suppress(ConfigError):  # under sudo, or on an unknown system
@@ -291,6 +282,17 @@ class Background:
         except (OSError, subprocess.TimeoutExpired):
             return []
         return done.stdout.splitlines()
+
+    def words_of_ended(self) -> list[str]:
+        """Return the end of the log of a daemon that ended a moment ago and is not our child; none if nobody kept it."""
+        manager = self.last_manager()
+        managed = manager.inspect() if manager else None
+        if manager is not None and managed is not None and managed.state in ("failed", "restarting"):
+            return self.last_words(manager, END_LINES)
+        with contextlib.suppress(OSError):
+            if time.time() - self.log_file.stat().st_mtime < RECENT_SECONDS:
+                return last_lines(self.log_file, END_LINES)
+        return []
 
 
 def _ended(what: str, lines: Sequence[str], status: int) -> EdgeEmbedError:

@@ -21,6 +21,7 @@ import msgspec
 from edgeembed.bulk.computed import Computed
 from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder
 from edgeembed.client import error_of
+from edgeembed.common.installation import find_installation
 from edgeembed.common.progress import ReportLine
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
@@ -240,7 +241,7 @@ def import_ray() -> Any:
         import ray
         import ray.exceptions
     except ImportError as error:
-        raise ConfigError(f"--engine ray needs Ray ({error}): pip install 'edgeembed[ray]'") from error
+        raise ConfigError(f"--engine ray needs Ray ({error}): {find_installation().add('ray')}") from error
     return ray
 
 

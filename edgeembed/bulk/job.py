@@ -41,6 +41,8 @@ MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
 REQUESTS_PER_SHARD = 16
 """At least, for a full shard; where many concurrent requests keep the embedder busy, more shards are computed at a time."""
+HOPELESS_ROWS = 1000
+"""A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
 _WORDS_PER_REQUEST = 1024
 
 
@@ -326,12 +328,16 @@ class _Run:
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
 
-        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for them.
+        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for
+        them, and a new one does not reject every row of large inputs.
         """
-        if self._work.began:
-            if not first.rows:
-                reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
-                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.title} is kept")
+        began = self._work.began
+        if not first.rows and (began or len(first.refused) >= HOPELESS_ROWS):
+            refused = first.refused[0]
+            rows = f"none of the first {len(first.refused):,} rows can be embedded"
+            kept = f"; the unfinished job of {self._job.output.title} is kept" if began else ""
+            raise ConfigError(f"{rows}, the first ({refused.where}) because: {refused.reason}{kept}")
+        if began:
             self._job.output.clear_work()
         manifest = msgspec.structs.replace(
             self._expected,

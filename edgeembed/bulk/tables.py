@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeembed.bulk.lines import choose_column
 from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject, id_of
+from edgeembed.common.installation import find_installation
 from edgeembed.errors import ConfigError
 
 BATCH_ROWS = 1024
@@ -21,7 +22,7 @@ def import_pyarrow() -> ModuleType:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        raise ConfigError("Parquet and Arrow files need pyarrow: pip install 'edgeembed[bulk]'") from error
+        raise ConfigError(f"Parquet and Arrow files need pyarrow: {find_installation().add('bulk')}") from error
     module: ModuleType = pyarrow
     return module
 

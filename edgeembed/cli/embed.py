@@ -222,7 +222,6 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     """Print a JSON object for each text, or for each line of standard input."""
     import asyncio
     import itertools
-    import os
     from collections.abc import Iterator
 
     import orjson
@@ -230,7 +229,7 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     from edgeembed.bulk.computed import fields_of
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.embedding import TEXTS_PER_REQUEST
-    from edgeembed.bulk.inputs import looks_like_file
+    from edgeembed.bulk.inputs import require_texts
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.errors import ConfigError
 
@@ -243,14 +242,8 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     for flag, given in for_files.items():
         if given:
             raise ConfigError(f"{flag} is for whole files; name an output file with -o")
-    for text in () if flags.literal else texts:
-        if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
-            raise ConfigError(
-                f"{text} is a file; to embed its content, name an output file, as in -o vectors.parquet; to embed its name, "
-                "add --text"
-            )
-        if looks_like_file(text):
-            raise ConfigError(f"no such file: {text}; if it is a text and no file's name, add --text")
+    if not flags.literal:
+        require_texts(texts, "to embed its content, name an output file, as in -o vectors.parquet")
 
     def lines() -> Iterator[str]:
         for text in texts:

@@ -40,7 +40,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Inspect, fill, transfer and clear the cache of vectors."),
     "autostart": ("edgeembed.cli.autostart", "autostart", "Start the daemon when you log in."),
-    "update": ("edgeembed.cli.update", "update", "Say whether there is a newer version, and how to get it."),
+    "update": ("edgeembed.cli.update", "update", "Show whether there is a newer version, and how to get it."),
     "completion": ("edgeembed.cli.completion", "completion", "Print a script for completion in your shell."),
 }
 

@@ -29,9 +29,10 @@ _SECTIONS = {
 
 _CLIENT_HELP = {
     "model": "Model to use: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file.",
-    "host": "Address of the daemon.",
-    "port": "Port of the daemon.",
-    "uds": "Unix socket of the daemon, instead of host and port.",
+    "host": "Address at which to ask the daemon.",
+    "port": "Port at which to ask the daemon.",
+    "uds": "Unix socket at which to ask the daemon, instead of host and port.",
+    "grace_period": "Seconds that running requests get to finish before the daemon is killed (and 5 more).",
     "offline": "Do not use the network; the model must be installed.",
 }
 """Help texts of settings whose description is meant for the daemon, in the commands that use it."""

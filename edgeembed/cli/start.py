@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgeembed.background.report import Report
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
-    from edgeembed.background.control import Background, Report
+    from edgeembed.background.control import Background
     from edgeembed.background.seen import Seen
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ def wait_for(act: Callable[[], T], report: Report) -> T:
         report.clear()
 
 
-class StageLine:
+class StageLine(Report):
     """Prints what happens to standard error: the stage as one line that is rewritten on a terminal."""
 
     def __init__(self) -> None:

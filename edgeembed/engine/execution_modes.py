@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
 from typing import Literal
 
 from edgeembed.engine.causes import Cause
+from edgeembed.engine.llama_package import find_distribution
 
 
 class ModeUnavailableError(Exception):
@@ -45,8 +45,6 @@ PORTABLE_CPU_MODES = (*CPU_MODES, CPU_OLDEST)
 
 def cpu_modes() -> tuple[ExecutionMode, ...]:
     """Return the CPU modes of the installed build of llama.cpp, fastest first."""
-    try:
-        files = distribution("llama-cpp-python").files or ()
-    except PackageNotFoundError:
-        files = ()
+    found = find_distribution()
+    files = (found.files if found else None) or ()
     return PORTABLE_CPU_MODES if any("ggml-cpu-" in file.name for file in files) else CPU_MODES

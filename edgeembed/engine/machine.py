@@ -6,11 +6,11 @@ import hashlib
 import math
 import os
 import platform
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from edgeembed.common import cgroups
 from edgeembed.engine import kernels
+from edgeembed.engine.llama_package import find_distribution
 
 
 def machine_fingerprint() -> str:
@@ -31,9 +31,8 @@ def build_fingerprint() -> str:
 
     The daemon must not import the library, so the digests are those that the installer recorded.
     """
-    try:
-        found = distribution("llama-cpp-python")
-    except PackageNotFoundError:
+    found = find_distribution()
+    if found is None:
         return "none"
     record = found.read_text("RECORD") or ""
     return f"{found.version}-{hashlib.sha256(record.encode()).hexdigest()[:12]}-{kernels.fingerprint()}"

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
+from edgeembed.engine.llama_package import DISTRIBUTION, VENDORED, find_distribution
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"\bextra\s*==")
 
@@ -27,6 +29,8 @@ def dependencies(root: str) -> list[Dependency]:
     """
     found: dict[str, Dependency] = {}
     waiting = [(root, True)]
+    if VENDORED.is_dir():
+        waiting.append((DISTRIBUTION, False))  # it is inside edgeembed's wheel, whose metadata cannot require it
     seen: set[str] = set()
     while waiting:
         name, with_extras = waiting.pop()
@@ -34,9 +38,7 @@ def dependencies(root: str) -> list[Dependency]:
         if key in seen:
             continue
         seen.add(key)
-        try:
-            package = distribution(name)
-        except PackageNotFoundError:
+        if (package := _find(key)) is None:
             continue  # for another system, or an extra that is not installed
         found[key] = Dependency(package.metadata["Name"], package.version, _license(package))
         for requirement in package.requires or []:
@@ -49,10 +51,17 @@ def dependencies(root: str) -> list[Dependency]:
 
 def license_of(package: str) -> str:
     """Return the licence of an installed package; "unknown" if it states none or is not installed."""
+    found = _find(package)
+    return _license(found) if found else "unknown"
+
+
+def _find(name: str) -> Distribution | None:
+    if name == DISTRIBUTION:
+        return find_distribution()
     try:
-        return _license(distribution(package))
+        return distribution(name)
     except PackageNotFoundError:
-        return "unknown"
+        return None
 
 
 def _license(package: Distribution) -> str:

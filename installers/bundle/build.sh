@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # Builds the self-contained tarball: a Python, every package and a llama.cpp for all processors, in one folder.
 #
-#   installers/bundle/build.sh FOLDER [LLAMA_WHEEL]
+#   installers/bundle/build.sh FOLDER [WHEEL]
 #
 # FOLDER receives edgeembed-VERSION-linux-ARCH.tar.xz. PYTHON names the interpreter to bundle (3.11 or later, with its dynamic
-# libraries), LLAMA_WHEEL is the result of build-llama.sh. Needs: apt install g++ patchelf git xz-utils. The tarball needs a
-# glibc at least as new as here, so build on the oldest system to support.
+# libraries), WHEEL is the result of installers/wheel/build.sh; by default that script runs first. Needs: apt install patchelf
+# xz-utils, and what that script needs. The tarball needs a glibc at least as new as here, because of its Python, so build on the
+# oldest system to support.
 set -euo pipefail
 
 installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source_tree=$(dirname "$installers")
-folder=${1:?"usage: $0 FOLDER [LLAMA_WHEEL]"}
+folder=${1:?"usage: $0 FOLDER [WHEEL]"}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 python=${PYTHON:-python3}
 wheel=${2:-}
 if [[ -z $wheel ]]; then
-  PYTHON=$python "$installers/bundle/build-llama.sh" "$folder/wheels"
-  wheel=$(ls "$folder"/wheels/llama_cpp_python-*.whl)
+  wheel=$(PYTHON=$python "$installers/wheel/build.sh" "$folder/wheels" | tail -n 1)
 fi
 
 name=edgeembed-$("$python" "$installers/metadata.py" version)-linux-$(uname -m)
@@ -35,9 +35,7 @@ base=$("$python" -c 'import sys; print(sys._base_executable)')
 library=$("$base" -c 'import sysconfig; print(sysconfig.get_config_var("LIBDIR"))')
 inside=("env" "LD_LIBRARY_PATH=$library" "$home/bin/python3")
 "${inside[@]}" -m ensurepip >/dev/null
-mkdir "$work/source"
-cp -r "$source_tree"/{pyproject.toml,README.md,LICENSE,edgeembed,convert,models} "$work/source"
-"${inside[@]}" -m pip install --quiet --no-compile "$wheel" "$work/source[tray]"
+"${inside[@]}" -m pip install --quiet --no-compile "$(realpath "$wheel")[bulk,documents,sqlite,tray]"
 
 share=$bundle/share
 "${inside[@]}" "$installers/manpages.py" "$share/man/man1"

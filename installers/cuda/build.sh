@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds the llama-cpp-python wheel for machines with an NVIDIA GPU. Without a GPU, the same wheel uses the CPU.
+# Builds the release wheel for machines with an NVIDIA GPU. Without a GPU, the same wheel uses the CPU.
 #
-#   installers/cuda/build.sh --arch "80;86;89;90" FOLDER      writes llama_cpp_python-*+cu*.whl to FOLDER
+#   installers/cuda/build.sh --arch "80;86;89;90" FOLDER      writes edgeembed-VERSION+cu*.whl to FOLDER
 #
 #   --arch LIST     compute capabilities times ten (75 Turing, 80 A100, 86 RTX 30, 89 RTX 40, 90 H100, 120 RTX 50). Machine code for
 #                   each; for the last one also PTX, which later GPUs compile when they load it, unless written as NN-real
-#   --wheel FILE    a wheel of bundle/build-llama.sh to add the CUDA module to; by default it is built first
+#   --wheel FILE    a wheel of wheel/build.sh to add the CUDA module to; by default it is built first
 #   --work FOLDER   build folder; an interrupted build resumes with the same command and folder
 #   --module-only   compile the CUDA module and stop
 #
@@ -79,7 +79,7 @@ cmake -S "$work/source/vendor/llama.cpp" -B "$work/build" -G Ninja -DCMAKE_BUILD
   -DCMAKE_CUDA_COMPILER="$(command -v "$nvcc")" -DCMAKE_CUDA_ARCHITECTURES="$targets" \
   -DCUDA_cublas_LIBRARY="$libraries/lib/libcublas.so.$major" -DCUDA_cublasLt_LIBRARY="$libraries/lib/libcublasLt.so.$major" \
   -DCMAKE_C_FLAGS="-I$libraries/include" -DCMAKE_CXX_FLAGS="-I$libraries/include" -DCMAKE_CUDA_FLAGS="-I$libraries/include" \
-  -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../../nvidia/cu$major/lib"
+  -DCMAKE_BUILD_WITH_INSTALL_RPATH=ON "-DCMAKE_INSTALL_RPATH=\$ORIGIN;\$ORIGIN/../../../../../nvidia/cu$major/lib;\$ORIGIN/../../nvidia/cu$major/lib"
 cmake --build "$work/build" --target ggml-cuda --parallel "${JOBS:-2}"
 
 module=$work/libggml-cuda.so
@@ -89,7 +89,6 @@ du -h --apparent-size "$module"
 [ -z "$module_only" ] || exit 0
 
 if [ -z "$wheel" ]; then
-  "$here/../bundle/build-llama.sh" "$work/portable"
-  wheel=$(ls "$work"/portable/llama_cpp_python-*.whl)
+  wheel=$("$here/../wheel/build.sh" --work "$work/portable" "$work/wheels" | tail -n 1)
 fi
-"$work/tools/bin/python" "$here/../add_module.py" "$wheel" "$module" "cu$major$minor" "$folder"
+"$work/tools/bin/python" "$here/../wheel/add_module.py" "$wheel" "$module" "cu$major$minor" "$folder"

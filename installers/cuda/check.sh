@@ -7,7 +7,6 @@
 # Uses a temporary virtual environment; pip downloads NVIDIA's libraries (400 MB) into it. PYTHON sets the interpreter.
 # Exits with status 0 if all daemons responded.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 usage="usage: $0 WHEEL MODEL.gguf"
 wheel=$(realpath -e "${1:?$usage}") model=$(realpath -e "${2:?$usage}")
 work=$(mktemp -d) daemon=''
@@ -19,10 +18,7 @@ trap clean EXIT
 export EDGEEMBED_HOME=$work/home
 
 "${PYTHON:-python3}" -m venv "$work/venv"
-# edgeembed's pin accepts this wheel, so pip does not search for another one.
-mkdir "$work/source"
-(cd "$here/../.." && cp -r pyproject.toml README.md LICENSE edgeembed convert models "$work/source")
-"$work/venv/bin/pip" install -q "$wheel" "$work/source"
+"$work/venv/bin/pip" install -q "$wheel"
 site=$("$work/venv/bin/python" -c "import sysconfig; print(sysconfig.get_paths()['purelib'])")
 
 serves() {

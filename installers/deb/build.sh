@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Builds the Debian package for this machine's release and architecture.
 #
-#   installers/deb/build.sh FOLDER [LLAMA_WHEEL]
+#   installers/deb/build.sh FOLDER [WHEEL]
 #
-# FOLDER receives edgeembed_VERSION_ARCH.deb. LLAMA_WHEEL is the result of installers/bundle/build-llama.sh; by default that script
-# runs first. Needs: apt install g++ dpkg-dev fakeroot python3-venv git. The package contains a virtual environment
-# for the release's Python in /usr/lib/edgeembed, so installing it downloads nothing. DEBFULLNAME and DEBEMAIL set the
-# maintainer; COMPRESSION=0 builds faster.
+# FOLDER receives edgeembed_VERSION_ARCH.deb. WHEEL is the result of installers/wheel/build.sh; by default that script runs first.
+# Needs: apt install dpkg-dev fakeroot python3-venv, and what that script needs. The package contains a virtual environment for the
+# release's Python in /usr/lib/edgeembed, so installing it downloads nothing. DEBFULLNAME and DEBEMAIL set the maintainer;
+# COMPRESSION=0 builds faster.
 set -euo pipefail
 
 installers=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source_tree=$(dirname "$installers")
-folder=${1:?"usage: $0 FOLDER [LLAMA_WHEEL]"}
+folder=${1:?"usage: $0 FOLDER [WHEEL]"}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 python=/usr/bin/python3
@@ -19,12 +19,11 @@ python=/usr/bin/python3
 if [[ -z ${FAKEROOTKEY:-} ]]; then
   # Files in a package belong to root. The compiler runs before, because fakeroot would slow it down.
   if [[ -z ${2:-} ]]; then
-    PYTHON=$python "$installers/bundle/build-llama.sh" "$folder/wheels"
-    set -- "$folder" "$(ls "$folder"/wheels/llama_cpp_python-*.whl)"
+    set -- "$folder" "$(PYTHON=$python "$installers/wheel/build.sh" "$folder/wheels" | tail -n 1)"
   fi
   exec fakeroot "$0" "$folder" "$(realpath "$2")"
 fi
-llama_wheel=$2
+wheel=$2
 
 version=$("$python" "$installers/metadata.py" debian-version)
 architecture=$(dpkg --print-architecture)
@@ -38,11 +37,8 @@ mkdir -p "$root/DEBIAN" "$home"
 # --- the environment ----------------------------------------------------------------------------------------------------
 
 "$python" -m venv --symlinks "$home"
-# A copy, because setuptools creates folders in the source tree.
-mkdir "$work/source"
-cp -r "$source_tree"/{pyproject.toml,README.md,LICENSE,edgeembed,convert,models} "$work/source"
 "$home/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile --upgrade pip
-"$home/bin/python" -m pip install --quiet --no-compile "$llama_wheel" "$work/source[tray]"
+"$home/bin/python" -m pip install --quiet --no-compile "${wheel}[bulk,documents,sqlite,tray]"
 
 share=$root/usr/share
 "$home/bin/python" "$installers/manpages.py" "$share/man/man1"

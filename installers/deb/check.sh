@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Debian package and tests it in a chroot: install, serve, upgrade, remove, purge, lintian.
 #
-#   sudo installers/deb/check.sh FOLDER [LLAMA_WHEEL]
+#   sudo installers/deb/check.sh FOLDER [WHEEL]
 #
 # FOLDER keeps the packages and the minimal system for later runs. Needs, besides the requirements of build.sh: apt install
 # debootstrap lintian. The chroot has its own mounts and processes, but this machine's network: packages and a small model are
@@ -10,7 +10,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source_tree=$(cd "$here/../.." && pwd)
-folder=${1:?"usage: $0 FOLDER [LLAMA_WHEEL]"}
+folder=${1:?"usage: $0 FOLDER [WHEEL]"}
 port=${CHECK_PORT:-18327}
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
@@ -104,8 +104,7 @@ fi
 
 wheel=${2:-}
 if [[ -z $wheel ]]; then
-  PYTHON=/usr/bin/python3 "$source_tree/installers/bundle/build-llama.sh" "$folder/wheels"
-  wheel=$(ls "$folder"/wheels/llama_cpp_python-*.whl)
+  wheel=$(PYTHON=/usr/bin/python3 "$source_tree/installers/wheel/build.sh" "$folder/wheels" | tail -n 1)
 fi
 
 say "build this version and a later one"

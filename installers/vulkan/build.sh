@@ -2,7 +2,7 @@
 # Builds llama.cpp's module for graphics cards of all makers, with Vulkan: libggml-vulkan.so. It needs no card and no driver.
 #
 #   installers/vulkan/build.sh FOLDER                     writes libggml-vulkan.so to FOLDER
-#   installers/vulkan/build.sh --install                  puts it into the llama-cpp-python of $PYTHON
+#   installers/vulkan/build.sh --install                  puts it into the llama.cpp of $PYTHON's edgeembed
 #   installers/vulkan/build.sh --wheel FILE FOLDER        writes that wheel with the module to FOLDER
 #
 #   --headers FOLDER       folder that has vulkan/vulkan.hpp, instead of the system's
@@ -51,12 +51,18 @@ pinned=${requirement##*==}
 if [ -n "$install" ]; then
   target=$("$python" - "$pinned" <<'PYTHON'
 import importlib.metadata, importlib.util, pathlib, sys
-spec = importlib.util.find_spec("llama_cpp")
-if spec is None or not spec.submodule_search_locations:
+try:  # the copy inside a release wheel, or the installed one
+    from edgeembed.engine import llama_package
+    folder, package = llama_package.package_folder(), llama_package.find_distribution()
+except ImportError:
+    spec = importlib.util.find_spec("llama_cpp")
+    folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
+    package = importlib.metadata.distribution("llama-cpp-python") if folder else None
+if folder is None or package is None:
     sys.exit(f"{sys.executable} has no llama-cpp-python: install edgeembed there first, or set PYTHON")
-if (found := importlib.metadata.version("llama-cpp-python").partition("+")[0]) != sys.argv[1]:
+if (found := package.version.partition("+")[0]) != sys.argv[1]:
     sys.exit(f"{sys.executable} has llama-cpp-python {found}; the module is for {sys.argv[1]}")
-print(pathlib.Path(next(iter(spec.submodule_search_locations)), "lib"))
+print(pathlib.Path(folder, "lib"))
 PYTHON
   )
   [ -w "$target" ] || die "$target is not writable"
@@ -136,7 +142,7 @@ if [ -n "$install" ]; then
 fi
 [ -n "$folder" ] || exit 0
 if [ -n "$wheel" ]; then
-  "$python" "$here/../add_module.py" "$wheel" "$module" vulkan "$folder"
+  "$python" "$here/../wheel/add_module.py" "$wheel" "$module" vulkan "$folder"
 else
   install -m644 "$module" "$folder"
   echo "$folder/libggml-vulkan.so"

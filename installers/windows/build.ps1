@@ -29,7 +29,7 @@ if (-not $iscc) { throw "Inno Setup 6 is not installed: choco install innosetup"
 Invoke-Program python -m venv "$Folder\venv"
 $python = "$Folder\venv\Scripts\python.exe"
 
-# As in bundle/build-llama.sh: one module for each generation of processors, next to the library.
+# As in wheel/llama.sh: one module for each generation of processors, next to the library.
 $env:CMAKE_ARGS = "-DGGML_BACKEND_DL=ON -DGGML_NATIVE=OFF -DGGML_CPU_ALL_VARIANTS=ON -DLLAVA_BUILD=OFF -DCMAKE_INSTALL_BINDIR=llama_cpp/lib"
 Invoke-Program $python -m pip wheel --no-deps --no-cache-dir --no-binary llama-cpp-python --wheel-dir "$Folder\wheels" `
   --config-settings "wheel.exclude=lib/**;include/**;bin/**" $llama

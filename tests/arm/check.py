@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         return 2
     folder, *models = map(Path, arguments)
     interpreter = next((folder / "sysroot/usr/bin").glob("python3.*"))
-    packages = os.pathsep.join([str(folder / "packages"), str(ROOT)])
+    packages = str(folder / "packages")  # the wheel's edgeembed, not the one beside this file
     wrong = 0
     print("| file | processor | module | least cosine to this machine | |\n|---|---|---|---|---|")
     for model in models:

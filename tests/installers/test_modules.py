@@ -36,10 +36,10 @@ def make_wheel(folder: Path, *, modules: bool = True) -> Path:
 def test_pip_installs_the_wheel_with_two_modules_and_their_requirements(tmp_path: Path) -> None:
     module = tmp_path / "libggml-cuda.so"
     module.write_bytes(b"cuda kernels")
-    first = load("add_module.py").add_module(make_wheel(tmp_path), module, "cu130", tmp_path / "out")
+    first = load("wheel/add_module.py").add_module(make_wheel(tmp_path), module, "cu130", tmp_path / "out")
     assert first.name == "llama_cpp_python-0.3.36+cu130-py3-none-linux_x86_64.whl"
     module.write_bytes(b"vulkan kernels")
-    made = load("add_module.py").add_module(first, module, "vulkan", tmp_path / "out")
+    made = load("wheel/add_module.py").add_module(first, module, "vulkan", tmp_path / "out")
     assert made.name == "llama_cpp_python-0.3.36+cu130.vulkan-py3-none-linux_x86_64.whl"
     # Works on other platforms, too: nothing in it is run.
     options = ["--no-deps", "--no-index", "--quiet", "--target", str(tmp_path / "site")]
@@ -59,7 +59,7 @@ def test_pip_installs_the_wheel_with_two_modules_and_their_requirements(tmp_path
 
 
 def test_a_module_that_is_added_again_replaces_the_first_one(tmp_path: Path) -> None:
-    module, add = tmp_path / "libggml-vulkan.so", load("add_module.py").add_module
+    module, add = tmp_path / "libggml-vulkan.so", load("wheel/add_module.py").add_module
     module.write_bytes(b"old kernels")
     first = add(make_wheel(tmp_path), module, "vulkan", tmp_path / "first")
     module.write_bytes(b"new kernels")
@@ -74,9 +74,9 @@ def test_a_module_that_is_added_again_replaces_the_first_one(tmp_path: Path) -> 
 
 def test_a_wheel_that_does_not_load_modules_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not load modules"):
-        load("add_module.py").add_module(make_wheel(tmp_path, modules=False), tmp_path / "x", "cu130", tmp_path)
+        load("wheel/add_module.py").add_module(make_wheel(tmp_path, modules=False), tmp_path / "x", "cu130", tmp_path)
     with pytest.raises(ValueError, match="invalid label 'rocm'"):
-        load("add_module.py").add_module(make_wheel(tmp_path), tmp_path / "x", "rocm", tmp_path)
+        load("wheel/add_module.py").add_module(make_wheel(tmp_path), tmp_path / "x", "rocm", tmp_path)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a recipe for bash")

@@ -6,7 +6,6 @@ driver ends that process, this is a result, too.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.child_environment import child_environment
 from edgeembed.engine.gpu.nvidia import NvidiaFacts
 from edgeembed.engine.gpu.vulkan import VISIBLE_VARIABLE, VulkanFacts
+from edgeembed.engine.llama_package import package_folder
 
 INVENTORY_COMMAND = (sys.executable, "-P", "-m", "edgeembed.engine.llama.devices")
 INVENTORY_SECONDS = 20.0
@@ -108,10 +108,8 @@ def library_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     """Return the folder of llama.cpp's libraries, without importing it; None when llama-cpp-python is not installed."""
     if other := environ.get(LIBRARY_VARIABLE):
         return Path(other)
-    found = importlib.util.find_spec("llama_cpp")
-    if found is None or not found.submodule_search_locations:
-        return None
-    return Path(next(iter(found.submodule_search_locations))) / "lib"
+    package = package_folder()
+    return package / "lib" if package else None
 
 
 def gpu_libraries(folder: Path | None) -> list[Path]:

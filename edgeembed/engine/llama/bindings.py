@@ -6,29 +6,28 @@ need none of it, so an empty module takes the package's place while they are imp
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-_PACKAGE = "llama_cpp"
+from edgeembed.engine.llama_package import PACKAGE, find_package
 
 
 def _empty_package(spec: ModuleSpec) -> ModuleType:
-    package = ModuleType(_PACKAGE)
+    package = ModuleType(PACKAGE)
     package.__spec__ = spec
     package.__path__ = list(spec.submodule_search_locations or [])
     return package
 
 
-_spec = importlib.util.find_spec(_PACKAGE) if _PACKAGE not in sys.modules else None
+_spec = find_package() if PACKAGE not in sys.modules else None
 if _spec is not None:
-    sys.modules[_PACKAGE] = _empty_package(_spec)
+    sys.modules[PACKAGE] = _empty_package(_spec)
 try:
     import llama_cpp.llama_cpp as lib
 finally:
     if _spec is not None:
         # Other code in this process, such as a test, may import the whole package.
-        del sys.modules[_PACKAGE]
+        del sys.modules[PACKAGE]
 
 __all__ = ["lib"]

@@ -11,6 +11,7 @@ from typing import Any
 from edgeembed.engine.causes import Cause, cause_in_foreign_text
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.ggml import LOG_CONTINUED, LOG_DEBUG, LOG_ERROR, LOG_INFO, LOG_WARN
+from edgeembed.engine.llama_package import find_distribution
 
 
 def _installed_version() -> str:
@@ -18,9 +19,8 @@ def _installed_version() -> str:
     names = [folder.name for folder in Path(lib.__file__).parents[1].glob("llama_cpp_python-*.dist-info")]
     if len(names) == 1:
         return names[0].removesuffix(".dist-info").partition("-")[2]
-    from importlib.metadata import version
-
-    return version("llama-cpp-python")
+    found = find_distribution()
+    return found.version if found else "unknown"
 
 
 LLAMA_CPP_PYTHON = _installed_version()

@@ -322,7 +322,7 @@ function overview(status) {
           ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
           ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
         ])
-      : [make("p", { class: "faint" }, "The cache is off.")]),
+      : facts([["state", "off"]])),
   );
 }
 
@@ -464,7 +464,7 @@ function lose() {
   $("memory-words").textContent = "";
   $("memory").replaceChildren();
   for (const id of ["models", "vectors"]) fill(id, [], "Unknown: the daemon does not answer.");
-  $("cache").replaceChildren(make("p", { class: "faint" }, "Unknown: the daemon does not answer."));
+  $("cache").replaceChildren(...facts([["state", "unknown"]]));
   notify(`${why}${back} This page goes on by itself when it is back.`);
 }
 

@@ -292,13 +292,13 @@ onButtons($("library-open"), act);
 
 let filtering = 0;
 
-for (const name of ["library-search", "library-purpose", "library-language", "library-which"]) {
-  $(name).addEventListener("input", () => {
-    order = [];
-    cancelAnimationFrame(filtering);
-    filtering = requestAnimationFrame(() => shown && draw(shown));
-  });
+function filter() {
+  order = [];
+  cancelAnimationFrame(filtering);
+  filtering = requestAnimationFrame(() => shown && draw(shown));
 }
+// Not everything that changes a select sends both.
+for (const event of ["input", "change"]) $("library-filters").addEventListener(event, filter);
 $("library-filters").addEventListener("submit", (event) => event.preventDefault());
 
 /** Return the name of a model of the hub as `edgeembed pull` takes it, also for an address that was copied from the hub. */

@@ -9,6 +9,8 @@ const ALL = "*";
 
 let shown = null;
 let editing = null;
+/** What the daemon said about the last change of a list, such as that a flag goes before it. */
+const notes = new Map();
 const actions = new Actions(() => shown && draw(shown));
 
 // --- values ----------------------------------------------------------------------------------------------------------
@@ -126,18 +128,19 @@ function plainRow(list, name, parts, remove, why = "") {
 const none = (words) => [make("li", { class: "faint", "data-key": "" }, words)];
 const code = (words) => make("code", {}, words);
 
-function drawKeys({ keys, note }) {
+function drawKeys({ keys }) {
   const open = "No keys: every program of this machine may use and manage the daemon, and nobody else.";
-  $("keys-words").textContent = [keys.length ? "Who has one of these keys may use and manage the daemon." : open, note].filter(Boolean).join(" ");
+  $("keys-words").textContent = keys.length ? "Who has one of these keys may use and manage the daemon." : open;
   const rows = keys.map((key) =>
     plainRow("key", key.name, [make("b", {}, key.name), make("span", { class: "faint" }, key.source)], key.removable && { action: "key-remove", words: "Remove", name: `Remove the key ${key.name}` }, "removed where it was set"),
   );
   redraw($("keys"), rows);
 }
 
-function drawOrigins({ origins, desktop_apps, desktop_app_origins, note }) {
-  const apps = desktop_apps ? `Desktop apps may use the daemon${desktop_app_origins?.length ? ` (${desktop_app_origins.join(", ")})` : ""}.` : "Desktop apps may not use the daemon, unless they are named here.";
-  $("origins-words").textContent = [apps, "Web pages may use it only if their origin is in this list. None of them may manage it.", note].filter(Boolean).join(" ");
+function drawOrigins({ origins, desktop_apps, desktop_app_origins }) {
+  $("origin-apps").checked = desktop_apps;
+  $("origin-apps-words").textContent = desktop_app_origins.join(", ");
+  $("origin-note").textContent = notes.get("origins") ?? "";
   redraw($("origins"), origins.map((origin) => plainRow("origin", origin, [code(origin)], { action: "origin-remove", words: "Remove", name: `Remove ${origin}` })));
 }
 
@@ -145,6 +148,7 @@ function drawAliases({ aliases }, models) {
   const rows = Object.entries(aliases).map(([name, model]) =>
     plainRow("alias", name, [code(name), make("span", { class: "faint" }, "means"), code(model)], { action: "alias-remove", words: "Remove", name: `Remove the alias ${name}` }),
   );
+  $("alias-note").textContent = notes.get("aliases") ?? "";
   redraw($("aliases"), rows);
   redraw($("alias-models"), models.map((model) => make("option", { value: model, "data-key": model })));
 }
@@ -212,7 +216,8 @@ $("settings-list").addEventListener("keydown", (event) => {
 
 async function remove(question, details, verb, row, path, body, done) {
   if (!(await confirmed(question, details, verb))) return;
-  await actions.run(row, "remove", path, body, done);
+  const answer = await actions.run(row, "remove", path, body, done);
+  if (answer) notes.set(path.split("/")[2], answer.note);
   dispatchEvent(new Event("changed"));
   await reload();
 }
@@ -249,6 +254,7 @@ function adds(form, row, request) {
     const answer = await actions.run(row, "add", path, body, done);
     if (!answer) return;
     form.reset();
+    notes.set(row, answer.note);
     if (answer.key) showKey(answer);
     dispatchEvent(new Event("changed"));
     await reload();
@@ -257,6 +263,11 @@ function adds(form, row, request) {
 
 adds($("key-add"), "keys", () => ["v1/admin/keys", { name: $("key-name").value.trim() }, ""]);
 adds($("origin-add"), "origins", () => ["v1/admin/origins", { origins: [...shown.origins.origins, $("origin-name").value.trim()] }, "Allowed"]);
+$("origin-apps").addEventListener("change", async () => {
+  const answer = await actions.run("origins", "apps", "v1/admin/origins", { origins: shown.origins.origins, desktop_apps: $("origin-apps").checked }, "Saved");
+  if (answer) notes.set("origins", answer.note);
+  await reload();
+});
 adds($("alias-add"), "aliases", () => ["v1/admin/aliases", { name: $("alias-name").value.trim(), model: $("alias-model").value.trim() }, "The alias is added"]);
 
 /** Show a new key until the user has kept it. The first key locks the daemon, so this page goes on with it. */
@@ -265,8 +276,8 @@ function showKey({ name, key, note }) {
   if (first) sessionStorage.setItem(KEY, key);
   $("key-new").hidden = false;
   $("key-new-key").textContent = key;
-  const locks = first ? "Programs need a key from now on; this page uses it until you close the tab." : "";
-  $("key-new-words").textContent = [`The key ${name} is shown only now: copy it.`, note || locks].filter(Boolean).join(" ");
+  const words = first ? "It is the first one: every program needs a key from now on. This page uses it until you close the tab." : note;
+  $("key-new-words").textContent = [`The key ${name} is shown only now: copy it.`, words].filter(Boolean).join(" ");
   $("key-copy").focus();
 }
 
@@ -289,7 +300,7 @@ $("key-hide").addEventListener("click", () => {
   $("key-name").focus();
 });
 
-for (const name of ["settings-search", "settings-which"]) $(name).addEventListener("input", () => shown && drawSettings(shown.settings));
+for (const event of ["input", "change"]) $("settings-filters").addEventListener(event, () => shown && drawSettings(shown.settings));
 $("settings-filters").addEventListener("submit", (event) => event.preventDefault());
 $("settings-parts").addEventListener("click", (event) => {
   const part = event.target.dataset.part;

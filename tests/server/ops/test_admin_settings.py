@@ -16,6 +16,7 @@ from aiohttp.test_utils import TestClient
 from edgeembed.common.logs import MOST_RECENT, keep_line, setup_logging
 from edgeembed.config.secrets import secret_names
 from edgeembed.config.settings import Settings
+from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
 from tests.server.dialect_requests import daemon, get, post
 from tests.server.machine import Machine
@@ -137,6 +138,47 @@ async def test_what_would_keep_the_daemon_from_starting_is_refused(
     client = await connect()
     status, refused = await post(client, "/v1/admin/settings", name=name, value=value)
     assert status == 409 and words in refused["error"]["message"] and config(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "elsewhere"),
+    [
+        ("threads", 3, 200),
+        ("model", "hf:acme/tiny-GGUF:tiny.gguf", 200),
+        ("preload", ["tiny"], 200),
+        ("forward", "http://box:8000/v1", 403),
+        ("upstream", "http://box:8000/v1", 403),
+        ("upstream_key", "sesame", 403),
+        ("api_key_file", "/etc/passwd", 403),
+        ("uds", "/tmp/socket", 403),
+        ("sandbox", "off", 403),
+        ("allowed_hosts", ["box.example"], 403),
+        ("model", "/home/me/file.gguf", 403),
+        ("pin", ["tiny", "~/file.GGUF"], 403),
+        ("aliases", {"a": "/home/me/file.gguf"}, 403),
+        ("uds", None, 403),
+    ],
+)
+async def test_who_has_a_key_on_another_machine_names_no_files_and_no_servers(
+    connect: Connect, name: str, value: Any, elsewhere: int
+) -> None:
+    client = await connect({"keys": Keys.read("sesame", None), "check_host": False})
+    away = {**bearer("sesame"), "X-Forwarded-For": "203.0.113.9"}
+    body = {"name": name, "value": value}
+    response = await client.post("/v1/admin/settings", json=body, headers=away)
+    assert response.status == elsewhere
+    assert bool(config(client)) == (elsewhere == 200)
+    if elsewhere == 403:
+        assert "edgeembed config set" in (await response.json())["error"]["message"]
+        assert (await client.post("/v1/admin/settings", json=body, headers=bearer("sesame"))).status in (200, 409)
+
+
+async def test_a_key_file_that_was_not_made_here_is_not_removed(connect: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "letter"
+    file.write_text("dear\n")
+    client = await connect(api_key_file=str(file), origins={"api_key_file": "config.toml"})
+    refused = await client.post("/v1/admin/keys/delete", json={"name": "key 1"})
+    assert refused.status == 409 and file.read_text() == "dear\n"
 
 
 async def test_secrets_are_written_and_never_shown(connect: Connect) -> None:

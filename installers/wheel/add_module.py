@@ -1,26 +1,26 @@
 #!/usr/bin/env python3
-"""Add a module of llama.cpp for graphics cards to a wheel of llama-cpp-python, with its requirements in the metadata.
+"""Add a module of llama.cpp for graphics cards to a release wheel, with its requirements in the metadata.
 
     add_module.py WHEEL MODULE LABEL FOLDER      prints the path of the new wheel, NAME-VERSION+LABEL-…
 
-LABEL is cu and CUDA's release without its dot, such as cu130, or vulkan. A wheel may get both modules: +cu130.vulkan. Wheels
-differ in the local part of the version; pins of a version accept all (PEP 440). The libraries that CUDA's module needs are
-requirements from the package index: the wheel does not contain NVIDIA's. Vulkan's needs the system's loader, which no index
-has. Format: "Binary distribution format" of the Python Packaging User Guide. Needs only the standard library.
+WHEEL is a wheel of build.sh, or one of llama-cpp-python whose llama.cpp loads modules. LABEL is cu and CUDA's release
+without its dot, such as cu130, or vulkan. A wheel may get both modules: +cu130.vulkan. Wheels differ in the local part of
+the version; pins of a version accept all (PEP 440). The libraries that CUDA's module needs are requirements from the package
+index: the wheel does not contain NVIDIA's. Vulkan's needs the system's loader, which no index has. Needs only the standard
+library.
 """
 
 from __future__ import annotations
 
-import base64
-import csv
-import hashlib
-import io
 import re
 import sys
 import zipfile
 from pathlib import Path
 
-LIBRARIES = "llama_cpp/lib"
+sys.path.insert(0, str(Path(__file__).parent))
+from wheel_file import WheelWriter, record_row
+
+MODULES = re.compile(r"(.*llama_cpp/lib)/libggml-cpu-.*\.so")
 LABEL = re.compile(r"vulkan|cu(\d+)(\d)")
 
 
@@ -32,7 +32,6 @@ def add_module(wheel: Path, module: Path, label: str, folder: Path) -> Path:
     match = LABEL.fullmatch(label)
     if not match:
         raise ValueError(f"invalid label {label!r}; expected vulkan or a CUDA release such as cu130")
-    place = f"{LIBRARIES}/libggml-{'vulkan' if label == 'vulkan' else 'cuda'}.so"
     name, version, *tags = wheel.name.split("-")
     release, _, local = version.partition("+")
     labelled = f"{release}+{'.'.join(dict.fromkeys([*filter(None, local.split('.')), label]))}"
@@ -42,30 +41,22 @@ def add_module(wheel: Path, module: Path, label: str, folder: Path) -> Path:
     if target.exists() and target.samefile(wheel):
         raise ValueError(f"{wheel} would be overwritten; choose another folder")
     with zipfile.ZipFile(wheel) as source:
-        if not any(re.fullmatch(rf"{LIBRARIES}/libggml-cpu-.*\.so", entry) for entry in source.namelist()):
-            raise ValueError(f"{wheel.name} does not load modules; build it with installers/bundle/build-llama.sh")
-        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
-            records: list[tuple[str, str, int | str]] = []
-
-            def write(info: zipfile.ZipInfo, data: bytes) -> None:
-                made.writestr(info, data, zipfile.ZIP_DEFLATED)
-                digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-                records.append((info.filename, f"sha256={digest}", len(data)))
-
+        libraries = next((found[1] for entry in source.namelist() if (found := MODULES.fullmatch(entry))), None)
+        if libraries is None:
+            raise ValueError(f"{wheel.name} does not load modules; build it with installers/wheel/build.sh")
+        place = f"{libraries}/libggml-{'vulkan' if label == 'vulkan' else 'cuda'}.so"
+        data = module.read_bytes()
+        with WheelWriter(target, new.rstrip("/")) as writer:
             for info in source.infolist():
-                data = source.read(info)
                 if info.filename in (place, f"{old}RECORD"):
                     continue
+                content = source.read(info)
                 if info.filename == f"{old}METADATA":
-                    data = _metadata(data, labelled, match)
-                info.filename = info.filename.replace(old, new)
-                write(info, data)
-            library = zipfile.ZipInfo(place)
-            library.external_attr = 0o100755 << 16
-            write(library, module.read_bytes())
-            table = io.StringIO()
-            csv.writer(table, lineterminator="\n").writerows([*records, (f"{new}RECORD", "", "")])
-            made.writestr(f"{new}RECORD", table.getvalue())
+                    content = _metadata(content, labelled, match)
+                elif info.filename.endswith("/RECORD"):  # of the vendored package: edgeembed knows a build by it
+                    content = _record(content, place, data)
+                writer.add(info.filename.replace(old, new), content)
+            writer.add(place, data)
     return target
 
 
@@ -76,6 +67,12 @@ def _metadata(data: bytes, version: str, label: re.Match[str]) -> bytes:
     # The first match is the header; the description follows later.
     text = data.decode("utf-8")
     return re.sub(r"^Version: .*\n", f"Version: {version}\n{needs}", text, count=1, flags=re.MULTILINE).encode()
+
+
+def _record(rows: bytes, place: str, module: bytes) -> bytes:
+    name = place[place.index("llama_cpp/") :]
+    others = [line for line in rows.decode().splitlines() if line.partition(",")[0] != name]
+    return "\n".join([",".join(map(str, record_row(name, module))), *others, ""]).encode()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,16 @@
+/* What the compiler's own libstdc++.a takes from the glibc that it was built with, and older ones lack.
+
+   Linked into each library of a build against an old glibc, hidden from all others. */
+#include <sys/random.h>
+
+#define HIDDEN __attribute__((visibility("hidden")))
+
+/* "This process may have several threads": counters of references are always changed atomically. */
+HIDDEN char __libc_single_threaded = 0;
+
+/* For std::random_device. A read of four bytes is never cut short; an interrupted one is repeated. */
+HIDDEN unsigned arc4random(void) {
+    unsigned value;
+    while (getrandom(&value, sizeof value, 0) != (long)sizeof value) {}
+    return value;
+}
