@@ -19,6 +19,8 @@ NAMED_IN_THE_ISSUE = (
     *("Continue", "Roo Code", "Cline", "Zed", "Open WebUI", "AnythingLLM", "Smart Connections", "Copilot for Obsidian"),
     *("LibreChat", "Dify", "n8n", "LangChain", "LlamaIndex"),
 )
+TOOLS_OF = {"Cline": "mcpServers", "Zed": "context_servers", "Claude Code": "claude mcp add edgeembed"}
+"""What programs that take tools call these."""
 VALUES = {"root": WRITTEN, "base": f"{WRITTEN}/v1", "model": "all-minilm-l6-v2"}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe["program"])
 
@@ -68,7 +70,8 @@ def test_a_recipe_is_whole(recipe: dict[str, Any]) -> None:
 def test_the_docs_say_the_same(recipe: dict[str, Any]) -> None:
     text = section(recipe["docs"])
     if recipe.get("tools"):
-        assert recipe["program"] in text and "edgeembed mcp" in text
+        assert recipe["program"] in text and TOOLS_OF[recipe["program"]] in "\n".join(recipe["code"])
+        assert TOOLS_OF[recipe["program"]] in text
         return
     for name, value in recipe.get("fields", []):
         assert name in text or name == "Provider", f"{recipe['program']}: {name}"
