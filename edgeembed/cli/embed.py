@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.completion import complete_file
 from edgeembed.cli.output_flags import output_options, outputs_of
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options, split_flags
@@ -68,11 +69,12 @@ class EmbedFlags:
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…", shell_complete=complete_file)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
+    shell_complete=complete_file,
     help="Where to write vectors: a .parquet, .arrow, .jsonl or .npy file, or a folder ending with /.",
 )
 @click.option(

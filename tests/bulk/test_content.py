@@ -121,6 +121,7 @@ def _zip() -> bytes:
         (gzip.compress(gzip.compress(b"text\n")), "compressed twice"),
         (b"one\n\0\1\2two\n", "is binary"),
     ],
+    ids=["elf", "png", "zip", "tar", "jpeg", "sqlite", "rtf", "bom", "utf-16-le", "utf-16-be", "twice", "zeros"],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_what_is_no_text_is_refused_by_name(

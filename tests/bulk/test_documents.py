@@ -162,6 +162,7 @@ def encrypted(path: Path, algorithm: str) -> Path:
         ("a.html", b"<script>no()</script>", "no text"),
         ("a.html", b"\x89PNG\0", "no PDF"),
     ],
+    ids=["cut", "empty", "plain", "zip", "ole", "nothing", "script", "png"],
 )
 def test_a_document_that_cannot_be_read_is_a_reject_with_the_reason(
     tmp_path: Path, name: str, content: bytes, word: str

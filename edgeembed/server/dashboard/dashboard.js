@@ -6,6 +6,7 @@ import { showPaused } from "./pause.js";
 import "./log.js";
 import "./models.js";
 import { setModels } from "./playground.js";
+import "./access.js";
 import "./settings.js";
 
 const POLL_MS = 2000;
@@ -455,7 +456,7 @@ function lose() {
   named = null;
   preparing = false;
   const why = ending
-    ? `The daemon has stopped: ${ending.reason}.`
+    ? `The daemon has stopped: ${ending.reason.replace(/\.$/, "")}.`
     : `The daemon at ${location.origin} does not answer. It was killed, it crashed, or the network is down; its log may tell more.`;
   const back = ending?.restarts ? "" : " To start it: `edgeembed serve`.";
   showState(ending?.restarts ? "wait" : "bad", ending?.restarts ? "restarting" : ending ? "stopped" : "not responding");
@@ -487,6 +488,7 @@ document.addEventListener("visibilitychange", () => {
 // Other scripts have changed what is installed, named or computed.
 addEventListener("changed", () => {
   named = null;
-  refresh();
+  // The first key may have locked the page before it knew the key.
+  refresh({ fresh: sessionStorage.getItem(KEY) !== null });
 });
 loop();
