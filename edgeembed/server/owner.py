@@ -57,6 +57,14 @@ def require_owner(request: web.Request, *, own_page: bool = False) -> None:
     _check_name(request, access)
 
 
+def may_change_machine(request: web.Request) -> bool:
+    """Return whether an owner is a program or page of this machine, and surely that of the user who runs the daemon.
+
+    Without a key, every user of the machine may connect to its port, but only this one to a Unix socket.
+    """
+    return is_here(request) and (bool(request.app[ACCESS].keys) or not request.remote)
+
+
 def is_here(request: web.Request) -> bool:
     """Return whether a request comes from this machine, and not through a proxy, as far as that shows."""
     # Behind a proxy, all requests seem to come from this machine.

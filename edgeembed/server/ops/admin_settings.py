@@ -24,7 +24,7 @@ from edgeembed.server.auth import origins_of
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import MANAGER
-from edgeembed.server.owner import is_here, owned
+from edgeembed.server.owner import may_change_machine, owned
 from edgeembed.server.responses import struct_response
 
 log = logging.getLogger(__name__)
@@ -69,10 +69,10 @@ async def change_setting(request: web.Request) -> web.Response:
     if body.name not in _FIELDS:
         raise RequestError(f"unknown setting {quoted(body.name)}.{did_you_mean(body.name, [*_FIELDS])}", param="name")
     value = None if body.value is None else _checked(body.name, body.value, live)
-    if _is_matter_of_machine(body.name, value) and not is_here(request):
+    if _is_matter_of_machine(body.name, value) and not may_change_machine(request):
         raise ForbiddenError(
-            f"{body.name} names files or other servers, holds a secret, or protects the server's machine; it is changed on "
-            f"that machine only: edgeembed config set {body.name} VALUE"
+            f"{body.name} names files or other servers, holds a secret, or protects the server's machine: over HTTP it is "
+            f"changed from that machine only, and with an API key. On its terminal: edgeembed config set {body.name} VALUE"
         )
     async with live.changing:
         await asyncio.to_thread(_write, live, body.name, value)
@@ -85,9 +85,9 @@ async def change_setting(request: web.Request) -> web.Response:
 
 
 def _is_matter_of_machine(name: str, value: Any) -> bool:
-    """Return whether a change is not for everybody who has an API key.
+    """Return whether a change is neither for everybody who has an API key, nor for every user of the machine.
 
-    With one, a client of another machine could otherwise have files read and written, or all texts sent elsewhere.
+    They could have the daemon read and write files as the user who runs it, or send all texts elsewhere.
     """
     if name in _PROTECTING or kind_of(_FIELDS[name]) in ("file", "base URL", "API key"):
         return True
