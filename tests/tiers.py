@@ -40,6 +40,7 @@ FOLDERS = {
     "hub": "unit",
     "inference": "unit",
     "installers": "unit",
+    "mcp": "unit",
     "models": "unit",
     "published": "e2e",
     "runtime": "unit",

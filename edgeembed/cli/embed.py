@@ -313,14 +313,16 @@ def _require_storable(inputs: tuple[str, ...], out: Output, flags: EmbedFlags) -
     """Raise ConfigError for flags that do not fit a store, or that only a store has."""
     from pathlib import Path
 
+    from edgeembed.bulk.stores.faiss_index import FaissOutput
     from edgeembed.bulk.stores.output import StoreOutput
     from edgeembed.engine.interface import DENSE
     from edgeembed.errors import ConfigError
 
-    if not isinstance(out, StoreOutput):
-        if flags.append:
-            raise ConfigError("--append is for stores; files are written whole")
+    if not isinstance(out, StoreOutput) and flags.append:
+        raise ConfigError("--append is for stores; files are written whole")
+    if not isinstance(out, StoreOutput | FaissOutput):
         return
+    out.require_library()
     if _outputs(flags) != DENSE:
         raise ConfigError("stores hold dense vectors; write the other outputs to a Parquet file")
     if flags.dtype != "float32":

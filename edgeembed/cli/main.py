@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
     "search": ("edgeembed.cli.search", "search", "Search vectors that `embed` has written."),
+    "mcp": ("edgeembed.cli.mcp", "mcp", "Serve coding agents: embed, rerank, and search folders (MCP)."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find and save the fastest way to run a model here."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Check machine, model and daemon, and suggest fixes."),

@@ -13,9 +13,12 @@ from edgeembed.bulk.stores.interface import Store, StoreInfo, StoreRows
 from edgeembed.bulk.stores.sqlite import SqliteStore
 from edgeembed.bulk.stores.targets import Target, kind_of
 from edgeembed.errors import ConfigError
+from tests.bulk.store_places import STORES, place_of
 
 DIMENSIONS = 8
-INFO = StoreInfo(model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"))
+INFO = StoreInfo(
+    model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"), column_types=("string", "int64")
+)
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -29,11 +32,12 @@ def rows_of(ids: Sequence[int | str], seed: int = 0) -> StoreRows:
     return StoreRows(ids, vectors(len(ids), seed), [f"text of {id_}" for id_ in ids], columns)
 
 
-@pytest.fixture(params=["sqlite"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    found = Target.parse({"sqlite": f"sqlite:{tmp_path}/index.db#notes"}[request.param])
-    assert found is not None
-    return found
+@pytest.fixture(params=STORES)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    with place_of(request.param, tmp_path) as name:
+        found = Target.parse(name)
+        assert found is not None
+        yield found
 
 
 @pytest.fixture
@@ -138,7 +142,7 @@ def test_vectors_of_another_model_are_refused(model: str, digest: str, dimension
         INFO.require_same_model(model, digest, dimensions, "sqlite:index.db#notes")
 
 
-def test_the_same_model_is_accepted_whether_its_digest_is_known_or_not() -> None:
+def test_the_same_model_is_accepted_with_and_without_its_digest() -> None:
     INFO.require_same_model("m", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("an alias of it", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("m", "", 2 * DIMENSIONS, "x")

@@ -115,6 +115,11 @@ def test_keys_aliases_and_apps_are_added_and_removed(chromium: webdriver.Chrome,
     page.wait_for("#keys", "laptop")
     page.find("#key-hide").click()
     assert key not in page.chrome.page_source
+    page.find("#forget").click()
+    page.wait_for("#pill", "locked")
+    page.write("#key", key)
+    page.find("#key").send_keys(Keys.ENTER)
+    page.wait_for("#keys", "laptop")
     press(page, "Remove the key laptop")
     page.find("#confirm-yes").click()
     page.wait_for("#keys-words", "No keys")

@@ -11,10 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 from edgeembed.bulk.stores.interface import Store, StoreInfo
 from edgeembed.errors import ConfigError
 
-KINDS = ("sqlite",)
+KINDS = ("sqlite", "lancedb", "qdrant", "postgresql", "postgres")
 DEFAULT_TABLE = "vectors"
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
-_FORMS = "sqlite:FILE#TABLE"
+_FORMS = "sqlite:FILE#TABLE, lancedb:FOLDER#TABLE, qdrant:URL#COLLECTION or postgresql://…#TABLE"
 
 
 class StoreKind(Protocol):
@@ -52,7 +52,9 @@ class Target:
         if not colon or kind not in KINDS:
             return None
         place, _, table = rest.partition("#")
-        if not place:
+        if kind in ("postgresql", "postgres"):
+            kind, place = "postgresql", f"postgresql:{place}" if place.startswith("//") else place
+        if not place.strip("/"):
             raise ConfigError(f"{name} names no place; expected {_FORMS}")
         table = table or DEFAULT_TABLE
         if not _TABLE.fullmatch(table):
@@ -62,7 +64,7 @@ class Target:
     @property
     def file(self) -> Path | None:
         """The file or folder that holds the store; None on a server."""
-        return None if "://" in self.place else Path(self.place)
+        return None if "://" in self.place or self.kind == "postgresql" else Path(self.place)
 
     @property
     def beside(self) -> Path:
@@ -78,11 +80,17 @@ class Target:
             url = urlsplit(place)
             if url.password:
                 place = urlunsplit(url._replace(netloc=url.netloc.replace(f":{url.password}@", ":***@")))
-        return f"{self.kind}:{place}#{self.table}"
+        return f"{place}#{self.table}" if place.startswith(f"{self.kind}:") else f"{self.kind}:{place}#{self.table}"
 
 
 def kind_of(target: Target) -> StoreKind:
     """Return the kind of a store. Raises ConfigError if its library is not installed."""
-    from edgeembed.bulk.stores import sqlite
+    from edgeembed.bulk.stores import lance, postgresql, qdrant, sqlite
 
-    return sqlite.SqliteKind()
+    kinds: dict[str, StoreKind] = {
+        "sqlite": sqlite.SqliteKind(),
+        "lancedb": lance.LanceKind(),
+        "qdrant": qdrant.QdrantKind(),
+        "postgresql": postgresql.PostgresqlKind(),
+    }
+    return kinds[target.kind]

@@ -6,6 +6,7 @@ import { showPaused } from "./pause.js";
 import "./log.js";
 import "./models.js";
 import { setModels } from "./playground.js";
+import "./access.js";
 import "./settings.js";
 
 const POLL_MS = 2000;
@@ -487,6 +488,7 @@ document.addEventListener("visibilitychange", () => {
 // Other scripts have changed what is installed, named or computed.
 addEventListener("changed", () => {
   named = null;
-  refresh();
+  // The first key may have locked the page before it knew the key.
+  refresh({ fresh: sessionStorage.getItem(KEY) !== null });
 });
 loop();
