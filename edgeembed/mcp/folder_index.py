@@ -88,11 +88,11 @@ class FolderIndex:
         found = Update()
         store = await asyncio.to_thread(self._opened, embedder, found)
         with closing(store):
-            known = dict(await asyncio.to_thread(_files_of, store))
-            changed = await asyncio.to_thread(self._changed, known, found)
-            for path in known:  # what is left of them
+            gone = dict(await asyncio.to_thread(_files_of, store))
+            changed = await asyncio.to_thread(self._changed, gone, found)
+            for path in gone:
                 await asyncio.to_thread(store.delete_where, {"path": path})
-            found.removed = len(known)
+            found.removed = len(gone)
             await self._compute(store, embedder, changed, progress)
             found.computed, found.parts = len(changed), await asyncio.to_thread(store.count)
         return found
@@ -140,8 +140,8 @@ class FolderIndex:
         )
         return SqliteStore.create(self.file, TABLE, made)
 
-    def _changed(self, known: dict[str, str], found: Update) -> list[str]:
-        """Return the paths of files whose rows are missing or old; take all that are there out of `known`."""
+    def _changed(self, indexed: dict[str, str], found: Update) -> list[str]:
+        """Return the paths of files whose rows are missing or old; take all files that are there out of `indexed`."""
         changed = []
         for file in text_files(self.folder):
             if isinstance(file, Skipped):
@@ -150,7 +150,7 @@ class FolderIndex:
             if not file.text.strip():
                 continue
             found.files += 1
-            if known.pop(file.path, None) != file.hash:
+            if indexed.pop(file.path, None) != file.hash:
                 changed.append(file.path)
         return changed
 

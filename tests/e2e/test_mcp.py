@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +20,7 @@ from mcp import Client, StdioServerParameters
 
 from tests.e2e.models import install
 from tests.ports import free_port
+from tests.waiting import until_async
 
 MODEL = "all-minilm-l6-v2"
 FILES = {
@@ -129,6 +131,11 @@ async def test_an_index_goes_on_where_a_killed_server_was(home: Path, tmp_path: 
         assert 0 < report["files_computed"] <= 260 - 128
 
 
+def listens(url: str) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(url.split(":")[2].partition("/")[0]))) == 0
+
+
 @contextmanager
 def listening(home: Path, root: Path) -> Iterator[str]:
     port = free_port()
@@ -143,19 +150,9 @@ def listening(home: Path, root: Path) -> Iterator[str]:
             process.communicate(timeout=20)
 
 
-async def connected(url: str) -> None:
-    async with asyncio.timeout(30), aiohttp.ClientSession() as session:
-        while True:
-            try:
-                await session.get(url)
-                return
-            except aiohttp.ClientConnectorError:
-                await asyncio.sleep(0.1)
-
-
 async def test_over_http_for_this_machine_alone_and_no_page(home: Path, folder: Path) -> None:
     with listening(home, folder) as url:
-        await connected(url)
+        await until_async(lambda: listens(url))
         async with Client(url) as client:
             assert (await called(client, "index_folder", folder="."))["files"] == 3
             assert "--root" in await refused(client, "index_folder", folder=str(folder.parent))

@@ -15,7 +15,7 @@ from edgeembed.engine.interface import DENSE
 from edgeembed.errors import ConfigError, EngineError
 from edgeembed.mcp.folder_index import FolderIndex, describe_indexes
 from tests.fakes import fake_row
-from tests.mcp.test_text_files import written
+from tests.mcp.files import written
 
 
 class FakeEmbedder:

@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeembed.mcp.text_files import MOST_BYTES, Skipped, TextFile, text_files
-
-
-def written(folder: Path, files: dict[str, str | bytes]) -> Path:
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return folder
+from tests.mcp.files import written
 
 
 def paths(folder: Path) -> list[str]:

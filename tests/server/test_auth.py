@@ -315,7 +315,7 @@ async def test_all_routes_but_probes_and_the_empty_page_need_a_key(aiohttp_clien
         if response.status != 401:
             opened.add(f"{method} {path}")
     probes = {"GET /health", "GET /livez", "GET /readyz"}
-    assert opened == probes | {"GET /"} | {f"GET /{name}" for name in (*SCRIPTS, *STYLES)}
+    assert opened == probes | {"GET /", "GET /recipes.json"} | {f"GET /{name}" for name in (*SCRIPTS, *STYLES)}
 
 
 async def test_keys_are_required(connect: Connect, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -390,8 +390,10 @@ function filter() {
 for (const event of ["input", "change"]) $("library-filters").addEventListener(event, filter);
 $("library-filters").addEventListener("submit", (event) => event.preventDefault());
 
-/** Return the name of a model of the hub as `edgeembed pull` takes it, also for an address that was copied from the hub. */
-function ofHub(name) {
+/** Return what the user means: a model of the list by its name alone, or one of the hub, also by an address copied there. */
+function meant(name) {
+  const known = shown?.models.find((model) => model.in_catalogue && id(model.name) === id(name));
+  if (known) return `${known.name}:${known.default_type}`;
   const repository = name.replace(/^(https?:\/\/)?(www\.)?(huggingface\.co|hf\.co)\//i, "hf:");
   return /^[\w-][\w.-]*\/[\w.-]+(:[\w.-]+)?$/.test(repository) ? `hf:${repository}` : repository;
 }
@@ -400,7 +402,7 @@ $("pull-other").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = $("pull-name").value.trim();
   if (!name) return;
-  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: ofHub(name) }, `${name}: Download started`);
+  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: meant(name) }, `${name}: Download started`);
   if (answer) {
     announced.set(answer.spec, 0);
     $("pull-other").reset();
