@@ -28,6 +28,8 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 POLL_SECONDS = 0.2
 MANAGER_POLL_SECONDS = 1.0
 """Between two questions to a service manager, each of which starts a program."""
+RESTART_SECONDS = 10.0
+"""For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
 BAD_SETTINGS = 2
@@ -70,6 +72,11 @@ class Background:
     def url(self) -> str:
         """The daemon's base URL."""
         return daemon_url(self._settings)
+
+    @property
+    def model(self) -> str | None:
+        """The model in the settings; None if they name none."""
+        return None if self._settings.upstream else self._settings.model
 
     @property
     def log_file(self) -> Path:
@@ -208,12 +215,32 @@ class Background:
 
     def restart(self) -> tuple[Seen, bool]:
         """Stop the daemon if it runs, and start it as it was started before; return as `start` does."""
-        manager = self.manager_of(self.inspect(), listener(self._settings))
+        seen = self.inspect()
+        manager = self.manager_of(seen, listener(self._settings))
+        if manager is None and seen.pid is not None and self._resolved.origins["model"] != "flag":
+            reply = asyncio.run(ask(self._settings, "/v1/admin/restart", body={}))
+            if reply is not None and reply.status == 200:  # with its own flags and variables
+                return self._wait_for_restarted(), True
         self.stop()
         if manager is None:
             return self.start()
         manager.start()
         return self._wait_for_managed(manager), True
+
+    def _wait_for_restarted(self) -> Seen:
+        began = time.monotonic()
+        gone_since: float | None = None
+        while True:
+            seen, now = self.inspect(), time.monotonic()
+            if seen.running:
+                gone_since = None
+                if seen.status and seen.status.uptime_seconds < now - began and not self._is_starting(seen):
+                    return seen
+            elif listener(self._settings) is None:
+                gone_since = gone_since or now
+                if now - gone_since > RESTART_SECONDS:
+                    raise _ended("the daemon did not start again", self.last_words(None), 1)
+            time.sleep(POLL_SECONDS)
 
     # --- who runs it --------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgeembed.background.report import Report
-from edgeembed.cli.printing import to_stderr
+from edgeembed.cli.printing import print_prose, to_stderr
 from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
@@ -26,9 +26,9 @@ T = TypeVar("T")
 def start(**flags: str | None) -> None:
     """Start the daemon in the background, wait until it is ready, and print its address.
 
-    Where `edgeembed autostart enable` has installed a systemd unit or a launchd agent, that one starts it; otherwise, and
-    with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes to
-    a log file. The first start downloads a model. If the daemon runs already, nothing is started.
+    Where `edgeembed autostart enable` has installed a systemd unit, a launchd agent or a task, it starts it. Otherwise,
+    and with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes
+    to a log file. The first start downloads a model. If the daemon runs already, nothing is started.
 
     \b
     edgeembed start
@@ -41,6 +41,8 @@ def start(**flags: str | None) -> None:
     seen, started = wait_for(background.start, background.report)
     if started:
         print_ready(seen, background)
+        if note := _other_model(seen, background):
+            print_prose(note)
     else:
         stage = f"; {seen.stage}" if seen.stage else ""
         process = f" (process {seen.pid})" if seen.pid else ""
@@ -73,6 +75,8 @@ def stop(**flags: str | None) -> None:
 def restart(**flags: str | None) -> None:
     """Stop the daemon if it runs, and start it with the settings as they are now.
 
+    It keeps the flags and variables with which it was started, except with --model.
+
     \b
     edgeembed restart                       after `edgeembed config set …`
     edgeembed restart --port 9000           the daemon on another port
@@ -103,6 +107,16 @@ def print_ready(seen: Seen, background: Background) -> None:
     if "+unix" not in seen.url:
         click.echo(f"dashboard:  {seen.url}/    (edgeembed open{address})")
     click.echo(f"to stop it: edgeembed stop{address}")
+
+
+def _other_model(seen: Seen, background: Background) -> str | None:
+    """Return what a user should know who has chosen no model and does not get the default one."""
+    from edgeembed.hub.catalogue import DEFAULT_MODEL
+
+    model = seen.status.model if seen.status else None
+    if model is None or background.model is not None or model.name == DEFAULT_MODEL:
+        return None
+    return f"{DEFAULT_MODEL}, the default model, could not be fetched; the next start tries again. Why: edgeembed logs"
 
 
 def wait_for(act: Callable[[], T], report: Report) -> T:

@@ -155,3 +155,10 @@ def test_answers_of_other_programs_are_recognised(run: CliRunner, body: Any, opt
     with answering(body, **options) as (port, _), pytest.raises(EdgeEmbedError, match=says) as error:
         run.invoke(ps, ["--port", str(port)])
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_paused_daemon_is_not_shown_as_if_it_were_ready(run: CliRunner, paused: bool) -> None:
+    with answering(status_of(entry("alpha"), paused=paused)) as (port, _):
+        output = run.invoke(ps, ["--port", str(port)]).output
+    assert ("paused: only texts in the cache are answered" in output) is paused

@@ -233,3 +233,25 @@ def test_search_says_what_is_wrong(port: int, texts: Path, tmp_path: Path) -> No
     assert "holds no texts to rerank; write it with --with-text" in refused("search", out, "x", "--rerank", "reranker")
     (tmp_path / "no.parquet").write_text("no table")
     assert "cannot read vectors from" in refused("search", f"{tmp_path}/no.parquet", "x")
+
+
+def test_a_reranker_puts_the_rows_in_order_and_a_chunk_is_shown_as_the_passage(port: int, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    for name in "abc":
+        words = " ".join(f"{name}{number}" for number in range(40))
+        (tmp_path / "notes" / f"{name}.md").write_text(words)
+    out = f"sqlite:{tmp_path}/index.db"
+    said("embed", f"{tmp_path}/notes", "-o", out, "--with-text", "--chunk-tokens", "12", "--overlap", "2")
+    first = found_by(out, "a question", "-k", "1")[0]
+    name, _, span = first["id"].partition("#")
+    start, end = map(int, span.split("-"))
+    assert first["text"] == (tmp_path / "notes" / name).read_text()[start:end]
+    with_reranker = found_by(out, "a question", "-k", "3", "--rerank", "ranker")
+    scores = [row["score"] for row in with_reranker]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+    documents = [row["text"] for row in found_by(out, "a question", "-k", "32")]
+    asked = edgeembed("rerank", "a question", *documents, "--model", "ranker", "--top", "3", "--json")
+    expected = [json.loads(line) for line in asked.stdout.splitlines()]
+    assert [row["text"] for row in with_reranker] == [row["document"] for row in expected]
+    assert scores == pytest.approx([row["score"] for row in expected], abs=1e-6)

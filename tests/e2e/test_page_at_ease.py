@@ -12,7 +12,7 @@ from selenium import webdriver
 
 from tests.bulk.daemon import serving
 from tests.clients.environments import environments, make_in_ci
-from tests.e2e.daemon import Daemon, running
+from tests.e2e.daemon import Daemon, post, running
 from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
 from tests.e2e.models import install
 from tests.fakes import FakeEngine
@@ -102,6 +102,7 @@ def test_latency_shows_no_value_of_long_ago(page: Page) -> None:
     assert page.text("#tiles .tile:nth-child(2) .value").startswith("–"), "the chart has it, the value is of now"
 
 
+@pytest.mark.slow
 def test_names_may_have_any_length(chromium: webdriver.Chrome, long_named: Daemon) -> None:
     page = Page(chromium, long_named.url)
     for width in WIDTHS:
@@ -124,6 +125,7 @@ def found_by_axe(page: Page, where: str) -> list[str]:
     return [f"{where}: {one}" for one in page.chrome.execute_async_script(RUN_AXE)]
 
 
+@pytest.mark.slow
 def test_axe_finds_nothing(chromium: webdriver.Chrome, long_named: Daemon) -> None:
     make_in_ci(AXE)
     page = Page(chromium, long_named.url)
@@ -160,6 +162,7 @@ def fill(page: Page, tab: str) -> None:
         page.wait_for("#settings", "truncate")
 
 
+@pytest.mark.slow
 def test_the_first_model_is_shown_as_it_is_downloaded_and_loaded(
     chromium: webdriver.Chrome, hub: FakeHub, home: Path
 ) -> None:
@@ -185,6 +188,7 @@ def test_the_first_model_is_shown_as_it_is_downloaded_and_loaded(
         assert page.texts("#embedder option") == ["tiny"], "names are read again when there is a model"
 
 
+@pytest.mark.slow
 def test_the_page_says_why_no_first_model_came(chromium: webdriver.Chrome, hub: FakeHub, home: Path) -> None:
     hub.hold_at = 6_000_000
     content = hub.files["acme/tiny-GGUF"]["tiny-Q8_0.gguf"]
@@ -199,6 +203,7 @@ def test_the_page_says_why_no_first_model_came(chromium: webdriver.Chrome, hub: 
         assert "tiny" in shown and daemon.process.wait(30) == 1
 
 
+@pytest.mark.slow
 def test_the_page_says_why_the_daemon_is_gone_and_goes_on_when_it_is_back(
     chromium: webdriver.Chrome, home: Path, minilm: Callable[[str], Path]
 ) -> None:
@@ -217,6 +222,10 @@ def test_the_page_says_why_the_daemon_is_gone_and_goes_on_when_it_is_back(
     with running(*flags, "--port", str(urlsplit(page.url).port), home=home) as daemon:
         page.wait_for("#pill", "ready")
         assert not page.find("#notice").is_displayed()
+        assert post(daemon, "/v1/admin/restart")[0] == 200
+        page.wait_for("#pill", "restarting")
+        assert "edgeembed serve" not in page.text("#notice"), "there is nothing to do"
+        page.wait_for("#pill", "ready")
         daemon.process.send_signal(signal.SIGKILL)
         shown = page.wait_for("#notice", "does not answer")
         assert page.url in shown and page.text("#pill") == "not responding"

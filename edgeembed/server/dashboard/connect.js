@@ -227,7 +227,7 @@ async function obstacle(recipe, known) {
     return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}. Give ${known.model} such a name, too, under Settings, Aliases, and choose it above.`;
   }
   if (recipe.origin && !(await admits(recipe.origin))) {
-    return `But its window (${recipe.origin}) is not let in: \`edgeembed config set allow_desktop_apps true\`, then restart.`;
+    return `But its window (${recipe.origin}) is not let in. Allow desktop apps under Settings, Apps and pages.`;
   }
   return "";
 }
