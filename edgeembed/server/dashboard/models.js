@@ -111,6 +111,9 @@ function typeFacts(type) {
   if (type.memory_bytes && (!fit || type.fits === "yes" || type.installed))
     facts.push(make("span", {}, `${bytes(type.memory_bytes)} of memory`));
   if (fit) facts.push(make("span", { class: "fit", "data-state": fit[0], title: type.fits_words }, words));
+  if (!type.installed && type.file_bytes > shown.disk_free_bytes) {
+    facts.push(make("span", { class: "fit", "data-state": "bad" }, "more than is free on the disk"));
+  }
   if (speedWords(type)) facts.push(make("span", {}, speedWords(type)));
   return make("div", { class: "type-facts" }, ...facts);
 }
@@ -120,7 +123,8 @@ function typeButtons(model, type) {
   const verb = actions.busy.get(id(type.spec));
   const busy = verb !== undefined;
   const words = (action, usual, during) => (verb === action ? during : usual);
-  if (!type.installed) return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: false, busy })];
+  if (!type.installed)
+    return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: type.type !== model.default_type, busy })];
   const found = [];
   if (type.damage)
     found.push(button("pull", words("pull", "Download again", "Starting…"), `Download again: ${name}`, { quiet: false, busy }));
