@@ -26,9 +26,9 @@ T = TypeVar("T")
 def start(**flags: str | None) -> None:
     """Start the daemon in the background, wait until it is ready, and print its address.
 
-    Where `edgeembed autostart enable` has installed a systemd unit or a launchd agent, that one starts it; otherwise, and
-    with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes to
-    a log file. The first start downloads a model. If the daemon runs already, nothing is started.
+    Where `edgeembed autostart enable` has installed a systemd unit, a launchd agent or a task, it starts it. Otherwise,
+    and with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes
+    to a log file. The first start downloads a model. If the daemon runs already, nothing is started.
 
     \b
     edgeembed start

@@ -12,7 +12,7 @@ from selenium import webdriver
 
 from tests.bulk.daemon import serving
 from tests.clients.environments import environments, make_in_ci
-from tests.e2e.daemon import Daemon, running
+from tests.e2e.daemon import Daemon, post, running
 from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
 from tests.e2e.models import install
 from tests.fakes import FakeEngine
@@ -222,6 +222,10 @@ def test_the_page_says_why_the_daemon_is_gone_and_goes_on_when_it_is_back(
     with running(*flags, "--port", str(urlsplit(page.url).port), home=home) as daemon:
         page.wait_for("#pill", "ready")
         assert not page.find("#notice").is_displayed()
+        assert post(daemon, "/v1/admin/restart")[0] == 200
+        page.wait_for("#pill", "restarting")
+        assert "edgeembed serve" not in page.text("#notice"), "there is nothing to do"
+        page.wait_for("#pill", "ready")
         daemon.process.send_signal(signal.SIGKILL)
         shown = page.wait_for("#notice", "does not answer")
         assert page.url in shown and page.text("#pill") == "not responding"

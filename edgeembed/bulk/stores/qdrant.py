@@ -208,7 +208,9 @@ def _connect(target: Target) -> Any:
     with _errors(target):
         if target.file is not None:
             return qdrant.QdrantClient(path=target.place)
-        return qdrant.QdrantClient(url=target.place, api_key=os.environ.get(KEY_VARIABLE), timeout=_SECONDS)
+        key = os.environ.get(KEY_VARIABLE)
+        # Whether the server is new enough shows when it records what `create` gives it.
+        return qdrant.QdrantClient(url=target.place, api_key=key, timeout=_SECONDS, check_compatibility=False)
 
 
 @contextlib.contextmanager

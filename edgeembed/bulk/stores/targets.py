@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from edgeembed.bulk.stores.interface import Store, StoreInfo
 from edgeembed.errors import ConfigError
@@ -14,6 +13,8 @@ from edgeembed.errors import ConfigError
 KINDS = ("sqlite", "lancedb", "qdrant", "postgresql", "postgres")
 DEFAULT_TABLE = "vectors"
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
+_PASSWORD_OF_USER = re.compile(r"(://[^/@:]*:)([^/]*)(@)")
+_PASSWORD_OF_OPTION = re.compile(r"(password=)[^&\s]*")
 _FORMS = "sqlite:FILE#TABLE, lancedb:FOLDER#TABLE, qdrant:URL#COLLECTION or postgresql://…#TABLE"
 
 
@@ -75,11 +76,8 @@ class Target:
 
     def __str__(self) -> str:
         """The name, without the password in a URL."""
-        place = self.place
-        if "://" in place:
-            url = urlsplit(place)
-            if url.password:
-                place = urlunsplit(url._replace(netloc=url.netloc.replace(f":{url.password}@", ":***@")))
+        place = _PASSWORD_OF_USER.sub(r"\1***\3", self.place) if "://" in self.place else self.place
+        place = _PASSWORD_OF_OPTION.sub(r"\1***", place)
         return f"{place}#{self.table}" if place.startswith(f"{self.kind}:") else f"{self.kind}:{place}#{self.table}"
 
 
