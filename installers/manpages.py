@@ -89,8 +89,9 @@ def _paragraphs(text: str) -> list[str]:
     lines = []
     for paragraph in re.split(r"\n\s*\n", textwrap.dedent(text.replace("\f", "")).strip()):
         verbatim = paragraph.lstrip().startswith(VERBATIM)
-        body = [_escape(line.rstrip()) for line in paragraph.split("\n") if line.strip(" \b")]
-        lines += [".PP", ".nf", *body, ".fi"] if verbatim else [".PP", *(line.strip() for line in body)]
+        # Stripped before they are escaped: at the beginning of a line, a full stop would be a request to troff.
+        body = [line.rstrip() if verbatim else line.strip() for line in paragraph.split("\n") if line.strip(" \b")]
+        lines += [".PP", ".nf", *map(_escape, body), ".fi"] if verbatim else [".PP", *map(_escape, body)]
     return lines
 
 

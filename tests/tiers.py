@@ -24,6 +24,7 @@ FIXTURES = {
 """Fixtures that tell the tier of each test that asks for them."""
 FOLDERS = {
     "autostart": "unit",
+    "background": "unit",
     "bulk": "unit",
     "cache": "unit",
     "chaos": "e2e",
@@ -39,6 +40,7 @@ FOLDERS = {
     "hub": "unit",
     "inference": "unit",
     "installers": "unit",
+    "mcp": "unit",
     "models": "unit",
     "published": "e2e",
     "runtime": "unit",

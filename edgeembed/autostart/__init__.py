@@ -1,6 +1,6 @@
 """Start at login: one interface, one module per mechanism.
 
-    current() -> Autostart      systemd's user units or XDG autostart on Linux, launchd on macOS, the Run key on Windows
+    current() -> Autostart      systemd's user units or XDG autostart on Linux, launchd on macOS, a task on Windows
     status(), enable(), disable()    the same, in one call
 
 The user's "off" is stored in the state folder and survives upgrades: installers call `enable_unless_off`.
@@ -34,8 +34,9 @@ def current(environ: Mapping[str, str] | None = None) -> Autostart:
     program, choice_file = Program.this(environ), Paths.resolve(environ).state / CHOICE_FILE
     if sys.platform == "win32":
         from edgeembed.autostart.windows import WindowsRun
+        from edgeembed.autostart.windows_task import WindowsTask
 
-        return WindowsRun(program, choice_file)
+        return WindowsTask(program, choice_file, WindowsRun(program, choice_file))
     if sys.platform == "darwin":
         from edgeembed.autostart.launchd import Launchd
 

@@ -47,6 +47,14 @@ class WindowsRun(Autostart):
         off = isinstance(approved, bytes) and bool(approved) and approved[0] % 2 == 1
         return AutostartEntry(self.place, active=not off, current=command == self._command())
 
+    def write(self) -> None:
+        """Write the value, for another mechanism that falls back on it."""
+        self._write()
+
+    def remove(self) -> None:
+        """Remove the value, if there is one."""
+        self._remove()
+
     def _write(self) -> None:
         command = self._command()
         if len(command) > MAX_COMMAND:
@@ -54,7 +62,7 @@ class WindowsRun(Autostart):
                 f"the command has {len(command)} characters, but Windows allows {MAX_COMMAND}: {command}. "
                 "Install edgeembed in a folder with a shorter path"
             )
-        self._check_environment()
+        self.check_environment()
         registry = self._registry
         with registry.CreateKeyEx(registry.HKEY_CURRENT_USER, RUN_KEY, 0, registry.KEY_SET_VALUE) as key:
             registry.SetValueEx(key, NAME, 0, registry.REG_SZ, command)
@@ -64,7 +72,7 @@ class WindowsRun(Autostart):
         self._delete(RUN_KEY)
         self._delete(APPROVED_KEY)
 
-    def _check_environment(self) -> None:
+    def check_environment(self) -> None:
         """Raise ConfigError for variables that will not be set at login: a Run value cannot set them."""
         for name, value in self.program.environment.items():
             permanent = self._read(ENVIRONMENT_KEY, name)

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
@@ -18,6 +17,7 @@ from edgeembed import autostart
 from edgeembed.autostart.base import Autostart, ServiceManager
 from edgeembed.background.log_file import last_lines
 from edgeembed.background.process import LoggedDaemon, listener
+from edgeembed.background.report import Report
 from edgeembed.background.seen import Seen, inspect
 from edgeembed.client import ask, daemon_url
 from edgeembed.common.logs import LOG_FILE
@@ -28,36 +28,29 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 POLL_SECONDS = 0.2
 MANAGER_POLL_SECONDS = 1.0
 """Between two questions to a service manager, each of which starts a program."""
+RESTART_SECONDS = 10.0
+"""For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
 BAD_SETTINGS = 2
 """Exit status of `edgeembed` for unusable settings."""
+END_LINES = 20
+"""Lines of a log in which the reason of the end is looked for."""
+RECENT_SECONDS = 60.0
+"""An older log is another daemon's."""
 LAST_WORDS = 4
 """Lines of the log that are shown when the daemon has ended by itself."""
-
-
-class Report(Protocol):
-    """Takes what happens, for people."""
-
-    def __call__(self, line: str) -> None:
-        """Take one line."""
-
-    def stage(self, what: str) -> None:
-        """Take what is done now; called often."""
-
-    def clear(self) -> None:
-        """Forget the stage: it is over."""
 
 
 class Background:
     """The daemon at the address of the settings."""
 
-    def __init__(self, resolved: Resolved, flags: Sequence[str], report: Report) -> None:
+    def __init__(self, resolved: Resolved, flags: Sequence[str], report: Report | None = None) -> None:
         """Prepare. flags: those of `edgeembed serve`, for a daemon that has to be started."""
         self._resolved = resolved
         self._settings = resolved.settings
         self._flags = flags
-        self.report = report
+        self.report = report or Report()
         self.autostart: Autostart | None = None
         """What starts it at login on this system; None if there is no such thing."""
         with contextlib.suppress(ConfigError):  # under sudo, or on an unknown system
@@ -79,6 +72,11 @@ class Background:
     def url(self) -> str:
         """The daemon's base URL."""
         return daemon_url(self._settings)
+
+    @property
+    def model(self) -> str | None:
+        """The model in the settings; None if they name none."""
+        return None if self._settings.upstream else self._settings.model
 
     @property
     def log_file(self) -> Path:
@@ -217,12 +215,35 @@ class Background:
 
     def restart(self) -> tuple[Seen, bool]:
         """Stop the daemon if it runs, and start it as it was started before; return as `start` does."""
-        manager = self.manager_of(self.inspect(), listener(self._settings))
+        seen = self.inspect()
+        manager = self.manager_of(seen, listener(self._settings))
+        if manager is None and seen.running and seen.status is None:
+            # Started anew by us, a daemon that requires a key might not require it any more.
+            raise ConfigError(f"the daemon at {seen.url} cannot be asked to restart: {seen.problem}")
+        if manager is None and seen.pid is not None and self._resolved.origins["model"] != "flag":
+            reply = asyncio.run(ask(self._settings, "/v1/admin/restart", body={}))
+            if reply is not None and reply.status == 200:  # with its own flags and variables
+                return self._wait_for_restarted(), True
         self.stop()
         if manager is None:
             return self.start()
         manager.start()
         return self._wait_for_managed(manager), True
+
+    def _wait_for_restarted(self) -> Seen:
+        began = time.monotonic()
+        gone_since: float | None = None
+        while True:
+            seen, now = self.inspect(), time.monotonic()
+            if seen.running:
+                gone_since = None
+                if seen.status and seen.status.uptime_seconds < now - began and not self._is_starting(seen):
+                    return seen
+            elif listener(self._settings) is None:
+                gone_since = gone_since or now
+                if now - gone_since > RESTART_SECONDS:
+                    raise _ended("the daemon did not start again", self.last_words(None), 1)
+            time.sleep(POLL_SECONDS)
 
     # --- who runs it --------------------------------------------------------------------------------------------------
 
@@ -291,6 +312,17 @@ class Background:
         except (OSError, subprocess.TimeoutExpired):
             return []
         return done.stdout.splitlines()
+
+    def words_of_ended(self) -> list[str]:
+        """Return the end of the log of a daemon that ended a moment ago and is not our child; none if nobody kept it."""
+        manager = self.last_manager()
+        managed = manager.inspect() if manager else None
+        if manager is not None and managed is not None and managed.state in ("failed", "restarting"):
+            return self.last_words(manager, END_LINES)
+        with contextlib.suppress(OSError):
+            if time.time() - self.log_file.stat().st_mtime < RECENT_SECONDS:
+                return last_lines(self.log_file, END_LINES)
+        return []
 
 
 def _ended(what: str, lines: Sequence[str], status: int) -> EdgeEmbedError:

@@ -123,9 +123,9 @@ def _pdf(path: Path) -> Document:
         reader = pypdf.PdfReader(file)
         if reader.is_encrypted:
             try:
-                opened = bool(reader.decrypt(""))
-            except pypdf.errors.DependencyError:
-                opened = False
+                opened = reader.decrypt("")  # anyone may read many that are encrypted
+            except pypdf.errors.DependencyError as error:
+                raise UnreadableError("the document is encrypted by AES; install cryptography to read it") from error
             if not opened:
                 raise UnreadableError("the document is encrypted; save it without a password")
         text = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, Protocol
@@ -20,6 +21,7 @@ from edgeembed.errors import (
     ConfigError,
     EngineError,
 )
+from edgeembed.inference.chunking import ChunkRules
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
@@ -129,7 +131,7 @@ class Scored(NamedTuple):
 @asynccontextmanager
 async def open_embedder(
     resolved: Resolved, options: EmbedOptions, report: ReportLine, *, in_process: bool = False
-) -> AsyncIterator[Embedder]:
+) -> AsyncIterator[DaemonEmbedder | LocalEmbedder]:
     """Connect to the running daemon; load the model in this process if there is none, or if `in_process` is set.
 
     Raises EdgeEmbedError.
@@ -144,6 +146,16 @@ async def open_embedder(
         local = LocalEmbedder(service, model, options)
         await local.start()
         yield local
+
+
+async def fitted_rules(rules: ChunkRules, embedder: Embedder) -> ChunkRules:
+    """Return rules whose chunks are no longer than the embedder's model takes. Raises EdgeEmbedError."""
+    info = embedder.info
+    if not info.context_tokens:
+        return rules
+    around = info.probe_tokens - (await with_retries(lambda: embedder.count([PROBE])))[0]
+    room = info.context_tokens - around
+    return ChunkRules(room, min(rules.overlap, room // 2)) if 0 < room < rules.tokens else rules
 
 
 async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: ReportLine) -> Scored:
@@ -224,6 +236,13 @@ class DaemonEmbedder:
         counts = await self._tokens(texts)
         return [max(count - self._special_tokens, 0) for count in counts]
 
+    def reading_as(self, input_type: InputType) -> DaemonEmbedder:
+        """Return an embedder of the same model for texts of another kind."""
+        other = copy.copy(self)
+        other._options = self._options | {"input_type": input_type}
+        other._special_tokens = None
+        return other
+
     async def _tokens(self, texts: Sequence[str]) -> list[int]:
         options = {name: value for name, value in self._options.items() if name in ("model", "input_type", "instruction")}
         body = {"input": list(texts), **options}
@@ -294,6 +313,12 @@ class LocalEmbedder:
     async def count(self, texts: Sequence[str]) -> list[int]:
         result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
         return [len(text.ids) for text in result.tokens]
+
+    def reading_as(self, input_type: InputType) -> LocalEmbedder:
+        """Return an embedder of the same model for texts of another kind."""
+        other = copy.copy(self)
+        other._options = self._options._replace(input_type=input_type)
+        return other
 
     async def _embed(self, texts: Sequence[str]) -> EmbedResult:
         request = msgspec.structs.replace(self._options.as_request(texts), cache="off", repeatable=True)

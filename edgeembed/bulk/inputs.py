@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -151,8 +152,13 @@ def open_inputs(
 def require_files(names: Sequence[str]) -> None:
     """Raise ConfigError unless all inputs exist and standard input is named only once."""
     for name in names:
-        if name != "-" and not Path(name).exists():
+        if name == "-":
+            continue
+        path = Path(name)
+        if not path.exists():
             raise ConfigError(f"no such file: {name}")
+        if not (path.is_file() or path.is_dir()):
+            raise ConfigError(f"{name} is a pipe or a device, which cannot be resumed; send it to standard input and name -")
     if sum(name == "-" for name in names) > 1:
         raise ConfigError("standard input can be read only once; give - once")
 
@@ -160,6 +166,15 @@ def require_files(names: Sequence[str]) -> None:
 def format_of(path: Path) -> InputFormat:
     """Return the format of a file by its name, in which the suffix of a compressed file does not count."""
     return _SUFFIXES.get(Path(without_compression(path.name)).suffix.lower(), "text")
+
+
+def require_texts(arguments: Sequence[str], remedy: str) -> None:
+    """Raise ConfigError for an argument that is rather a file's name than a text. remedy: what to do with its content."""
+    for text in arguments:
+        if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
+            raise ConfigError(f"{text} is a file; {remedy}; to take its name as a text, add --text")
+        if looks_like_file(text):
+            raise ConfigError(f"no such file: {text}; if it is a text and no file's name, add --text")
 
 
 def looks_like_file(text: str) -> bool:
@@ -225,4 +240,5 @@ __all__ = [
     "looks_like_file",
     "open_inputs",
     "require_files",
+    "require_texts",
 ]

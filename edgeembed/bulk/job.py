@@ -13,7 +13,7 @@ import filelock
 import msgspec
 
 from edgeembed.bulk.computed import described
-from edgeembed.bulk.embedders import PROBE, Embedder
+from edgeembed.bulk.embedders import Embedder, fitted_rules
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, open_inputs, require_files
 from edgeembed.bulk.kept import type_of
@@ -33,14 +33,15 @@ from edgeembed.bulk.shards import (
 from edgeembed.bulk.sinks import Sink
 from edgeembed.bulk.writers import ShardRows
 from edgeembed.common.files import describe_os_error
-from edgeembed.common.retry import with_retries
 from edgeembed.errors import ConfigError, EdgeEmbedError
-from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
+from edgeembed.inference.chunking import Chunker, WordTokens
 
 MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
 REQUESTS_PER_SHARD = 16
 """At least, for a full shard; where many concurrent requests keep the embedder busy, more shards are computed at a time."""
+HOPELESS_ROWS = 1000
+"""A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
 _WORDS_PER_REQUEST = 1024
 
 
@@ -190,14 +191,10 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
 async def _fitted(job: Job, embedder: Embedder, watch: JobListener) -> Job:
     """Return the job with chunks that are no longer than the model takes. Raises EdgeEmbedError."""
     rules, info = job.rules, embedder.info
-    if not (job.has_chunks and info.context_tokens):
+    chunks = await fitted_rules(rules.chunks, embedder) if job.has_chunks else rules.chunks
+    if chunks == rules.chunks:
         return job
-    around = info.probe_tokens - (await with_retries(lambda: embedder.count([PROBE])))[0]
-    room = info.context_tokens - around
-    if not 0 < room < rules.chunks.tokens:
-        return job
-    watch.note(f"chunks have at most {room} tokens, because {info.model} takes {info.context_tokens}")
-    chunks = ChunkRules(room, min(rules.chunks.overlap, room // 2))
+    watch.note(f"chunks have at most {chunks.tokens} tokens, because {info.model} takes {info.context_tokens}")
     return msgspec.structs.replace(job, rules=msgspec.structs.replace(rules, chunks=chunks))
 
 
@@ -326,12 +323,16 @@ class _Run:
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
 
-        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for them.
+        Raises ConfigError if the inputs have no texts, as after a typo in the column's name: that job is not lost for
+        them, and a new one does not reject every row of large inputs.
         """
-        if self._work.began:
-            if not first.rows:
-                reason = f"none of the first {len(first.refused):,} rows can be embedded ({first.refused[0].reason})"
-                raise ConfigError(f"{reason}; the unfinished job of {self._job.output.title} is kept")
+        began = self._work.began
+        if not first.rows and (began or len(first.refused) >= HOPELESS_ROWS):
+            refused = first.refused[0]
+            rows = f"none of the first {len(first.refused):,} rows can be embedded"
+            kept = f"; the unfinished job of {self._job.output.title} is kept" if began else ""
+            raise ConfigError(f"{rows}, the first ({refused.where}) because: {refused.reason}{kept}")
+        if began:
             self._job.output.clear_work()
         manifest = msgspec.structs.replace(
             self._expected,

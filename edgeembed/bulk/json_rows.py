@@ -41,11 +41,7 @@ class JsonRows(Lines):
         if self._is_array is None:
             with self.opened() as stream:
                 self._is_array = stream.head().removeprefix(BOM).lstrip().startswith(b"[")
-        for read in self._array(start) if self._is_array else self._lines(start):
-            if isinstance(read, Record) and read.text and SURROGATE.search(read.text):
-                yield Reject(read.place, "not UTF-8", read.after, read.id)
-            else:
-                yield read
+        return self._array(start) if self._is_array else self._lines(start)
 
     def _lines(self, start: Position) -> Iterator[Read]:
         number, first = start.number, not start.offset
@@ -85,7 +81,10 @@ class JsonRows(Lines):
                 if number <= start.offset:
                     continue
                 after = Position(number, number, done=stream.position())
-                yield self._row(value, f"element {number}", after, first=number == 1)
+                row = self._row(value, f"element {number}", after, first=number == 1)
+                # Unlike orjson, ijson may return half characters.
+                half = isinstance(row, Record) and SURROGATE.search(row.text)
+                yield Reject(row.place, "not UTF-8", row.after, row.id) if half else row
 
     def _elements(self, file: Any) -> Iterator[Any]:
         """Yield the elements of the array, which is never in memory as a whole. Raises ConfigError for a damaged one."""
@@ -125,6 +124,8 @@ class JsonRows(Lines):
             return Reject(place, f"the field {field!r} is not a string", after, id_)
         if len(text) > MAX_BYTES:
             return Reject(place, TOO_LONG, after, id_)
+        if not self._keep:
+            return Record(id_, text, number, after, place)
         kept = {name: value[name] for name in self._keep if name in value}
         return Record(id_, text, number, after, place, kept)
 

@@ -43,7 +43,9 @@ class Output:
         format_ = SUFFIXES.get(path.suffix.lower())
         if format_ is None:
             suffixes = ", ".join(SUFFIXES)
-            raise ConfigError(f"unknown output format: {name}; expected {suffixes}, or a folder that ends with /")
+            raise ConfigError(
+                f"unknown output format: {name}; expected {suffixes}, .faiss, a folder that ends with /, or a store"
+            )
         return cls(path, format_, False)
 
     @property

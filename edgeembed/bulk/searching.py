@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeembed.bulk.embedders import Embedder
+from edgeembed.bulk.stores.faiss_index import FaissRows, named_by
 from edgeembed.bulk.stores.files import FileRows
 from edgeembed.bulk.stores.interface import Found, Searchable, StoreInfo, Where
 from edgeembed.bulk.stores.targets import Target, kind_of
@@ -24,6 +25,8 @@ Reranker = Callable[[str, Sequence[str]], Awaitable[Sequence[float]]]
 
 def open_rows(name: str) -> Searchable:
     """Open what a job wrote: a store, a file or a folder of shards. Raises ConfigError."""
+    if (index := named_by(name)) is not None:
+        return FaissRows(index)
     target = Target.parse(name)
     return FileRows(Path(name)) if target is None else kind_of(target).open(target)
 
@@ -77,8 +80,10 @@ def parse_where(conditions: Sequence[str]) -> Where:
 
 
 def _readings(value: str) -> list[str | int | float]:
-    """Return the values that a word on the command line may stand for: itself, or a number."""
+    """Return the values that a word on the command line may stand for: itself, a number or a truth value."""
     readings: list[str | int | float] = [value]
+    if value in ("true", "false"):
+        readings.append(value == "true")
     for type_ in (int, float):
         try:
             readings.append(type_(value))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
+from edgeembed.bulk.kept import arrow_type
 from edgeembed.bulk.shards import IdKind, JobManifest, WorkFolder
 from edgeembed.bulk.stores.interface import Store, StoreInfo, StoreRows
 from edgeembed.bulk.stores.targets import Target, kind_of
+from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.bulk.writers import ShardRows, assemble, write_shard
 from edgeembed.errors import ConfigError
 
@@ -154,8 +156,24 @@ def info_of(manifest: JobManifest) -> StoreInfo:
         ids=manifest.ids,
         with_text=manifest.rules.with_text,
         columns=tuple(manifest.kept),
+        column_types=tuple(map(_column_type, manifest.kept.values())),
         dtype=manifest.rules.dtype,
         input_type=manifest.rules.input_type,
         instruction=manifest.rules.instruction,
         job=manifest.job,
     )
+
+
+def _column_type(kept: str) -> Literal["string", "int64", "double", "bool"]:
+    """Return the type of a column of metadata, of which Parquet has more than stores."""
+    match kept:
+        case "int64" | "double" | "bool":
+            return kept
+        case "string":
+            return "string"
+    types, found = import_pyarrow().types, arrow_type(kept)
+    if types.is_boolean(found):
+        return "bool"
+    if types.is_integer(found) and not types.is_uint64(found):
+        return "int64"
+    return "double" if types.is_floating(found) else "string"

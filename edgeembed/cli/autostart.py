@@ -22,7 +22,7 @@ def autostart() -> None:
     edgeembed autostart disable         stop starting it; upgrades do not turn it on again
     edgeembed autostart status          show whether it starts, and through what
 
-    Needs no administrator: systemd's user units or XDG autostart on Linux, launchd on macOS, the Run key on Windows. The
+    Needs no administrator: systemd's user units or XDG autostart on Linux, launchd on macOS, a task on Windows. The
     daemon uses the settings in config.toml; of the environment, only EDGEEMBED_HOME is kept.
     """
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.completion import complete_model
 from edgeembed.cli.printing import print_fields, print_json, print_table, to_stderr
 from edgeembed.cli.settings import setting_options, split_flags
 
@@ -44,7 +45,7 @@ class BenchFlags:
 
 
 @click.command()
-@click.argument("model", required=False)
+@click.argument("model", required=False, shell_complete=complete_model)
 @click.option("--quick", is_flag=True, help="Measure less: two lengths of text, one second each.")
 @click.option(
     "--seconds", type=click.FloatRange(min=0.1), help=f"Duration of each measurement.  [default: {DEFAULT_SECONDS:g}]"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.completion import complete_model
 from edgeembed.cli.output_flags import output_options, outputs_of
 from edgeembed.cli.printing import ago, print_fields, print_json, print_table, to_stderr
 from edgeembed.cli.settings import setting_options
@@ -114,7 +115,12 @@ def _print_models(models: list[ModelReport]) -> None:
 
 
 @cache.command()
-@click.option("--model", metavar="NAME", help="Remove only the vectors of this model: NAME or NAME:TYPE.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=complete_model,
+    help="Remove only the vectors of this model: NAME or NAME:TYPE.",
+)
 @setting_options("host", "port")
 def clear(model: str | None, **flags: str | None) -> None:
     """Remove vectors from disk and from the memory of a running daemon.
@@ -190,7 +196,12 @@ def warm(
 
 @cache.command(name="export")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--model", metavar="NAME", help="Export only the vectors of this model: NAME or NAME:TYPE.")
+@click.option(
+    "--model",
+    metavar="NAME",
+    shell_complete=complete_model,
+    help="Export only the vectors of this model: NAME or NAME:TYPE.",
+)
 def export_command(file: Path, model: str | None) -> None:
     """Write the vectors to a file for another machine. It must serve the same model files."""
     from edgeembed.cache.report import labels_of

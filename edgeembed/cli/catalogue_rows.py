@@ -9,23 +9,24 @@ import click
 from edgeembed.cli.printing import print_fields, print_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from edgeembed.config.settings import Settings
     from edgeembed.hub.catalogue import CatalogueEntry
 
 
-def print_offered(entries: Iterable[CatalogueEntry], settings: Settings) -> None:
-    """Print the table of models that can be installed, each with its default type."""
+def print_offered(entries: Iterable[CatalogueEntry], installed: Mapping[str, list[str]], settings: Settings) -> None:
+    """Print the table of the catalogue's models, each with its default type. installed: the types that are, by name."""
     print_table(
-        ("NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"),
-        [_cells(entry, settings) for entry in entries],
+        ("NAME", "TYPE", "SIZE", "MEMORY", "INSTALLED", "DIMENSIONS", "LICENCE", "LANGUAGES", "GOOD FOR"),
+        [_cells(entry, installed.get(entry.name, []), settings) for entry in entries],
         right=("SIZE", "MEMORY", "DIMENSIONS"),
-        spare=("DIMENSIONS", "LICENCE", "GOOD FOR", "LANGUAGES", "MEMORY", "TYPE"),
+        spare=("DIMENSIONS", "LICENCE"),
+        below=("LANGUAGES", "GOOD FOR"),
     )
 
 
-def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
+def _cells(entry: CatalogueEntry, installed: list[str], settings: Settings) -> tuple[str, ...]:
     from edgeembed.common.progress import human_size
     from edgeembed.hub.file_sizes import size_of
     from edgeembed.models.overview import memory_of
@@ -36,9 +37,10 @@ def _cells(entry: CatalogueEntry, settings: Settings) -> tuple[str, ...]:
         entry.default_type,
         human_size(size) if size else "?",
         human_size(memory) if memory else "?",
-        ", ".join(entry.languages),
+        ", ".join(installed) or "-",
         entry.vectors or "-",
         entry.license.removeprefix("LicenseRef-"),
+        ", ".join(entry.languages),
         entry.purpose,
     )
 

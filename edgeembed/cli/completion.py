@@ -5,10 +5,18 @@ Completion has to be instant, so nothing here opens the store, imports llama.cpp
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ShellComplete,
+    ZshComplete,
+    add_completion_class,
+)
 
 _PROGRAM = "edgeembed"
 _VARIABLE = "_EDGEEMBED_COMPLETE"
@@ -16,9 +24,9 @@ _VARIABLE = "_EDGEEMBED_COMPLETE"
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish", "powershell"]))
 def completion(shell: str) -> None:
-    """Print a script that lets your shell complete commands, options, models and their types.
+    """Print a script that lets your shell complete commands, options, models and their types, settings and files.
 
     \b
     bash 4.4 or later, where the package bash-completion is installed:
@@ -38,6 +46,10 @@ def completion(shell: str) -> None:
       mkdir -p ~/.config/fish/completions
       edgeembed completion fish > ~/.config/fish/completions/edgeembed.fish
 
+    \b
+    PowerShell, in the file that $PROFILE names (not run on Windows by us):
+      edgeembed completion powershell | Out-String | Invoke-Expression
+
     It takes effect in new shells. Print the script again after upgrading edgeembed.
     """
     script = _SHELLS[shell](click.get_current_context().find_root().command, {}, _PROGRAM, _VARIABLE).source()
@@ -56,6 +68,18 @@ def complete_model(context: click.Context, parameter: click.Parameter, incomplet
         name: list(dict.fromkeys([*installed.get(name, []), *offered_types(entry)])) for name, entry in catalogue().items()
     }
     return _offer(incomplete, types, installed) or [CompletionItem(incomplete, type="file")]
+
+
+def complete_file(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer files and folders."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_type(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the types in which models can be had."""
+    from edgeembed.hub.offered import CONVERTED_TYPES
+
+    return [CompletionItem(each) for each in CONVERTED_TYPES if each.startswith(incomplete.upper())]
 
 
 def complete_installed(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -104,7 +128,7 @@ def complete_value(context: click.Context, parameter: click.Parameter, incomplet
     if name in ("model", "preload", "pin") or (name == "aliases" and entry):
         return complete_model(context, parameter, incomplete)
     if any(field.name == name and kind_of(field) == "file" for field in msgspec.structs.fields(Settings)):
-        return [CompletionItem(incomplete, type="file")]
+        return complete_file(context, parameter, incomplete)
     return []
 
 
@@ -229,6 +253,56 @@ complete --no-files --command %(prog_name)s --arguments '(%(complete_func)s)'
 """
 
 
+# click has none for PowerShell. The words come one to a line, as they may hold blanks; a line of the answer is type, value
+# and help with tabs between. Written after Microsoft's pages on Register-ArgumentCompleter; not run in
+# PowerShell.
+_POWERSHELL = r"""Register-ArgumentCompleter -Native -CommandName %(prog_name)s -ScriptBlock {
+    param($word, $ast, $position)
+    $words = @($ast.CommandElements | Where-Object { $_.Extent.EndOffset -lt $position } | ForEach-Object {
+        if ($_ -is [System.Management.Automation.Language.StringConstantExpressionAst]) { $_.Value } else { $_.Extent.Text }
+    })
+    $option = ''
+    $rest = "$word"
+    if ($rest -match '^(--[^=]+=)(.*)$') {
+        $option = $Matches[1]
+        $rest = $Matches[2]
+    }
+    $env:COMP_WORDS = $words -join "`n"
+    $env:COMP_CWORD = "$word"
+    $env:%(complete_var)s = 'powershell_complete'
+    try {
+        & %(prog_name)s 2>$null | ForEach-Object {
+            $type, $value, $help = $_ -split "`t", 3
+            if ($type -eq 'plain') {
+                if (-not $help) { $help = $value }
+                [System.Management.Automation.CompletionResult]::new("$option$value", $value, 'ParameterValue', $help)
+            } else {
+                [System.Management.Automation.CompletionCompleters]::CompleteFilename($rest) | ForEach-Object {
+                    $text = "$option$($_.CompletionText)"
+                    [System.Management.Automation.CompletionResult]::new($text, $_.ListItemText, $_.ResultType, $_.ToolTip)
+                }
+            }
+        }
+    } finally {
+        Remove-Item Env:COMP_WORDS, Env:COMP_CWORD, Env:%(complete_var)s -ErrorAction SilentlyContinue
+    }
+}
+"""
+
+
+class _PowerShell(ShellComplete):
+    name = "powershell"
+    source_template = _POWERSHELL
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """Return the words before the one that is completed, and that one."""
+        return os.environ["COMP_WORDS"].split("\n")[1:], os.environ.get("COMP_CWORD", "")
+
+    def format_completion(self, item: CompletionItem) -> str:
+        """Return the line for an answer."""
+        return f"{item.type}\t{item.value}\t{item.help or ''}"
+
+
 class _Bash(BashComplete):
     source_template = _BASH
 
@@ -241,4 +315,5 @@ class _Fish(FishComplete):
     source_template = _FISH
 
 
-_SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish}
+_SHELLS: dict[str, type[ShellComplete]] = {"bash": _Bash, "zsh": _Zsh, "fish": _Fish, "powershell": _PowerShell}
+add_completion_class(_PowerShell)

@@ -240,11 +240,11 @@ def _after_change(name: str, daemon: Background | None, restart: bool, advice: s
 
     if os.environ.get(variable := f"{ENV_PREFIX}{name.upper()}"):
         to_stderr(f"the variable {variable} is set, and wins over config.toml: {advice}")
-    if daemon is None or not (seen := daemon.inspect()).running:
+    if daemon is None or not daemon.inspect().running:
         return
     on_terminal = sys.stdin is not None and sys.stdin.isatty() and sys.stderr is not None and sys.stderr.isatty()
     if not restart and on_terminal:
-        restart = click.confirm(f"The daemon at {seen.url} must restart for that. Restart it now?", default=False, err=True)
+        restart = click.confirm("Restart the daemon now, so that it takes effect?", default=False, err=True)
     if not restart:
         to_stderr("restart needed: the running daemon has the old settings. To restart it: edgeembed restart")
         return

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from edgeembed.cli.completion import complete_file, complete_type
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
@@ -39,8 +40,16 @@ class ConvertFlags:
 
 
 @click.command()
-@click.argument("source")
-@click.option("--type", "kind", metavar="TYPE", default="Q8_0", show_default=True, help="Type of the weights in the file.")
+@click.argument("source", shell_complete=complete_file)
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    default="Q8_0",
+    show_default=True,
+    shell_complete=complete_type,
+    help="Type of the weights in the file.",
+)
 @click.option(
     "-o",
     "--output",

@@ -12,8 +12,13 @@ from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeembed.config.resolution import Resolved
-    from edgeembed.engine.gpu.placement import Gpus
+    from edgeembed.config.settings import Settings
+    from edgeembed.engine.gpu.placement import Gpus, Sizes
+    from edgeembed.engine.worker_options import WorkerOptions
+    from edgeembed.hub.references import Spec
 
 
 @click.command()
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     "planned",
     metavar="MODEL",
     shell_complete=complete_model,
-    help="Show which device each part of a model would use.",
+    help="Show which device each part of a model would use, and the memory that it takes, also before it is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("device", "gpu_layers", "gpu_memory_utilization", "context_tokens", "batch_tokens")
@@ -32,6 +37,9 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     \b
     edgeembed devices
     edgeembed devices --plan qwen3-embedding-0.6b --gpu-memory-utilization 0.5
+    edgeembed devices --plan qwen3-embedding-8b:Q4_K_M    before it is downloaded
+
+    For a model of the catalogue that is not installed, sizes are estimates from the numbers in the catalogue.
 
     Exits with 1 if the setting `device` asks for a GPU that cannot be used.
     """
@@ -48,29 +56,86 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     else:
         _print(described, inventory.problem)
         if plan is not None:
-            click.echo(f"\n{planned}: {printable(str(plan['text']))}")
+            _print_plan(str(planned), plan)
     if described["why_no_gpu"] and resolved.settings.device not in ("auto", "cpu"):
         raise SystemExit(1)
 
 
 def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
-    """Return where the parts of an installed model would go. Raises HubError when it is not installed."""
+    """Return where the parts of a model would go, and the memory that it takes: read from its file, or estimated from the
+    catalogue. Raises HubError when it is neither installed nor in the catalogue.
+    """
+    from edgeembed.hub.gguf.weights import fits_cards, read_weights
+    from edgeembed.hub.install import find_here
+    from edgeembed.hub.references import parse_spec
+    from edgeembed.models.overview import memory_of_installed
+    from edgeembed.runtime.engines import card_options
+
+    settings = resolved.settings
+    model = find_here(name, paths=resolved.paths, report=lambda _line: None)
+    if model is not None:
+        memory = memory_of_installed(model, settings)
+        sizes = (lambda: read_weights(model.path)) if fits_cards(model.path) else None
+        placed = _place(resolved, gpus, sizes, card_options(settings, model))
+        return {**placed, "estimate": False, "file_bytes": model.size_bytes, **_memory(gpus, settings, memory)}
+    return _estimated(resolved, gpus, parse_spec(name, resolved.paths))
+
+
+def _estimated(resolved: Resolved, gpus: Gpus, spec: Spec) -> dict[str, Any]:
+    from pathlib import Path
+
+    from edgeembed.engine.stand_ins import STAND_INS
+    from edgeembed.errors import HubError
+    from edgeembed.hub.file_sizes import size_of
+    from edgeembed.hub.planned_weights import planned_weights
+    from edgeembed.models.overview import memory_of
+    from edgeembed.runtime.engines import PlannedModel, card_options
+
+    settings, entry = resolved.settings, spec.entry
+    if entry is None:
+        raise HubError(f"{spec} is not installed and not in the catalogue, so its size is not known: edgeembed pull {spec}")
+    kind = spec.type or entry.default_type
+    planned, size = planned_weights(entry, kind), size_of(entry, kind)
+    if planned is None or size is None:
+        raise HubError(f"the size of {entry.name}:{kind} is not known before it is installed")
+    memory = memory_of(entry, kind, settings)
+    sizes = (lambda: planned) if entry.architecture not in STAND_INS else None
+    meant = PlannedModel(Path(f"{entry.name}-{kind}.gguf"), entry.max_seq_length, entry.task)
+    placed = _place(resolved, gpus, sizes, card_options(settings, meant))
+    return {**placed, "estimate": True, "file_bytes": size, **_memory(gpus, settings, memory)}
+
+
+def _place(resolved: Resolved, gpus: Gpus, sizes: Callable[[], Sizes] | None, options: WorkerOptions) -> dict[str, Any]:
+    """Return where the parts of a model would go. sizes: None for a model that only the processor can compute."""
     import msgspec
 
     from edgeembed.engine.execution_modes import ModeUnavailableError
-    from edgeembed.hub.gguf.weights import fits_cards, read_weights
-    from edgeembed.hub.install import ensure_installed
-    from edgeembed.runtime.engines import card_options
 
-    settings = msgspec.structs.replace(resolved.settings, offline=True)  # only installed models
-    model = ensure_installed(name, paths=resolved.paths, settings=settings, report=lambda _line: None)
-    if not gpus.possible or not fits_cards(model.path) or resolved.settings.gpu_layers == "0":
+    if not gpus.possible or sizes is None or resolved.settings.gpu_layers == "0":
         return {"text": "all on the CPU", "gpu_layers": 0}
     try:
-        plan = gpus.preview(read_weights(model.path), card_options(resolved.settings, model))
+        plan = gpus.preview(sizes(), options)
     except ModeUnavailableError as error:
         return {"text": f"all on the CPU: {error}", "gpu_layers": 0}
     return {"text": str(plan), **msgspec.to_builtins(plan)}
+
+
+def _memory(gpus: Gpus, settings: Settings, memory: int | None) -> dict[str, Any]:
+    from edgeembed.models.memory import budget_bytes
+    from edgeembed.models.overview import Room
+
+    fits, words = Room.of(budget_bytes(settings.memory_budget_mib), gpus.describe()).fit(memory)
+    return {"memory_bytes": memory, "fits": fits, "fits_words": words}
+
+
+def _print_plan(name: str, plan: dict[str, Any]) -> None:
+    from edgeembed.common.progress import human_size
+
+    click.echo(f"\n{printable(name)}: {printable(str(plan['text']))}")
+    file = human_size(plan["file_bytes"])
+    about = "not installed: an estimate from the catalogue" if plan["estimate"] else None
+    fits = {"yes": "fits", "partly": "fits in part on the card", "no": "does not fit"}.get(plan["fits"] or "", "unknown")
+    print_fields([("file", file), ("memory", f"{fits}: {plan['fits_words']}"), ("note", about)], indent="  ")
 
 
 def _print(described: dict[str, Any], problem: str | None) -> None:

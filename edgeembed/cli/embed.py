@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.completion import complete_file
 from edgeembed.cli.output_flags import output_options, outputs_of
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options, split_flags
@@ -68,11 +69,12 @@ class EmbedFlags:
 
 
 @click.command()
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT…", shell_complete=complete_file)
 @click.option(
     "-o",
     "--output",
     metavar="OUT",
+    shell_complete=complete_file,
     help="Where to write vectors: a .parquet, .arrow, .jsonl or .npy file, or a folder ending with /.",
 )
 @click.option(
@@ -222,7 +224,6 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     """Print a JSON object for each text, or for each line of standard input."""
     import asyncio
     import itertools
-    import os
     from collections.abc import Iterator
 
     import orjson
@@ -230,7 +231,7 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     from edgeembed.bulk.computed import fields_of
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.embedding import TEXTS_PER_REQUEST
-    from edgeembed.bulk.inputs import looks_like_file
+    from edgeembed.bulk.inputs import require_texts
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.errors import ConfigError
 
@@ -243,14 +244,8 @@ def _embed_texts(texts: tuple[str, ...], flags: EmbedFlags, model: str | None, r
     for flag, given in for_files.items():
         if given:
             raise ConfigError(f"{flag} is for whole files; name an output file with -o")
-    for text in () if flags.literal else texts:
-        if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
-            raise ConfigError(
-                f"{text} is a file; to embed its content, name an output file, as in -o vectors.parquet; to embed its name, "
-                "add --text"
-            )
-        if looks_like_file(text):
-            raise ConfigError(f"no such file: {text}; if it is a text and no file's name, add --text")
+    if not flags.literal:
+        require_texts(texts, "to embed its content, name an output file, as in -o vectors.parquet")
 
     def lines() -> Iterator[str]:
         for text in texts:
@@ -318,14 +313,16 @@ def _require_storable(inputs: tuple[str, ...], out: Output, flags: EmbedFlags) -
     """Raise ConfigError for flags that do not fit a store, or that only a store has."""
     from pathlib import Path
 
+    from edgeembed.bulk.stores.faiss_index import FaissOutput
     from edgeembed.bulk.stores.output import StoreOutput
     from edgeembed.engine.interface import DENSE
     from edgeembed.errors import ConfigError
 
-    if not isinstance(out, StoreOutput):
-        if flags.append:
-            raise ConfigError("--append is for stores; files are written whole")
+    if not isinstance(out, StoreOutput) and flags.append:
+        raise ConfigError("--append is for stores; files are written whole")
+    if not isinstance(out, StoreOutput | FaissOutput):
         return
+    out.require_library()
     if _outputs(flags) != DENSE:
         raise ConfigError("stores hold dense vectors; write the other outputs to a Parquet file")
     if flags.dtype != "float32":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,8 @@ from edgeembed.cli.printing import ago, print_json, print_table
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from edgeembed.config.settings import Settings
+    from edgeembed.hub.catalogue import CatalogueEntry
     from edgeembed.hub.store import InstalledModel
 
 
@@ -24,7 +26,8 @@ def list_models(available: bool, as_json: bool) -> None:
     """List the installed models, and with --available also those of the catalogue.
 
     Models of the catalogue come in a second table, with their default type. SIZE is that of the file, MEMORY an estimate of
-    what a loaded model takes. A narrow terminal hides some columns; output to a pipe has all of them.
+    what a loaded model takes, INSTALLED the types that are installed. A narrow terminal has fewer columns and, for languages
+    and purpose, a second line; output to a pipe has all of them.
 
     \b
     Examples:
@@ -39,11 +42,14 @@ def list_models(available: bool, as_json: bool) -> None:
     resolved = resolve()
     store = Store(resolved.paths)
     installed, unfinished = store.installed(), store.unfinished()
-    there = {model.name for model in installed}
-    offered = [entry for name, entry in catalogue().items() if available and name not in there]
+    there: dict[str, list[str]] = {}
+    for model in installed:
+        there.setdefault(model.name, []).append(model.type)
+    offered = list(catalogue().values()) if available else []
     if as_json:
-        rows = [installed_row(model) | {"installed": True} for model in installed]
-        print_json(rows + [offered_row(entry, resolved.settings) | {"installed": False} for entry in offered])
+        rows = [_row(model, resolved.settings, catalogue().get(model.name)) for model in installed]
+        more = [entry for entry in offered if entry.name not in there]
+        print_json(rows + [offered_row(entry, resolved.settings) | {"installed": False} for entry in more])
         return
     if not installed:
         hint = "" if offered else " To see what is available: edgeembed list --available"
@@ -56,12 +62,21 @@ def list_models(available: bool, as_json: bool) -> None:
             spare=("LICENCE", "DIMENSIONS", "TASK", "LAST USED"),
         )
     if offered:
-        click.echo("\nNot installed, but in the catalogue:\n")
-        print_offered(offered, resolved.settings)
-        example = next((entry.name for entry in offered if entry.name == DEFAULT_MODEL), offered[0].name)
-        click.echo(f"\nTo install one: edgeembed pull {example}")
+        click.echo("\nIn the catalogue:\n")
+        print_offered(offered, there, resolved.settings)
+        left = [entry.name for entry in offered if entry.name not in there]
+        if left:
+            click.echo(f"\nTo install one: edgeembed pull {DEFAULT_MODEL if DEFAULT_MODEL in left else left[0]}")
     print_damage(installed)
     _print_unfinished(unfinished)
+
+
+def _row(model: InstalledModel, settings: Settings, entry: CatalogueEntry | None) -> dict[str, Any]:
+    """Return what programs get about an installed model; purpose and languages are the catalogue's."""
+    from edgeembed.models.overview import memory_of_installed
+
+    about = {"purpose": entry.purpose, "languages": entry.languages} if entry else {"purpose": None, "languages": None}
+    return {**installed_row(model), **about, "memory_bytes": memory_of_installed(model, settings), "installed": True}
 
 
 def _installed_cells(model: InstalledModel) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "embed": ("edgeembed.cli.embed", "embed", "Embed texts or whole files."),
     "rerank": ("edgeembed.cli.rerank", "rerank", "Score documents against a query."),
     "search": ("edgeembed.cli.search", "search", "Search vectors that `embed` has written."),
+    "mcp": ("edgeembed.cli.mcp", "mcp", "Serve coding agents: embed, rerank, and search folders (MCP)."),
     "bench": ("edgeembed.cli.bench", "bench", "Measure how fast a model is on this machine."),
     "tune": ("edgeembed.cli.tune", "tune", "Find and save the fastest way to run a model here."),
     "doctor": ("edgeembed.cli.doctor", "doctor", "Check machine, model and daemon, and suggest fixes."),
@@ -40,9 +41,12 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "config": ("edgeembed.cli.config", "config", "Show and change settings."),
     "cache": ("edgeembed.cli.cache", "cache", "Inspect, fill, transfer and clear the cache of vectors."),
     "autostart": ("edgeembed.cli.autostart", "autostart", "Start the daemon when you log in."),
-    "update": ("edgeembed.cli.update", "update", "Say whether there is a newer version, and how to get it."),
+    "update": ("edgeembed.cli.update", "update", "Show whether there is a newer version, and how to get it."),
     "completion": ("edgeembed.cli.completion", "completion", "Print a script for completion in your shell."),
 }
+
+COMPLETE_VARIABLE = "_EDGEEMBED_COMPLETE"
+"""By which click recognises a request of a shell for completions."""
 
 
 class LazyGroup(click.Group):
@@ -120,7 +124,10 @@ def _run() -> int:
     from edgeembed.errors import EdgeEmbedError
 
     try:
-        returned = cli(standalone_mode=False)  # the status passed to ctx.exit()
+        if os.environ.get(COMPLETE_VARIABLE, "").startswith("powershell"):
+            importlib.import_module("edgeembed.cli.completion")  # click knows the other shells
+        # The variable does not depend on how the program is called, such as edgeembed.exe.
+        returned = cli(standalone_mode=False, complete_var=COMPLETE_VARIABLE)  # the status passed to ctx.exit()
         return returned if isinstance(returned, int) else 0
     except SystemExit as end:
         if end.code is None or isinstance(end.code, int):

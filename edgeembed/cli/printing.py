@@ -42,12 +42,14 @@ def print_table(
     *,
     right: Sequence[str] = (),
     spare: Sequence[str] = (),
+    below: Sequence[str] = (),
     indent: str = "",
 ) -> None:
     """Print rows below their titles, without a title line if all are empty.
 
     right: titles of right-aligned columns. spare: titles of the columns that a narrow terminal hides, the first one first; a
-    last line names them.
+    last line names them. below: titles of the columns that it moves to a second line of each row after that, the last one
+    first.
     """
     table = [tuple(titles), *(tuple(printable(cell) for cell in row) for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -58,9 +60,17 @@ def print_table(
             break
         shown.remove(titles.index(title))
         left_out.append(title)
+    moved: list[int] = []
+    for title in reversed(below):
+        if room is None or _total(indent, [widths[column] for column in shown]) <= room:
+            break
+        shown.remove(titles.index(title))
+        moved.insert(0, titles.index(title))
     for row in table[0 if any(titles) else 1 :]:
         cells = (row[at].rjust(widths[at]) if titles[at] in right else row[at].ljust(widths[at]) for at in shown)
         click.echo((indent + _GAP.join(cells)).rstrip())
+        if words := [row[at] for at in moved if row[at]]:
+            click.echo(f"{indent}{_GAP}{'; '.join(words)}")
     if left_out:
         click.echo(f"{indent}(hidden: {', '.join(left_out)}; use --json to see everything)")
 

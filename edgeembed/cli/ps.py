@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +12,9 @@ from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
     from edgeembed.common.status import DaemonStatus, LoadedModel
+
+
+_HISTOGRAM = ("norm_bounds", "norm_buckets")
 
 
 @click.command()
@@ -30,6 +33,9 @@ def ps(as_json: bool, **flags: str | None) -> None:
       edgeembed ps --port 9000                a daemon on another port
       edgeembed ps --json                     with counts, paths and digests
 
+    The JSON is that of GET /v1/status without `activity`, the steps of the dashboard's charts, and without the histogram of
+    `vectors`, which is a metric.
+
     Exits with 1 if no daemon is running.
     """
     from edgeembed.cli.address import resolve_address
@@ -43,9 +49,20 @@ def ps(as_json: bool, **flags: str | None) -> None:
         hint = "give its port with --port" if settings.port == 0 and not settings.uds else "start one: edgeembed start"
         raise EdgeEmbedError(f"no daemon is running at {url}; {hint}")
     if as_json:
-        print_json({"url": url, **reply.body})
+        print_json({"url": url, **_without_charts(reply.body)})
         return
     _print(url, read_status(reply))
+
+
+def _without_charts(body: dict[str, Any]) -> dict[str, Any]:
+    """Return a daemon's status without the hundreds of numbers, most of them 0, of which pages draw charts."""
+    vectors = body.get("vectors")
+    shorter = (
+        {"vectors": [{name: each[name] for name in each if name not in _HISTOGRAM} for each in vectors]}
+        if isinstance(vectors, list) and all(isinstance(each, dict) for each in vectors)
+        else {}
+    )
+    return {name: value for name, value in body.items() if name != "activity"} | shorter
 
 
 def _print(url: str, status: DaemonStatus) -> None:

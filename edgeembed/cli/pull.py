@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgeembed.cli.completion import complete_model
+from edgeembed.cli.completion import complete_model, complete_type
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("spec", metavar="NAME[:TYPE]|hf:OWNER/REPO|FILE", shell_complete=complete_model)
-@click.option("--type", "kind", metavar="TYPE", help="Quantisation type, such as Q8_0 or F16; same as NAME:TYPE.")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    shell_complete=complete_type,
+    help="Quantisation type, such as Q8_0 or F16; same as NAME:TYPE.",
+)
 @click.option("--name", metavar="NAME", help="Name to install hf:OWNER/REPO or FILE under, instead of its own.")
 @click.option(
     "--pooling",

@@ -16,8 +16,9 @@ from edgeembed.common.log_content import printable
 @click.argument("documents", nargs=-1, metavar="[DOC…|-]")
 @click.option("--top", type=click.IntRange(min=1), metavar="N", help="Print only the N best.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each document.")
+@click.option("--text", "literal", is_flag=True, help="Take the arguments as texts, even those that look like files.")
 @setting_options("model", "host", "port", "uds", "threads", "context_tokens", "offline")
-def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: bool, **flags: Any) -> None:
+def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: bool, literal: bool, **flags: Any) -> None:
     """Score documents against QUERY with a reranker. Prints score (0 to 1), tab and document, the best first.
 
     Without documents, or with -, each line of standard input is a document. The running daemon computes; without one, the
@@ -33,6 +34,7 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
     import orjson
 
     from edgeembed.bulk.embedders import rerank as score
+    from edgeembed.bulk.inputs import require_texts
     from edgeembed.bulk.lines import stdin_lines
     from edgeembed.common.logs import setup_logging
     from edgeembed.config.resolution import resolve
@@ -41,8 +43,10 @@ def rerank(query: str, documents: tuple[str, ...], top: int | None, as_json: boo
     resolved = resolve(flags)
     setup_logging("warning")
     texts: list[str] = []
+    if not literal:
+        require_texts(documents, "to score its lines, send them to standard input: edgeembed rerank QUERY < FILE")
     for document in documents or ("-",):
-        if document == "-":
+        if document == "-" and not literal:
             texts += stdin_lines()
         else:
             texts.append(document)

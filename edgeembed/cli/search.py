@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgeembed.cli.completion import complete_file, complete_model
 from edgeembed.cli.printing import to_stderr
 from edgeembed.cli.settings import setting_options, split_flags
 from edgeembed.common.log_content import printable
@@ -32,12 +33,17 @@ class SearchFlags:
 
 
 @click.command()
-@click.argument("out", metavar="OUT")
+@click.argument("out", metavar="OUT", shell_complete=complete_file)
 @click.argument("query")
 @click.option("-k", "--top", type=click.IntRange(min=1), default=10, show_default=True, help="How many rows to show.")
 @click.option("--where", metavar="COLUMN=VALUE", multiple=True, help="Only rows with this value; may be repeated.")
 @click.option("--instruction", metavar="TEXT", help="Task description, for models that accept one.")
-@click.option("--rerank", metavar="MODEL", help="Let a reranker put the rows in order. OUT must hold texts.")
+@click.option(
+    "--rerank",
+    metavar="MODEL",
+    shell_complete=complete_model,
+    help="Let a reranker put the rows in order. OUT must hold texts.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each row.")
 @click.option("--no-daemon", is_flag=True, help="Load the model in this process even if a daemon is running.")
 @setting_options("model", "host", "port", "uds", "threads", "context_tokens", "offline")

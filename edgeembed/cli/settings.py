@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 import click
 import msgspec
 
-from edgeembed.cli.completion import complete_model
+from edgeembed.cli.completion import complete_file, complete_model
 from edgeembed.config.secrets import ENV_PREFIX
 from edgeembed.config.settings import Settings
 
@@ -29,9 +29,10 @@ _SECTIONS = {
 
 _CLIENT_HELP = {
     "model": "Model to use: a catalogue name, NAME:TYPE (such as all-minilm-l6-v2:F16) or a .gguf file.",
-    "host": "Address of the daemon.",
-    "port": "Port of the daemon.",
-    "uds": "Unix socket of the daemon, instead of host and port.",
+    "host": "Address at which to ask the daemon.",
+    "port": "Port at which to ask the daemon.",
+    "uds": "Unix socket at which to ask the daemon, instead of host and port.",
+    "grace_period": "Seconds that running requests get to finish before the daemon is killed (and 5 more).",
     "offline": "Do not use the network; the model must be installed.",
 }
 """Help texts of settings whose description is meant for the daemon, in the commands that use it."""
@@ -84,7 +85,8 @@ def _option(name: str, annotated: Any, default: Any, description: str | None) ->
     shown = "none" if default in (None, (), {}) else str(default).lower() if isinstance(default, bool) else str(default)
     help_ = f"{description or meta.description}  [{ENV_PREFIX}{name.upper()}, default: {shown}]"
     flag = f"--{name.replace('_', '-')}"
-    complete = complete_model if name in _MODELS else None
+    is_file = (meta.extra or {}).get("kind") == "file"
+    complete = complete_model if name in _MODELS else complete_file if is_file else None
     if type_ is bool:
         return click.option(
             f"{flag}/--no-{name.replace('_', '-')}" if default else flag, name, default=None, help=help_, is_flag=True

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgeembed.cli.printing import to_stderr
+from edgeembed.background.report import Report
+from edgeembed.cli.printing import print_prose, to_stderr
 from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
 if TYPE_CHECKING:
-    from edgeembed.background.control import Background, Report
+    from edgeembed.background.control import Background
     from edgeembed.background.seen import Seen
 
 T = TypeVar("T")
@@ -25,9 +26,9 @@ T = TypeVar("T")
 def start(**flags: str | None) -> None:
     """Start the daemon in the background, wait until it is ready, and print its address.
 
-    Where `edgeembed autostart enable` has installed a systemd unit or a launchd agent, that one starts it; otherwise, and
-    with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes to
-    a log file. The first start downloads a model. If the daemon runs already, nothing is started.
+    Where `edgeembed autostart enable` has installed a systemd unit, a launchd agent or a task, it starts it. Otherwise,
+    and with flags or EDGEEMBED_… variables, it is a process of its own, which stays when this terminal is closed and writes
+    to a log file. The first start downloads a model. If the daemon runs already, nothing is started.
 
     \b
     edgeembed start
@@ -40,6 +41,8 @@ def start(**flags: str | None) -> None:
     seen, started = wait_for(background.start, background.report)
     if started:
         print_ready(seen, background)
+        if note := _other_model(seen, background):
+            print_prose(note)
     else:
         stage = f"; {seen.stage}" if seen.stage else ""
         process = f" (process {seen.pid})" if seen.pid else ""
@@ -71,6 +74,8 @@ def stop(**flags: str | None) -> None:
 @setting_options("model", "host", "port", "uds")
 def restart(**flags: str | None) -> None:
     """Stop the daemon if it runs, and start it with the settings as they are now.
+
+    It keeps the flags and variables with which it was started, except with --model.
 
     \b
     edgeembed restart                       after `edgeembed config set …`
@@ -104,6 +109,16 @@ def print_ready(seen: Seen, background: Background) -> None:
     click.echo(f"to stop it: edgeembed stop{address}")
 
 
+def _other_model(seen: Seen, background: Background) -> str | None:
+    """Return what a user should know who has chosen no model and does not get the default one."""
+    from edgeembed.hub.catalogue import DEFAULT_MODEL
+
+    model = seen.status.model if seen.status else None
+    if model is None or background.model is not None or model.name == DEFAULT_MODEL:
+        return None
+    return f"{DEFAULT_MODEL}, the default model, could not be fetched; the next start tries again. Why: edgeembed logs"
+
+
 def wait_for(act: Callable[[], T], report: Report) -> T:
     """Start the daemon and return what that returns; a Ctrl-C ends only our waiting."""
     try:
@@ -115,7 +130,7 @@ def wait_for(act: Callable[[], T], report: Report) -> T:
         report.clear()
 
 
-class StageLine:
+class StageLine(Report):
     """Prints what happens to standard error: the stage as one line that is rewritten on a terminal."""
 
     def __init__(self) -> None:

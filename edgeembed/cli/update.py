@@ -14,7 +14,7 @@ from edgeembed.common.log_content import printable
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @setting_options("offline")
 def update(as_json: bool, **flags: str | None) -> None:
-    """Say whether there is a newer version, where this one came from, and how to get the newer one. Installs nothing.
+    """Show whether there is a newer version, where this one came from, and how to get the newer one. Installs nothing.
 
     Only this command asks, and only when you run it: the release page that a package came from, the git remote of a source
     tree, else the package index of your own pip or uv configuration. With `offline` nothing is asked.

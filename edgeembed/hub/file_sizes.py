@@ -100,6 +100,39 @@ def tensor_bytes(entry: CatalogueEntry, kind: str) -> int | None:
     return sum(_stored_bytes(tensor, _type_of(tensor, kind, shape)) for tensor in _tensors(entry, shape))
 
 
+class LayerSizes(NamedTuple):
+    """Bytes of a model's tensors, by where they are."""
+
+    layers: tuple[int, ...]
+    embeddings: int
+    outside: int
+    """Matrices outside the layers, without the token embeddings."""
+    largest_matrix: int
+    """In values, of those in layers."""
+
+
+def layer_sizes(entry: CatalogueEntry, kind: str) -> LayerSizes | None:
+    """Return the sizes of the tensors by layer; None as for `tensor_bytes`."""
+    if tensor_bytes(entry, kind) is None or entry.shape is None:
+        return None
+    shape = entry.shape
+    layers = [0] * shape.layers
+    embeddings = outside = largest = at = 0
+    for tensor in _tensors(entry, shape):
+        size = _stored_bytes(tensor, _type_of(tensor, kind, shape))
+        if tensor.layer is not None:
+            at = tensor.layer
+            layers[at] += size
+            largest = max(largest, tensor.rows * tensor.columns)
+        elif tensor.role == "token_embd":
+            embeddings += size
+        elif tensor.role == "dense":
+            outside += size
+        elif largest:  # a layer's norms and biases follow its matrices; the others come before all layers
+            layers[at] += size
+    return LayerSizes(tuple(layers), embeddings, outside, largest)
+
+
 def parameters(entry: CatalogueEntry) -> int | None:
     """Return the number of a model's parameters; None without a shape."""
     return sum(tensor.rows * tensor.columns for tensor in _tensors(entry, entry.shape)) if entry.shape else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
@@ -13,7 +15,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.engine.execution_modes import GPU_FULL, ExecutionMode, cpu_modes
 from edgeembed.engine.gpu.placement import Gpus, for_card
-from edgeembed.engine.interface import ModelInfo
+from edgeembed.engine.interface import ModelInfo, Task
 from edgeembed.engine.machine import usable_threads
 from edgeembed.engine.supervisor.fallback_policy import FallbackMemory, FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine, WorkerTimeouts
@@ -207,7 +209,16 @@ class WorkerConfigurator:
         )
 
 
-def card_options(settings: Settings, model: InstalledModel | ServedModel) -> WorkerOptions:
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model that is not installed, as far as `card_options` needs it."""
+
+    path: Path
+    max_seq_length: int | None
+    task: Task
+
+
+def card_options(settings: Settings, model: InstalledModel | ServedModel | PlannedModel) -> WorkerOptions:
     """Return the options of a worker on a graphics card, as far as they decide about memory."""
     base = WorkerOptions(
         path=str(model.path),

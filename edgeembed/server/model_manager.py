@@ -12,7 +12,7 @@ from aiohttp import web
 
 from edgeembed.config.file import read_config, write_entry, write_setting
 from edgeembed.config.values import check_value
-from edgeembed.errors import ConflictError, HubError, RequestError, quoted
+from edgeembed.errors import ConfigError, ConflictError, HubError, RequestError, quoted
 from edgeembed.hub.other_names import LATEST, meaning
 from edgeembed.hub.references import installed_name, parse_reference, unfinished_files
 from edgeembed.hub.store import Store
@@ -80,7 +80,7 @@ class ModelManager:
                 f"{', '.join(sorted(aliases))}",
                 param="model",
             )
-        await self._pool.unload(model)
+        await self._unload(model)
         freed = await asyncio.to_thread(lambda: self.store.remove(self.store.at(model.path)))
         log.info("removed %s over HTTP, %d bytes", model.spec, freed)
         await self._rescan()
@@ -93,13 +93,20 @@ class ModelManager:
 
     async def unload(self, model: ServedModel) -> None:
         """Begin to unload a model; it finishes the texts that wait for it first. Wait for that for a moment."""
-        await asyncio.wait({self._begin(self._pool.unload(model))}, timeout=UNLOAD_SECONDS)
+        await asyncio.wait({self._begin(self._unload(model))}, timeout=UNLOAD_SECONDS)
+
+    async def _unload(self, model: ServedModel) -> None:
+        """Unload a model, one that is being loaded as soon as it is."""
+        slot = self._pool.slot_of(model)
+        if slot is not None and slot.state == "loading":
+            await asyncio.wait({slot.outcome})
+        await self._pool.unload(model)
 
     async def make_default(self, model: ServedModel) -> str | None:
         """Let requests that name no model get this one, from now on and after a restart; begin to load it.
 
-        Return what the owner should know. Raises ConflictError while there is no default model, or if another server
-        computes it; ConfigError if config.toml cannot be written.
+        Return what the owner should know. Raises ConflictError while there is no default model, if another server computes
+        it, or if config.toml cannot be written.
         """
         registry, live = self._registry, self._live
         before = registry.default
@@ -111,7 +118,10 @@ class ModelManager:
             )
         spec = model.spec if self.store.contains(model.path) else str(model.path)
         async with live.changing:
-            await asyncio.to_thread(write_setting, live.paths.config_file, "model", spec)
+            try:
+                await asyncio.to_thread(write_setting, live.paths.config_file, "model", spec)
+            except ConfigError as error:
+                raise ConflictError(error.message) from error
             registry.change_default(model)
             live.adopt("model", spec)
         for each in (before, model):

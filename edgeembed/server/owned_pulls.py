@@ -129,7 +129,7 @@ class OwnedPulls:
         """Start a pull, or go on with one that was paused or failed; one that runs is left alone."""
         found = self._owned.get(spec.lower())
         if found is None or found.task is None:
-            before = found.line if found else PullLine()
+            before = found.line if found and found.state != "done" else PullLine()
             # A new place in the list: the last one started is the last one shown.
             self._owned.pop(spec.lower(), None)
             found = self._owned[spec.lower()] = _Owned(found.spec if found else spec, line=before)

@@ -52,10 +52,23 @@ def require_owner(request: web.Request, *, own_page: bool = False) -> None:
         if KEY_NAME not in request:  # `Access.check` has refused it already, as long as it sees every route
             raise UnauthorizedError("missing or unknown API key; send the header Authorization: Bearer KEY")
         return
-    # Behind a proxy, all requests seem to come from this machine.
-    if any(name in request.headers for name in _FORWARDED) or not _is_local(request.remote):
+    if not is_here(request):
         raise ForbiddenError("only programs on this machine may administer a server without API keys")
     _check_name(request, access)
+
+
+def may_change_machine(request: web.Request) -> bool:
+    """Return whether an owner is a program or page of this machine, and surely that of the user who runs the daemon.
+
+    Without a key, every user of the machine may connect to its port, but only this one to a Unix socket.
+    """
+    return is_here(request) and (bool(request.app[ACCESS].keys) or not request.remote)
+
+
+def is_here(request: web.Request) -> bool:
+    """Return whether a request comes from this machine, and not through a proxy, as far as that shows."""
+    # Behind a proxy, all requests seem to come from this machine.
+    return _is_local(request.remote) and not any(name in request.headers for name in _FORWARDED)
 
 
 def _check_page(request: web.Request, own_page: bool) -> None:

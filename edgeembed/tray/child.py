@@ -55,7 +55,10 @@ class DaemonChild:
         if self._daemon is None and not self._failure:
             return None
         lines = [self._failure] if self._failure or self._daemon is None else self._daemon.last_lines(LAST_WORDS)
-        return ChildStatus(running=self.running, last_lines=tuple(lines), gave_up=not self.running and not self._wanted)
+        running = self.running
+        ended = None if running or self._daemon is None or self._failure else self._daemon.process.returncode
+        gave_up = not running and not self._wanted
+        return ChildStatus(running=running, last_lines=tuple(lines), gave_up=gave_up, exit_status=ended)
 
     @property
     def running(self) -> bool:

@@ -8,10 +8,11 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from edgeembed.background.last_words import reason_in
 from edgeembed.background.process import popen
 from edgeembed.client import daemon_url
 from edgeembed.config.file import write_setting
@@ -19,10 +20,10 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.errors import EdgeEmbedError
 from edgeembed.tray import snippets, system
 from edgeembed.tray.child import DaemonChild
-from edgeembed.tray.menu import Action, MenuContext, MenuEntry, make_menu
+from edgeembed.tray.menu import Action, MenuContext, MenuEntry, is_default, make_menu
 from edgeembed.tray.notifications import notifications
 from edgeembed.tray.state import IconState, View, make_view
-from edgeembed.tray.watcher import Watcher
+from edgeembed.tray.watcher import UnsupportedError, Watcher
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ MENU_SECONDS = 15.0
 """Seconds between updates of the menu when only its numbers change: an update closes an open menu."""
 CLEAR_CACHE_SECONDS = 120.0
 """Timeout for clearing the cache, which may be large."""
+LOAD_SECONDS = 60.0
+"""Timeout for choosing a model, which begins to load."""
 SHUTDOWN_MARGIN_SECONDS = 5.0
 """Seconds beyond its grace period before a daemon that is shutting down is killed."""
 
@@ -72,10 +75,15 @@ class Controller:
         *,
         autostart: AutostartSwitch | None = None,
         catalogue: tuple[str, ...] = (),
+        sizes: Mapping[str, int] | None = None,
+        last_words: Callable[[], Sequence[str]] = tuple,
         start_pull: Callable[[str], subprocess.Popen[bytes]] = lambda name: popen(["pull", name], stderr=subprocess.PIPE),
         now: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
-        """Prepare; nothing happens before `run`."""
+        """Prepare; nothing happens before `run`.
+
+        catalogue, sizes: see MenuContext. last_words: returns the end of the log of a daemon that is not the tray's own.
+        """
         self._resolved = resolved
         self._settings = resolved.settings
         self._icon = icon
@@ -83,6 +91,8 @@ class Controller:
         self._child = child
         self._autostart = autostart
         self._catalogue = catalogue
+        self._sizes = sizes or {}
+        self._last_words = last_words
         self._start_pull = start_pull
         self._now = now
         self._submitted: queue.SimpleQueue[tuple[Action, str]] = queue.SimpleQueue()
@@ -133,6 +143,8 @@ class Controller:
         """Poll the daemon once, and update the icon."""
         self._child.check()
         polled = self._watcher.poll(self._child.status)
+        if polled.status is None and polled.child is None and self._view is not None and self._view.answers:
+            polled = replace(polled, end_reason=reason_in(self._last_words()))
         before, self._view = self._view, make_view(polled, self._view, self._now())
         waited = time.monotonic() - self._loading_since
         for title, text in notifications(before, self._view, waited):
@@ -156,6 +168,7 @@ class Controller:
             browsable=not self._settings.uds,
             autostart=self._starts_at_login,
             catalogue=self._catalogue,
+            sizes=self._sizes,
             pulling=frozenset(self._pulls),
         )
         menu = make_menu(view, context)
@@ -193,6 +206,10 @@ class Controller:
     def _choose_model(self, name: str) -> None:
         if self._resolved.origins.get("model") in ("environment", "flag"):
             raise EdgeEmbedError("the model is set by EDGEEMBED_MODEL or --model; remove that setting first")
+        if self._view is not None and is_default(name, self._view):
+            return  # a click on the one that is in use
+        if self._view is not None and self._view.answers and self._make_default(name):
+            return
         write_setting(self._resolved.paths.config_file, "model", name)
         if not self._child.running:
             self._icon.notify(
@@ -202,6 +219,16 @@ class Controller:
         self._stop_child()
         self._child.start()
         self._icon.notify("edgeembed", f"Loading {name}. Its vectors are not compatible with those of other models.")
+
+    def _make_default(self, name: str) -> bool:
+        """Have the running daemon take another default model; return whether its version can."""
+        try:
+            self._watcher.send("models/default", LOAD_SECONDS, {"model": name})
+        except UnsupportedError:
+            return False
+        self._watcher.refresh_all()
+        self._icon.notify("edgeembed", f"{name} is used now. Its vectors are not compatible with those of other models.")
+        return True
 
     def _pull(self, name: str) -> None:
         if name in self._pulls:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 
 from edgeembed.common.progress import human_size
-from edgeembed.common.status import ListedModel
 from edgeembed.tray.state import IconState, View
 
 
@@ -58,6 +57,8 @@ class MenuContext:
     """Whether the daemon starts at login; None: not supported on this system."""
     catalogue: tuple[str, ...] = ()
     """Names of models that can be downloaded."""
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of their files, as far as known."""
     pulling: frozenset[str] = frozenset()
     """Names of models that are being downloaded."""
 
@@ -108,15 +109,14 @@ def _run_entry(view: View) -> MenuEntry:
 def _models(view: View) -> Iterator[MenuEntry]:
     embedders = [model for model in view.models if model.task == "embed"]
     for model in embedders:
-        yield MenuEntry(model.id, Action.CHOOSE_MODEL, model.id, checked=_is_default(model, view), radio=True)
+        yield MenuEntry(model.id, Action.CHOOSE_MODEL, model.id, checked=is_default(model.id, view), radio=True)
     if not embedders:
         yield MenuEntry("no models", enabled=False)
 
 
-def _is_default(model: ListedModel, view: View) -> bool:
-    if model.id == f"{view.model}:{view.type}":
-        return True
-    return model.id == view.model and view.type in (None, model.type)
+def is_default(label: str, view: View) -> bool:
+    """Return whether the model with this label, NAME:TYPE or a name that has no type, is the one in use."""
+    return label in (f"{view.model}:{view.type}", view.model)
 
 
 def _downloads(view: View, context: MenuContext) -> Sequence[MenuEntry]:
@@ -127,10 +127,11 @@ def _downloads(view: View, context: MenuContext) -> Sequence[MenuEntry]:
     submenu = tuple(
         MenuEntry(f"{name} (downloading)", enabled=False)
         if name in context.pulling
-        else MenuEntry(name, Action.PULL_MODEL, name)
+        else MenuEntry(f"{name} ({human_size(size)})" if size else name, Action.PULL_MODEL, name)
         for name in offered
+        for size in (context.sizes.get(name),)
     )
-    return (SEPARATOR, MenuEntry("Download…", submenu=submenu))
+    return (SEPARATOR, MenuEntry("Get more…", submenu=submenu))
 
 
 def _cache(view: View) -> tuple[MenuEntry, ...]:

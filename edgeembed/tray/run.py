@@ -11,12 +11,14 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from edgeembed.background.control import Background
 from edgeembed.background.process import popen
 from edgeembed.common.installation import find_installation
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import hide_secrets
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.file_sizes import size_of
 from edgeembed.tray import host, system
 from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import AutostartSwitch, Controller
@@ -60,6 +62,8 @@ def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light"
             child,
             autostart=_autostart(),
             catalogue=tuple(catalogue()),
+            sizes={name: size for name, entry in catalogue().items() if (size := size_of(entry, entry.default_type))},
+            last_words=Background(resolved, flags).words_of_ended,
             start_pull=lambda name: start(["pull", name], stderr=subprocess.PIPE),
         )
         icon.run(controller.run, controller.submit)

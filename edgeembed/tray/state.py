@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from edgeembed.background.last_words import reason_in
 from edgeembed.common.status import CacheStats, DaemonStatus, Demotion, ListedModel, LoadedModel
 
 Theme = Literal["light", "dark"]
@@ -37,12 +38,13 @@ class ChildStatus:
     """The end of its log: the progress, while a model is downloaded and it does not respond yet, or why it ended."""
     gave_up: bool = False
     """Whether it is not restarted any more: it crashed repeatedly, or its settings are unusable."""
+    exit_status: int | None = None
+    """None while it runs."""
 
     @property
-    def last_line(self) -> str:
-        """The last line of its log; the last error, if there is one."""
-        errors = [line for line in self.last_lines if line.startswith("error: ")]
-        return (errors or self.last_lines or ("",))[-1]
+    def reason(self) -> str:
+        """Why it ended, or what it does before it responds: the last error in its log, or the last line."""
+        return reason_in(self.last_lines, self.exit_status) or (self.last_lines[-1] if self.last_lines else "")
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class PollResult:
     disk_bytes: int | None = None
     """Size of the cache on disk."""
     child: ChildStatus | None = None
+    end_reason: str | None = None
+    """Why the daemon that answered before has ended, if it is not the tray's own."""
 
 
 @dataclass(frozen=True)
@@ -144,14 +148,17 @@ class View:
 
 
 def read_models(body: Mapping[str, Any]) -> tuple[ListedModel, ...]:
-    """Return the models of GET /v1/models: each once, under its shortest name, without aliases and prompts.
+    """Return the models of GET /v1/models: each once, as NAME:TYPE, without aliases and prompts.
+
+    A name alone means another type once another is the default, so it is no label; a file that is in no folder of models
+    has no other.
 
     Raises msgspec.ValidationError for the format of an incompatible version.
     """
     listed = msgspec.convert(body.get("data", []), tuple[ListedModel, ...])
     models = [each for each in listed if not each.root and not each.input_type]
-    with_type = {f"{each.id}:{each.type}" for each in models}
-    return tuple(each for each in models if each.id not in with_type)
+    names = {each.id for each in models}
+    return tuple(each for each in models if f"{each.id}:{each.type}" not in names)
 
 
 def make_view(polled: PollResult, before: View | None, now: datetime.datetime) -> View:
@@ -161,7 +168,9 @@ def make_view(polled: PollResult, before: View | None, now: datetime.datetime) -
     status = polled.status
     if status is None:
         state, reason = _without_daemon(polled)
-        what = reason or "stopped"
+        if state is IconState.STOPPED and reason is None and before is not None and before.state is IconState.STOPPED:
+            reason = before.reason
+        what = f"stopped: {reason}" if reason and state is IconState.STOPPED else reason or "stopped"
         models = before.models if before else ()
         name = before.model if before else None
         return View(state, f"edgeembed: {_short(what)}", reason, name, models=models, day=day, owned=owned)
@@ -206,12 +215,12 @@ def _without_daemon(polled: PollResult) -> tuple[IconState, str | None]:
     if polled.problem:
         return IconState.DEGRADED, polled.problem
     if child is None:
-        return IconState.STOPPED, None
+        return IconState.STOPPED, polled.end_reason
     if child.running:
-        return IconState.LOADING, child.last_line or "starting"
+        return IconState.LOADING, child.last_lines[-1] if child.last_lines else "starting"
     if not child.gave_up:
-        return IconState.LOADING, f"restarting after: {child.last_line or 'no output'}"
-    return IconState.STOPPED, child.last_line or None
+        return IconState.LOADING, f"restarting after: {child.reason or 'no output'}"
+    return IconState.STOPPED, child.reason or None
 
 
 def _condition(status: DaemonStatus, default: LoadedModel | None, polled: PollResult) -> tuple[IconState, str | None]:

@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from edgeembed.client import Reply, ask, daemon_url, read_health, read_status
 from edgeembed.common.status import DaemonStatus, ListedModel
 from edgeembed.config.settings import Settings
-from edgeembed.errors import EdgeEmbedError
+from edgeembed.errors import DaemonGoneError, EdgeEmbedError
 from edgeembed.tray.state import ChildStatus, PollResult, read_models
 
 MODELS_SECONDS = 30.0
@@ -20,6 +21,10 @@ MODELS_SECONDS = 30.0
 HEALTH_SECONDS = 60.0
 """Seconds between requests to GET /health, which may compute a row: an idle machine should stay idle."""
 REQUEST_SECONDS = 5.0
+
+
+class UnsupportedError(EdgeEmbedError):
+    """The daemon is of a version without a command."""
 
 
 class Watcher:
@@ -43,14 +48,16 @@ class Watcher:
         """Request everything at the next poll, because something has changed."""
         self._models_at = self._health_at = float("-inf")
 
-    def send(self, command: str, seconds: float = REQUEST_SECONDS) -> None:
-        """Send pause, resume, shutdown or cache/clear. seconds: the timeout.
+    def send(self, command: str, seconds: float = REQUEST_SECONDS, body: dict[str, Any] | None = None) -> None:
+        """Send pause, resume, shutdown, cache/clear or models/default. seconds: the timeout.
 
         Raises EdgeEmbedError if the daemon does not respond or refuses.
         """
-        reply = asyncio.run(ask(self._settings, f"/v1/admin/{command}", seconds, body={}))
+        reply = asyncio.run(ask(self._settings, f"/v1/admin/{command}", seconds, body=body or {}))
         if reply is None:
-            raise EdgeEmbedError(f"no daemon answers at {daemon_url(self._settings)}")
+            raise DaemonGoneError(f"no daemon answers at {daemon_url(self._settings)}")
+        if reply.status == 404:
+            raise UnsupportedError("the daemon is an older version without this command; restart it")
         if reply.status != 200:
             raise EdgeEmbedError(_error_of(reply))
 
@@ -132,6 +139,4 @@ def _alarm(reply: Reply | None) -> str | None:
 def _error_of(reply: Reply) -> str:
     if reply.status == 401:
         return "the daemon requires an API key; set EDGEEMBED_API_KEY or api_key_file"
-    if reply.status == 404:
-        return "the daemon is an older version without this command; restart it"
     return f"the daemon responded with status {reply.status}: {reply.reason}"

@@ -32,14 +32,15 @@ BINDINGS_NEED = "typing-extensions>=4.5.0"
 _LLAMA = re.compile(r"^Requires-Dist: llama[-_.]cpp[-_.]python\b.*\n", re.MULTILINE | re.IGNORECASE)
 
 
-def pack(wheel: Path, vendored: dict[str, bytes], kernels: bytes, arch: str, target: Path) -> Path:
+def pack(wheel: Path, vendored: dict[str, bytes], kernels: bytes | None, platform: str, target: Path) -> Path:
     """Write the wheel with the vendored package to a folder and return its path.
 
-    vendored: files of `vendored_files`. Raises ValueError for a wheel that does not require llama-cpp-python.
+    vendored: files of `vendored_files`. platform: as in wheels' names, such as linux_x86_64.
+    Raises ValueError for a wheel that does not require llama-cpp-python.
     """
     name, version, *_ = wheel.name.split("-")
     folder = f"{name}-{version}.dist-info"
-    tag = f"py3-none-linux_{arch}"
+    tag = f"py3-none-{platform}"
     target.mkdir(parents=True, exist_ok=True)
     made = target / f"{name}-{version}-{tag}.whl"
     with zipfile.ZipFile(wheel) as plain, WheelWriter(made, folder) as writer:
@@ -52,7 +53,8 @@ def pack(wheel: Path, vendored: dict[str, bytes], kernels: bytes, arch: str, tar
             elif info.filename == f"{folder}/WHEEL":
                 data = f"Wheel-Version: 1.0\nGenerator: edgeembed installers\nRoot-Is-Purelib: false\nTag: {tag}\n".encode()
             writer.add(info.filename, data)
-        writer.add(KERNELS, kernels)
+        if kernels is not None:
+            writer.add(KERNELS, kernels)
         for path, data in vendored.items():
             writer.add(f"{VENDORED}/{path}", data)
     return made
@@ -67,8 +69,11 @@ def without_llama(metadata: bytes) -> bytes:
     return (changed.rstrip("\n") + blank + description).encode()
 
 
-def vendored_files(source: Path, libraries: Path, notices: Path) -> dict[str, bytes]:
-    """Return the files of the vendored package with its metadata and licences: path -> content."""
+def vendored_files(source: Path, libraries: Path, notices: Path | None) -> dict[str, bytes]:
+    """Return the files of the vendored package with its metadata and licences: path -> content.
+
+    notices: about the parts of GCC; None where another compiler was used.
+    """
     version = re.search(r'__version__ = "([^"]+)"', (source / "llama_cpp" / "__init__.py").read_text(encoding="utf-8"))
     if version is None:
         raise ValueError(f"{source}/llama_cpp/__init__.py states no version")
@@ -85,19 +90,30 @@ def vendored_files(source: Path, libraries: Path, notices: Path) -> dict[str, by
         f"{folder}/METADATA": "\n".join([*kept, f"Requires-Dist: {BINDINGS_NEED}", ""]).encode(),
         f"{folder}/licenses/LICENSE.md": (source / "LICENSE.md").read_bytes(),
         f"{folder}/licenses/llama.cpp.txt": (source / "vendor" / "llama.cpp" / "LICENSE").read_bytes(),
-        f"{folder}/licenses/gcc.txt": notices.read_bytes(),
     }
+    if notices is not None:
+        files[f"{folder}/licenses/gcc.txt"] = notices.read_bytes()
     files[f"{folder}/RECORD"] = record([record_row(name, data) for name, data in files.items()], f"{folder}/RECORD")
     return files
 
 
+_NEEDED = (
+    ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0"),
+    ("libllama.dylib", "libggml.dylib", "libggml-base.dylib"),
+    ("llama.dll", "ggml.dll", "ggml-base.dll"),
+)
+"""Of Linux, macOS and Windows."""
+
+
 def _libraries(folder: Path) -> Iterator[Path]:
-    found = sorted(path for path in folder.iterdir() if ".so" in path.name)
+    found = sorted(path for path in folder.iterdir() if ".so" in path.name or path.suffix in (".dylib", ".dll"))
     names = [path.name for path in found]
-    for needed in ("libllama.so", "libggml.so", "libggml.so.0", "libggml-base.so.0"):
+    needed_here = next((names_of for names_of in _NEEDED if names_of[0] in names), _NEEDED[0])
+    for needed in needed_here:
         if needed not in names:
             raise ValueError(f"{folder} has no {needed}")
-    if not any(name.startswith("libggml-cpu-") for name in names):
+    # Apple's processors of one architecture have one module, which is linked in.
+    if not any("ggml-cpu-" in name or name == "libggml-cpu.dylib" for name in names):
         raise ValueError(f"{folder} has no modules for processors: it was built without GGML_CPU_ALL_VARIANTS")
     yield from found
 
@@ -112,7 +128,7 @@ def main() -> int:
     found = parser.parse_args()
     try:
         vendored = vendored_files(found.source, found.libraries, found.notices)
-        made = pack(found.wheel, vendored, found.kernels.read_bytes(), found.arch, found.target)
+        made = pack(found.wheel, vendored, found.kernels.read_bytes(), f"linux_{found.arch}", found.target)
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -45,25 +45,48 @@ Root: HKCU; Subkey: "Environment"; ValueType: expandsz; ValueName: "Path"; Value
 [Run]
 Filename: "{app}\edgeembed.exe"; Parameters: "autostart enable --unless-off"; Tasks: autostart; Flags: runhidden
 Filename: "{app}\edgeembedw.exe"; Parameters: "tray"; Description: "Start edgeembed now"; Flags: postinstall nowait skipifsilent
+; An upgrade that asks nothing, as by winget, leaves running what ran.
+Filename: "{app}\edgeembedw.exe"; Parameters: "tray"; Flags: nowait skipifnotsilent; Check: RestartIcon
+Filename: "{app}\edgeembed.exe"; Parameters: "start"; Flags: nowait runhidden skipifnotsilent; Check: RestartDaemon
 
 [UninstallRun]
 Filename: "{app}\edgeembed.exe"; Parameters: "autostart disable --forget"; RunOnceId: "autostart"; Flags: runhidden
 
 [Code]
-{ Ends the daemon and the icon of the installed version, whose files could not be replaced or removed otherwise: `edgeembed stop` asks
-  the daemon to finish its requests (POST /v1/admin/shutdown). Early versions lack that command, and the icon and whatever does not
-  end in time need taskkill. Other users' programs are not ended: that would take an administrator. }
+var
+  DaemonRan, IconRan: Boolean;
+
+function RestartIcon: Boolean;
+begin
+  Result := IconRan;
+end;
+
+function RestartDaemon: Boolean;
+begin
+  Result := DaemonRan and not IconRan;
+end;
+
+{ Returns the exit status of a command of the installed edgeembed; -1 if it cannot be started. }
+function Ask(Command: string): Integer;
+begin
+  if not Exec(ExpandConstant('{app}\edgeembed.exe'), Command, '', SW_HIDE, ewWaitUntilTerminated, Result) then
+    Result := -1;
+end;
+
+{ Ends the daemon and the icon of the installed version, whose files could not be replaced or removed otherwise. `edgeembed stop` lets
+  the daemon finish its requests (POST /v1/admin/shutdown). Early versions lack that command, and the icon and whatever does not end in
+  time need taskkill. Other users' programs are not ended: that would take an administrator. }
 procedure StopRunning;
 var
   Status: Integer;
-  ProgramFile: string;
 begin
-  ProgramFile := ExpandConstant('{app}\edgeembed.exe');
-  if not FileExists(ProgramFile) then
+  if not FileExists(ExpandConstant('{app}\edgeembed.exe')) then
     exit;
-  if not Exec(ProgramFile, 'stop', '', SW_HIDE, ewWaitUntilTerminated, Status) or (Status <> 0) then
+  DaemonRan := Ask('status') = 0;
+  if Ask('stop') <> 0 then
     Log('edgeembed stop did not succeed, so the daemon is ended without finishing its requests');
-  Exec(ExpandConstant('{sys}\taskkill.exe'), '/F /T /IM edgeembedw.exe /IM edgeembed.exe', '', SW_HIDE, ewWaitUntilTerminated, Status);
+  IconRan := Exec(ExpandConstant('{sys}\taskkill.exe'), '/F /IM edgeembedw.exe', '', SW_HIDE, ewWaitUntilTerminated, Status) and (Status = 0);
+  Exec(ExpandConstant('{sys}\taskkill.exe'), '/F /IM edgeembed.exe', '', SW_HIDE, ewWaitUntilTerminated, Status);
 end;
 
 function PrepareToInstall(var NeedsRestart: Boolean): string;

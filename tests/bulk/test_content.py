@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -90,6 +91,13 @@ def test_a_compressed_file_of_csv_has_its_header_read_once(tmp_path: Path) -> No
     assert records(opened(path, id_column="key")) == [("1", "one"), ("2", "two")]
 
 
+def _tar() -> bytes:
+    whole = io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("a.txt"))
+    return whole.getvalue()
+
+
 def _zip() -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w") as archive:
@@ -103,6 +111,7 @@ def _zip() -> bytes:
         (b"\x7fELF\2\1\1\0" + b"\0" * 8, "a program"),
         (b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR", "a PNG image"),
         (_zip(), "a ZIP archive"),
+        (gzip.compress(_tar()), "a tar archive"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "a JPEG image"),
         (b"SQLite format 3\0", "an SQLite database"),
         (b"{\\rtf1 text}", "an RTF document"),
@@ -112,6 +121,7 @@ def _zip() -> bytes:
         (gzip.compress(gzip.compress(b"text\n")), "compressed twice"),
         (b"one\n\0\1\2two\n", "is binary"),
     ],
+    ids=["elf", "png", "zip", "tar", "jpeg", "sqlite", "rtf", "bom", "utf-16-le", "utf-16-be", "twice", "zeros"],
 )
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
 def test_what_is_no_text_is_refused_by_name(
@@ -167,6 +177,16 @@ def test_an_array_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.Monk
     path.write_text(json.dumps([{"text": f"{row} " * 50} for row in range(20_000)]))
     done = next(iter(opened(path).read(Cursor()))).after.done
     assert 0 < done < path.stat().st_size / 10
+
+
+def test_half_a_character_is_no_text(tmp_path: Path) -> None:
+    for name in ("a.json", "a.jsonl"):
+        path = tmp_path / name
+        row = '{"text": "\\ud800 half"}'
+        path.write_text(f'[{{"text": "a"}}, {row}]' if name == "a.json" else f'{{"text": "a"}}\n{row}\n')
+        inputs = opened(path)
+        assert all(text.encode() for _, text in records(inputs))
+        assert len(records(inputs)) + len(rejects(inputs)) == 2
 
 
 @pytest.mark.parametrize("content", ['[{"text": "a"}, {"text": "b"', '[{"text": "a"}, {"text": oops}]', '[{"text": "a"}] x'])

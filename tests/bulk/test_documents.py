@@ -143,9 +143,9 @@ def test_documents_are_read_under_any_name(tmp_path: Path) -> None:
         )  # the user says otherwise
 
 
-def encrypted(path: Path) -> Path:
+def encrypted(path: Path, algorithm: str) -> Path:
     writer = pypdf.PdfWriter(clone_from=write_pdf(path))
-    writer.encrypt("secret")
+    writer.encrypt("secret", algorithm=algorithm)
     writer.write(path)
     return path
 
@@ -162,6 +162,7 @@ def encrypted(path: Path) -> Path:
         ("a.html", b"<script>no()</script>", "no text"),
         ("a.html", b"\x89PNG\0", "no PDF"),
     ],
+    ids=["cut", "empty", "plain", "zip", "ole", "nothing", "script", "png"],
 )
 def test_a_document_that_cannot_be_read_is_a_reject_with_the_reason(
     tmp_path: Path, name: str, content: bytes, word: str
@@ -173,11 +174,12 @@ def test_a_document_that_cannot_be_read_is_a_reject_with_the_reason(
         assert records(inputs) == []
 
 
-def test_an_encrypted_document_is_a_reject(tmp_path: Path) -> None:
-    ((_, reason),) = rejects(opened(encrypted(tmp_path / "a.pdf")))
+@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-256"])
+def test_an_encrypted_document_is_a_reject_unless_anyone_may_read_it(tmp_path: Path, algorithm: str) -> None:
+    ((_, reason),) = rejects(opened(encrypted(tmp_path / "a.pdf", algorithm)))
     assert "encrypted; save it without a password" in reason
     writer = pypdf.PdfWriter(clone_from=write_pdf(tmp_path / "b.pdf"))
-    writer.encrypt("", "owner")  # anyone may read it
+    writer.encrypt("", "owner", algorithm=algorithm)
     writer.write(tmp_path / "b.pdf")
     assert records(opened(tmp_path / "b.pdf"))[0][1] == "\n\n".join(PAGES)
 

@@ -6,6 +6,8 @@ import datetime
 import decimal
 import gzip
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from edgeembed.bulk.job import Job
 from edgeembed.bulk.outputs import Output as Target
 from edgeembed.bulk.shards import JobRules
 from edgeembed.cli.embed import EXIT_REJECTS, embed
+from edgeembed.cli.rerank import rerank
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from tests.bulk.daemon import serving
 from tests.bulk.jobs import finished, unfinished
@@ -29,7 +32,7 @@ from tests.fakes import FakeEngine
 def make_job(source: Path, name: str, keep: tuple[str, ...] = (), **more: Any) -> Job:
     target = Target.of(f"{source.parent}/{name}")
     flags = {key: more.pop(key) for key in ("strict", "resume", "overwrite") if key in more}
-    rules = JobRules(format=target.format, shard_rows=4, keep_columns=keep, **more)
+    rules = JobRules(format=target.format, keep_columns=keep, **({"shard_rows": 4} | more))
     return Job(inputs=[str(source)], output=target, rules=rules, **flags)
 
 
@@ -266,3 +269,25 @@ def test_what_looks_like_a_file_can_be_a_text(tmp_path: Path) -> None:
     with serving(FakeEngine()) as port:
         found = CliRunner().invoke(embed, ["notes.jsonl", "-", "--text", "--port", str(port)])
     assert (found.exit_code, len(found.output.splitlines())) == (0, 2), found.output
+
+
+def test_documents_for_the_reranker_are_no_names_of_files() -> None:
+    for argument in ("nosuch.txt", __file__):
+        with pytest.raises(ConfigError, match="add --text"):
+            CliRunner().invoke(rerank, ["query", argument], catch_exceptions=False)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes of POSIX")
+async def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigError, match="send it to standard input"):
+        await finished(make_job(tmp_path / "pipe", "v.parquet"))
+
+
+async def test_a_job_of_which_nothing_can_be_embedded_ends_early(tmp_path: Path) -> None:
+    """One mistake does not become a million rejects."""
+    source = tmp_path / "a.jsonl"
+    source.write_text('{"text": 5}\n' * 5000)
+    with pytest.raises(ConfigError, match=r"none of the first 2,000 .*line 1.* because: the field 'text' is not a string"):
+        await finished(make_job(source, "v.parquet", shard_rows=2000))
+    assert not (tmp_path / "v.parquet.parts" / "manifest.json").exists()

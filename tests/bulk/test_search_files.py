@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -19,7 +20,7 @@ SCORES = np.array([unit(text) @ unit(TEXTS[7]) for text in TEXTS])
 BEST = np.argsort(-SCORES)
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", [*FILES, "v.faiss"])
 async def test_the_nearest_rows_are_found(tmp_path: Path, name: str) -> None:
     await finished(make_job(tmp_path, name, ("dense",), with_text=name != "v.npy"))
     rows = open_rows(f"{tmp_path}/{name}")
@@ -62,10 +63,25 @@ async def test_other_columns_are_shown_and_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no table", b"PAR1", b"{", b"[1]", b"\x93NUMPY"])
-@pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v.jsonl", "v.npy", "v.txt"])
+@pytest.mark.parametrize("name", ["v.parquet", "v.arrow", "v.jsonl", "v.npy", "v.txt", "v.faiss"])
 def test_a_file_that_is_no_output_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError):
         open_rows(f"{tmp_path}/{name}")
     with pytest.raises(ConfigError, match="no such file"):
         open_rows(f"{tmp_path}/none.parquet")
+
+
+async def test_a_faiss_index_is_searched_among_the_rows_that_a_condition_names(tmp_path: Path) -> None:
+    lines = [f'{{"text": "{text}", "part": {number % 3}}}' for number, text in enumerate(TEXTS)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    job = make_job(tmp_path, "v.faiss", ("dense",), with_text=True, keep_columns=("part",))
+    await finished(msgspec.structs.replace(job, inputs=[f"{tmp_path}/a.jsonl"]))
+    rows = open_rows(f"faiss:{tmp_path}/v.faiss")
+    found = rows.search(QUERY, 4, {"part": 1})
+    assert [row.id for row in found] == [number for number in BEST if number % 3 == 1][:4]
+    assert (found[0].text, found[0].columns) == (TEXTS[7], {"part": 1})
+    rows.close()
+    (tmp_path / "v.faiss.rows.jsonl").write_text("{}\n")
+    with pytest.raises(ConfigError, match=r"has 20 rows, but .*v.faiss.rows.jsonl 1"):
+        open_rows(f"{tmp_path}/v.faiss")

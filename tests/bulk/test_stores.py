@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgeembed.bulk.stores.faiss_index import FaissOutput
 from edgeembed.bulk.stores.interface import Store, StoreInfo, StoreRows
+from edgeembed.bulk.stores.output import StoreOutput, output_of
 from edgeembed.bulk.stores.sqlite import SqliteStore
 from edgeembed.bulk.stores.targets import Target, kind_of
 from edgeembed.errors import ConfigError
+from tests.bulk.store_places import STORES, place_of
 
 DIMENSIONS = 8
-INFO = StoreInfo(model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"))
+INFO = StoreInfo(
+    model="m", digest="d" * 64, dimensions=DIMENSIONS, columns=("path", "number"), column_types=("string", "int64")
+)
 
 
 def vectors(count: int, seed: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -29,11 +35,12 @@ def rows_of(ids: Sequence[int | str], seed: int = 0) -> StoreRows:
     return StoreRows(ids, vectors(len(ids), seed), [f"text of {id_}" for id_ in ids], columns)
 
 
-@pytest.fixture(params=["sqlite"])
-def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
-    found = Target.parse({"sqlite": f"sqlite:{tmp_path}/index.db#notes"}[request.param])
-    assert found is not None
-    return found
+@pytest.fixture(params=STORES)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    with place_of(request.param, tmp_path) as name:
+        found = Target.parse(name)
+        assert found is not None
+        yield found
 
 
 @pytest.fixture
@@ -138,7 +145,7 @@ def test_vectors_of_another_model_are_refused(model: str, digest: str, dimension
         INFO.require_same_model(model, digest, dimensions, "sqlite:index.db#notes")
 
 
-def test_the_same_model_is_accepted_whether_its_digest_is_known_or_not() -> None:
+def test_the_same_model_is_accepted_with_and_without_its_digest() -> None:
     INFO.require_same_model("m", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("an alias of it", "d" * 64, DIMENSIONS, "x")
     INFO.require_same_model("m", "", 2 * DIMENSIONS, "x")
@@ -148,6 +155,54 @@ def test_the_same_model_is_accepted_whether_its_digest_is_known_or_not() -> None
 def test_a_name_that_is_no_table_is_refused(name: str) -> None:
     with pytest.raises(ConfigError):
         Target.parse(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "postgresql://ann:s3cret@db.example/notes#t",
+        "postgres://ann:s3cr@et@db.example/notes#t",
+        "postgresql://db.example/notes?user=ann&password=s3cret#t",
+        "postgresql:host=db.example password=s3cret#t",
+        "qdrant:https://ann:s3cret@qdrant.example:6333#t",
+    ],
+)
+def test_messages_and_a_jobs_own_files_name_a_store_without_its_password(name: str) -> None:
+    target = Target.parse(name)
+    assert target is not None
+    assert "s3cr" in target.place
+    assert not any(part in str(target) for part in ("s3cr", "et@"))
+    assert "example" in str(target)
+    assert target.file is None
+    assert target.beside == Path(f"{target.kind}.t")
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("sqlite:{}/a.db", "sqlite_vec"),
+        ("lancedb:{}/a", "lancedb"),
+        ("qdrant:{}/a", "qdrant_client"),
+        ("postgresql://nowhere.invalid/a", "psycopg"),
+        ("{}/a.faiss", "faiss"),
+    ],
+)
+def test_a_library_that_is_not_installed_is_named_with_the_command_that_installs_it(
+    name: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    output = output_of(name.format(tmp_path))
+    assert isinstance(output, StoreOutput | FaissOutput)
+    with pytest.raises(ConfigError, match=f"needs {module}: .*(edgeembed|install)"):
+        output.require_library()
+
+
+@pytest.mark.parametrize("name", ["qdrant:http://127.0.0.1:9#t", "postgresql://127.0.0.1:9/a#t"])
+def test_a_server_that_does_not_answer_is_an_error_with_its_name(name: str) -> None:
+    output = output_of(name)
+    assert isinstance(output, StoreOutput)
+    with pytest.raises(ConfigError, match=r"127\.0\.0\.1:9.*[Rr]efused"):
+        output.require_library()
 
 
 def test_files_are_no_stores() -> None:

@@ -119,7 +119,45 @@ def test_completion_imports_nothing_heavy() -> None:
 
 def test_an_unknown_shell() -> None:
     done = edgeembed("completion", "tcsh")
-    assert done.returncode == 2 and "'bash', 'zsh', 'fish'" in done.stderr
+    assert done.returncode == 2 and "'bash', 'zsh', 'fish', 'powershell'" in done.stderr
+
+
+def by_powershell(*words: str) -> list[list[str]]:
+    """Return the answers to the script for PowerShell: type, value, help."""
+    environ = {
+        **os.environ,
+        "_EDGEEMBED_COMPLETE": "powershell_complete",
+        "COMP_WORDS": "\n".join(["edgeembed.exe", *words[:-1]]),
+        "COMP_CWORD": words[-1],
+    }
+    code = "import sys; from edgeembed.cli.main import main; sys.argv[0] = 'edgeembed.exe'; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environ, check=True)
+    assert done.stderr == ""
+    return [line.split("\t") for line in done.stdout.splitlines()]
+
+
+def test_powershell_asks_and_is_answered() -> None:
+    assert ["plain", "completion", COMMANDS["completion"][2]] in by_powershell("comp")
+    assert by_powershell("config", "set", "truncate", "e") == [["plain", "end", ""]]
+    assert ["plain", "all-minilm-l6-v2:F16", ""] in by_powershell("serve", "--model=all-minilm-l6-v2:F1")
+    assert by_powershell("embed", "my file") == [["file", "my file", ""]]
+    script = edgeembed("completion", "powershell").stdout
+    assert script.startswith("Register-ArgumentCompleter -Native -CommandName edgeembed -ScriptBlock {")
+    assert "$env:_EDGEEMBED_COMPLETE = 'powershell_complete'" in script and "%" not in script
+    for opening, closing in ("{}", "()", "[]"):
+        assert script.count(opening) == script.count(closing)
+
+
+@pytest.mark.parametrize(
+    "words", [["embed"], ["embed", "x", "-o"], ["convert"], ["serve", "--certfile"], ["status", "--uds"], ["search"]]
+)
+def test_files_are_offered_where_files_are_meant(words: list[str]) -> None:
+    assert offered(*words, "some") == ["file"]
+
+
+@pytest.mark.parametrize("words", [["pull", "m", "--type"], ["convert", "m", "--type"]])
+def test_types_are_offered_where_a_type_is_meant(words: list[str]) -> None:
+    assert offered(*words, "q5_k") == ["Q5_K_M"]
 
 
 # --- real shells ------------------------------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_on_a_terminal_the_restart_is_offered(home: Path) -> None:
     with answering(status_of()) as (port, _):
         edgeembed("config", "set", "port", str(port))
         status, shown = on_terminal("config", "set", "threads", "1", keys="n\n")
-    assert status == 0 and "must restart for that. Restart it now? [y/N]" in shown and "To restart it" in shown
+    assert status == 0 and "Restart the daemon now, so that it takes effect? [y/N]" in shown and "To restart it" in shown
 
 
 def test_set_refuses_what_serve_would_refuse(run: CliRunner, home: Path) -> None:

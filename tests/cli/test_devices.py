@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ from click.testing import CliRunner, Result
 from edgeembed.cli.devices import devices
 from edgeembed.config.resolution import resolve
 from edgeembed.engine.gpu.inventory import LIBRARY_VARIABLE
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, HubError, UnknownModelError
+from edgeembed.hub.catalogue import catalogue
+from edgeembed.hub.gguf.weights import read_weights
+from edgeembed.hub.planned_weights import planned_weights
 from tests.engine.gpu.broken_cuda import build_with_broken_cuda
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(devices, arguments)
+def run(*arguments: str, catch: bool = True) -> Result:
+    return CliRunner().invoke(devices, arguments, catch_exceptions=catch)
 
 
 def test_it_shows_the_cpu_and_why_no_gpu_is_used() -> None:
@@ -48,6 +52,31 @@ def test_a_plan_shows_where_a_model_would_go(tmp_path: Path) -> None:
     assert done.exit_code == 0 and "all on the CPU" in done.output
     said = json.loads(run("--plan", str(file), "--device", "cuda", "--json").output)
     assert said["plan"]["gpu_layers"] == 0 and "no kernels for NVIDIA GPUs" in said["plan"]["text"]
+
+
+def test_a_plan_of_a_model_that_is_not_installed_is_an_estimate(home: Path) -> None:
+    done = run("--plan", "qwen3-embedding-0.6b")
+    assert done.exit_code == 0, done.output
+    assert "all on the CPU" in done.output and "not installed: an estimate from the catalogue" in done.output
+    assert "639" in done.output, "its file, in MB"
+    said = json.loads(run("--plan", "qwen3-embedding-8b:F16", "--json").output)["plan"]
+    assert said["estimate"] is True and said["file_bytes"] > 15e9 and said["memory_bytes"] > said["file_bytes"]
+    with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0\.6b'"):
+        run("--plan", "qwen3-embeding-0.6b", catch=False)
+    with pytest.raises(HubError, match="its size is not known"):
+        run("--plan", "hf:some/model", catch=False)
+
+
+def test_estimated_sizes_are_those_of_the_file(minilm: Callable[[str], Path]) -> None:
+    weights, facts = read_weights(minilm("Q8_0"))
+    planned = planned_weights(catalogue()["all-minilm-l6-v2"], "Q8_0")
+    assert planned is not None
+    assert planned[0].layers == pytest.approx(weights.layers, rel=0.01)
+    assert planned[0].largest_matrix == weights.largest_matrix
+    assert (planned[0].feed_forward, planned[0].heads_width, planned[0].heads) == (
+        weights.feed_forward, weights.heads_width, weights.heads,
+    )  # fmt: skip
+    assert planned[1] == facts
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,17 @@ def test_a_pipe_gets_every_column(capsys: pytest.CaptureFixture[str], monkeypatc
     ]
 
 
+def test_a_narrow_terminal_moves_columns_below(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(printing, "terminal_width", lambda: 36)
+    print_table(TITLES, ROWS, right=("SIZE",), spare=("LICENCE",), below=("LAST USED",))
+    assert capsys.readouterr().out.splitlines()[1:5] == [
+        "  LAST USED",
+        "qwen3-embedding-0.6b  639.2 MB",
+        "  3 days ago",
+        "mine                       9 B",
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "first", "last"),
     [

@@ -103,6 +103,15 @@ def test_json_is_the_whole_status(run: CliRunner) -> None:
     assert asked == ["/v1/status"]
 
 
+def test_json_has_no_charts(run: CliRunner) -> None:
+    vectors = {"model": "alpha", "rows": 7, "norm_bounds": [0.5, 1.0], "norm_buckets": [0, 7, 0]}
+    told = status_of(activity={"step_seconds": 2, "requests_per_second": [0] * 150}, vectors=[vectors])
+    with answering(told) as (port, _):
+        said = json.loads(run.invoke(ps, ["--port", str(port), "--json"]).output)
+    assert "activity" not in said and said["vectors"] == [{"model": "alpha", "rows": 7}]
+    assert said["cache"] == told["cache"]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "127.0.0.1"])
 def test_a_wildcard_address_is_reached_on_this_machine(run: CliRunner, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     with answering(status_of()) as (port, _):
@@ -146,3 +155,10 @@ def test_answers_of_other_programs_are_recognised(run: CliRunner, body: Any, opt
     with answering(body, **options) as (port, _), pytest.raises(EdgeEmbedError, match=says) as error:
         run.invoke(ps, ["--port", str(port)])
     assert error.value.exit_code == 1
+
+
+@pytest.mark.parametrize("paused", [True, False])
+def test_a_paused_daemon_is_not_shown_as_if_it_were_ready(run: CliRunner, paused: bool) -> None:
+    with answering(status_of(entry("alpha"), paused=paused)) as (port, _):
+        output = run.invoke(ps, ["--port", str(port)]).output
+    assert ("paused: only texts in the cache are answered" in output) is paused

@@ -13,13 +13,14 @@ from edgeembed.server import dashboard
 from tests.clients.examples import ROOT, WRITTEN
 from tests.clients.recorded.programs import Program, programs
 
-CLIENTS_PAGE = ROOT / "docs" / "clients.md"
 RECIPES = json.loads(resources.files(dashboard).joinpath("recipes.json").read_text(encoding="utf-8"))["recipes"]
 RECORDED = {program.name: program for program in programs()}
 NAMED_IN_THE_ISSUE = (
     *("Continue", "Roo Code", "Cline", "Zed", "Open WebUI", "AnythingLLM", "Smart Connections", "Copilot for Obsidian"),
     *("LibreChat", "Dify", "n8n", "LangChain", "LlamaIndex"),
 )
+TOOLS_OF = {"Cline": "mcpServers", "Zed": "context_servers", "Claude Code": "claude mcp add edgeembed"}
+"""What programs that take tools call these."""
 VALUES = {"root": WRITTEN, "base": f"{WRITTEN}/v1", "model": "all-minilm-l6-v2"}
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe["program"])
 
@@ -36,13 +37,14 @@ def filled(part: Any) -> Any:
 
 
 def section(slug: str) -> str:
-    """Return the part of the page below a heading, given as in a link."""
-    page = CLIENTS_PAGE.read_text(encoding="utf-8")
+    """Return the part of a page of docs/ below a heading, given as in a link; of clients.md where no page is named."""
+    name, _, slug = slug.rpartition("#")
+    page = (ROOT / "docs" / (name or "clients.md")).read_text(encoding="utf-8")
     for part in re.split(r"\n(?=##+ )", page):
         heading = part.partition("\n")[0].lstrip("#").strip()
         if re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") == slug:
             return part
-    raise AssertionError(f"{CLIENTS_PAGE.name} has no heading {slug}")
+    raise AssertionError(f"{name} has no heading {slug}")
 
 
 def test_there_is_a_recipe_for_each_program() -> None:
@@ -56,19 +58,20 @@ def test_a_recipe_is_whole(recipe: dict[str, Any]) -> None:
     assert {"program", "kind", "docs", "where"} <= set(recipe)
     assert ("fields" in recipe) != ("code" in recipe)
     assert ("language" in recipe) == ("code" in recipe)
-    assert ("test" in recipe) != recipe.get("generates", False), "what only generates text has nothing to test"
+    assert ("test" in recipe) != recipe.get("tools", False), "tools ask the daemon by themselves"
     if "test" in recipe:
         assert [step for step in recipe["test"] if "vector" in step] == recipe["test"][-1:]
     written = json.dumps(recipe)
-    known = {"root", "base", "model", "key", "dimensions", "characters", "body", "bearer"}
+    known = {"root", "base", "port", "model", "key", "dimensions", "characters", "body", "bearer"}
     assert set(re.findall(r"\{(\w+)\}", written)) <= known
 
 
 @each_recipe
 def test_the_docs_say_the_same(recipe: dict[str, Any]) -> None:
     text = section(recipe["docs"])
-    if recipe.get("generates"):
-        assert recipe["program"] in text
+    if recipe.get("tools"):
+        assert recipe["program"] in text and TOOLS_OF[recipe["program"]] in "\n".join(recipe["code"])
+        assert TOOLS_OF[recipe["program"]] in text
         return
     for name, value in recipe.get("fields", []):
         assert name in text or name == "Provider", f"{recipe['program']}: {name}"

@@ -119,7 +119,7 @@ def test_frozen_programs_are_the_installer_and_the_app(
     assert "uv tool install 'edgeembed[bulk]'" in found.add("bulk")
 
 
-def test_no_package_is_told_to_install_an_extra_that_its_pip_cannot_find(tmp_path: Path) -> None:
+def test_a_package_names_its_own_python_for_an_extra(tmp_path: Path) -> None:
     """`pip install 'edgeembed[bulk]'` is another Python's pip; the package's own is named, and what the extra brings."""
     pyarrow = requirements_of("bulk")
     assert pyarrow and pyarrow[0].startswith("pyarrow")
@@ -154,3 +154,14 @@ def test_files_have_the_names_that_the_build_scripts_give_them() -> None:
     assert file_name("windows", "1", "AMD64") == "edgeembed-1-windows-x64.exe"
     assert "OutputBaseFilename=edgeembed-{#Version}-windows-x64" in recipe("windows/edgeembed.iss")
     assert file_name("pip", "1", "x86_64") is None
+
+
+def test_no_message_names_another_pythons_pip() -> None:
+    """What is missing is added as this installation adds it: `find_installation().add(EXTRA)`. Help texts may differ."""
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (ROOT / "edgeembed").rglob("*.py")
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if "pip install 'edgeembed[" in line and "Error(" in line
+    ]
+    assert not found

@@ -12,9 +12,9 @@ import pytest
 
 from edgeembed.common.systemd import Notifier, watched
 from edgeembed.errors import EngineUnavailableError
-from tests.e2e.daemon import running
+from tests.e2e.daemon import post, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.waiting import until_async
+from tests.waiting import until, until_async
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="systemd speaks over Unix sockets")
 
@@ -114,6 +114,11 @@ def test_a_daemon_notifies_when_it_is_ready_and_when_it_stops(home: Path, tmp_pa
         assert systemd.hear()[0] == "READY=1"
         assert daemon.embed("x").shape == (1, 64)
         assert systemd.hear() == ["WATCHDOG=1"]
+        # A restart keeps the process: systemd must not wait for its end, nor for WATCHDOG=1 meanwhile.
+        assert post(daemon, "/v1/admin/restart")[0] == 200
+        heard = until(lambda: (lines := systemd.hear()) != ["WATCHDOG=1"] and lines)
+        assert heard[0] == "RELOADING=1" and heard[1].startswith("MONOTONIC_USEC=") and "WATCHDOG=1" in heard
+        assert until(lambda: (lines := systemd.hear()) != ["WATCHDOG=1"] and lines)[0] == "READY=1"
         assert daemon.stop() == 0
     assert ["STOPPING=1", "STATUS=stopping"] in systemd.hear_all()
     systemd.close()

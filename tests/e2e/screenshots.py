@@ -25,6 +25,7 @@ WAIT_FOR = {
     "log": ("#log", "listens on"),
 }
 """What a tab shows as soon as it has its data."""
+PAINTED = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
 MOST_PIXELS = 12_000
 """Chromium takes no higher picture."""
 
@@ -46,6 +47,7 @@ class Camera:
                 with self.page.shown_as(scheme, width):
                     height = int(self.page.chrome.execute_script("return document.documentElement.scrollHeight"))
                 with self.page.shown_as(scheme, width, max(640, min(height, MOST_PIXELS))):
+                    self.page.chrome.execute_async_script(PAINTED)
                     self.page.chrome.save_screenshot(str(self._folder / f"{name}-{scheme}-{width}.png"))
 
 

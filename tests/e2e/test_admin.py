@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -53,3 +56,18 @@ def test_a_restart_keeps_the_process_and_reads_the_settings_again(minilm: Callab
         assert after["uptime_seconds"] < before["uptime_seconds"] + 60 and after["engine"]["texts_computed"] == 0
         daemon.wait_for("restarting: requests in flight are finished first")
         assert daemon.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
+def test_a_daemon_that_gets_sigterm_while_it_restarts_stops(minilm: Callable[[str], Path], tmp_path: Path) -> None:
+    with running("--model", str(minilm("Q8_0")), "--grace-period", "30", home=tmp_path / "home") as daemon:
+        host, _, port = daemon.url.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port))) as unfinished:
+            unfinished.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n")
+            unfinished.sendall(b"Content-Length: 17\r\n\r\n{")
+            until(lambda: daemon.get("/v1/status")[0] == 200)
+            send(daemon, "restart")
+            daemon.wait_for("restarting: requests in flight")
+            daemon.process.send_signal(signal.SIGTERM)  # while it waits for that request
+        assert daemon.process.wait(30) == 0
+    assert daemon.log.count("listens on") == 1

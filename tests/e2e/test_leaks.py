@@ -18,10 +18,12 @@ from pathlib import Path
 
 import pytest
 
+from edgeembed.server.ops.operations import OPERATIONS
 from tests.e2e.broken_requests import KEY, MARK, send_all
 from tests.e2e.daemon import Daemon, running
 
 CASES = 520
+ADMIN = sorted(path for method, path in OPERATIONS if method == "GET" and path.startswith("/v1/admin"))
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -117,7 +119,8 @@ async def test_nothing_that_a_client_wrote_is_shown(
             os.kill(status["engine"]["worker_pid"], signal.SIGSEGV)  # its last output is logged
             await asyncio.to_thread(daemon.wait_for, "ended by SIGSEGV")
         shown = [
-            await asyncio.to_thread(read, daemon, path, tls) for path in ("/health", "/v1/status", "/metrics", "/v1/admin")
+            await asyncio.to_thread(read, daemon, path, tls)
+            for path in ("/health", "/v1/status", "/metrics", *ADMIN, "/v1/admin/log?level=debug&lines=1000")
         ]
         if not encrypted:
             command = [sys.executable, "-m", "edgeembed", "doctor", "--port", str(at)]

@@ -73,13 +73,13 @@ def test_models_are_found_by_words_language_and_what_is_installed(chromium: webd
     until(lambda: page.text("#library-list h3") == NAME)
 
 
-def test_who_does_not_own_the_daemon_is_told_so(chromium: webdriver.Chrome, daemon: Daemon) -> None:
+def test_a_visitor_who_does_not_own_the_daemon_sees_why_nothing_is_shown(chromium: webdriver.Chrome, daemon: Daemon) -> None:
     page = Page(chromium, daemon.url)
     chromium.execute_cdp_cmd("Network.enable", {})
     # As through a proxy, which makes all visitors look like programs of this machine.
     chromium.execute_cdp_cmd("Network.setExtraHTTPHeaders", {"headers": {"X-Forwarded-For": "192.0.2.1"}})
     try:
-        for tab in ("library",):
+        for tab in ("library", "settings", "log"):
             page.open(tab)
             page.wait_for(f"#{tab}-problem", "Open this page on the machine that the daemon runs on")
             assert not page.find(f"#{tab}-open").is_displayed()

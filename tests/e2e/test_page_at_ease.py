@@ -12,7 +12,7 @@ from selenium import webdriver
 
 from tests.bulk.daemon import serving
 from tests.clients.environments import environments, make_in_ci
-from tests.e2e.daemon import Daemon, running
+from tests.e2e.daemon import Daemon, post, running
 from tests.e2e.dashboard_page import SCHEMES, TABS, WIDTHS, Page
 from tests.e2e.models import install
 from tests.fakes import FakeEngine
@@ -102,6 +102,7 @@ def test_latency_shows_no_value_of_long_ago(page: Page) -> None:
     assert page.text("#tiles .tile:nth-child(2) .value").startswith("–"), "the chart has it, the value is of now"
 
 
+@pytest.mark.slow
 def test_names_may_have_any_length(chromium: webdriver.Chrome, long_named: Daemon) -> None:
     page = Page(chromium, long_named.url)
     for width in WIDTHS:
@@ -114,9 +115,19 @@ def test_names_may_have_any_length(chromium: webdriver.Chrome, long_named: Daemo
             assert pill.text == "ready" and pill.rect["x"] + pill.rect["width"] <= card.rect["x"] + card.rect["width"]
 
 
+def found_by_axe(page: Page, where: str) -> list[str]:
+    """Return what axe finds in what the page shows; nothing where axe is not installed, which a test below tells."""
+    if not AXE.is_made:
+        return []
+    if not page.chrome.execute_script("return 'axe' in window"):
+        script = AXE.folder / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+        page.chrome.execute_script(script.read_text(encoding="utf-8"))
+    return [f"{where}: {one}" for one in page.chrome.execute_async_script(RUN_AXE)]
+
+
+@pytest.mark.slow
 def test_axe_finds_nothing(chromium: webdriver.Chrome, long_named: Daemon) -> None:
     make_in_ci(AXE)
-    axe = (AXE.folder / "npm" / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     page = Page(chromium, long_named.url)
     found = []
     # Colours do not depend on the width, nor the order of elements on the colours.
@@ -125,11 +136,10 @@ def test_axe_finds_nothing(chromium: webdriver.Chrome, long_named: Daemon) -> No
             page.open()
             page.wait_for("#models .card", LONG)
             page.wait_for("#vectors .card", "normal")
-            chromium.execute_script(axe)
             for tab in TABS:
                 page.find(f"#tab-{tab}").click()
                 fill(page, tab)
-                found += [f"{tab}, {scheme}, {width}: {one}" for one in chromium.execute_async_script(RUN_AXE)]
+                found += found_by_axe(page, f"{tab}, {scheme}, {width}")
     assert not found, "\n".join(found)
 
 
@@ -146,8 +156,13 @@ def fill(page: Page, tab: str) -> None:
         page.find("#connect-place option[value=container]").click()
         page.find("[aria-label='Test: Dify']").click()
         page.wait_for("[data-program=Dify] .result", "listens on this computer only")
+    elif tab == "library":
+        page.wait_for("#library-count", "models")
+    elif tab == "settings":
+        page.wait_for("#settings", "truncate")
 
 
+@pytest.mark.slow
 def test_the_first_model_is_shown_as_it_is_downloaded_and_loaded(
     chromium: webdriver.Chrome, hub: FakeHub, home: Path
 ) -> None:
@@ -159,7 +174,11 @@ def test_the_first_model_is_shown_as_it_is_downloaded_and_loaded(
         page.wait_for("#starting", "Fetching hf:acme/tiny-GGUF: tiny-Q8_0.gguf 2")
         assert page.text("#pill") == "starting"
         assert 0.2 < float(page.find("#starting-bar").get_property("value")) < 0.3  # type: ignore[arg-type]
+        assert not found_by_axe(page, "starting")
+        page.find("#tab-library").click()
+        page.wait_for("#library-count", "models")
         hub.gate.set()
+        page.find("#tab-overview").click()
         page.wait_for("#models .card", "tiny")
         page.wait_for("#pill", "ready")
         assert not page.find("#starting").is_displayed()
@@ -169,6 +188,7 @@ def test_the_first_model_is_shown_as_it_is_downloaded_and_loaded(
         assert page.texts("#embedder option") == ["tiny"], "names are read again when there is a model"
 
 
+@pytest.mark.slow
 def test_the_page_says_why_no_first_model_came(chromium: webdriver.Chrome, hub: FakeHub, home: Path) -> None:
     hub.hold_at = 6_000_000
     content = hub.files["acme/tiny-GGUF"]["tiny-Q8_0.gguf"]
@@ -183,6 +203,7 @@ def test_the_page_says_why_no_first_model_came(chromium: webdriver.Chrome, hub: 
         assert "tiny" in shown and daemon.process.wait(30) == 1
 
 
+@pytest.mark.slow
 def test_the_page_says_why_the_daemon_is_gone_and_goes_on_when_it_is_back(
     chromium: webdriver.Chrome, home: Path, minilm: Callable[[str], Path]
 ) -> None:
@@ -197,9 +218,14 @@ def test_the_page_says_why_the_daemon_is_gone_and_goes_on_when_it_is_back(
         assert "it was told to stop" in shown and "To start it: edgeembed serve" in shown
         assert page.text("#pill") == "stopped" and set(page.texts("#tiles .value span")) == {"–"}
         assert "ready" not in page.text("#overview"), "nothing is shown as if it were so now"
+        assert not found_by_axe(page, "stopped")
     with running(*flags, "--port", str(urlsplit(page.url).port), home=home) as daemon:
         page.wait_for("#pill", "ready")
         assert not page.find("#notice").is_displayed()
+        assert post(daemon, "/v1/admin/restart")[0] == 200
+        page.wait_for("#pill", "restarting")
+        assert "edgeembed serve" not in page.text("#notice"), "there is nothing to do"
+        page.wait_for("#pill", "ready")
         daemon.process.send_signal(signal.SIGKILL)
         shown = page.wait_for("#notice", "does not answer")
         assert page.url in shown and page.text("#pill") == "not responding"

@@ -255,7 +255,8 @@ class FakeHub:
                     return
                 cut = hub._next(hub.trouble.cut) if role == "cdn" else None
                 body = content if cut is None else content[:cut]
-                step = 1000 if role == "cdn" and (hub.slow or hub.hold_at is not None) else 2**16
+                held = hub.hold_at is not None and hub.hold_at < 2**20
+                step = 1000 if role == "cdn" and (hub.slow or held) else 2**16
                 for start in range(0, len(body), step):
                     piece = body[start : start + step]
                     self.wfile.write(piece)

@@ -48,15 +48,18 @@ def test_pull_then_list_then_show(run: CliRunner, hub: FakeHub, paths: Paths) ->
     assert run.invoke(list_models).output.splitlines()[1].endswith("  just now")
 
     available = run.invoke(list_models, ["--available"]).output
-    there, offered = available.split("Not installed, but in the catalogue:")
+    there, offered = available.split("In the catalogue:")
     assert row.split()[0] in there and STARTER_MODEL not in there
-    titles, row = offered.splitlines()[2:4]
-    columns = ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "DIMENSIONS", "LICENCE", "GOOD FOR"]
+    titles, *listed = offered.splitlines()[2:-2]
+    columns = ["NAME", "TYPE", "SIZE", "MEMORY", "INSTALLED", "DIMENSIONS", "LICENCE", "LANGUAGES", "GOOD FOR"]
     assert re.split("  +", titles) == columns
-    assert re.split("  +", row) == [STARTER_MODEL, "Q8_0", "?", "?", "en", "8", "Apache-2.0", "p"], "no shape, no size"
+    cells = {row.split()[0]: re.split("  +", row) for row in listed}
+    assert cells[STARTER_MODEL] == [STARTER_MODEL, "Q8_0", "?", "?", "-", "8", "Apache-2.0", "en", "p"], "no shape, no size"
+    assert cells[DEFAULT_MODEL][4] == "Q8_0"
     assert available.endswith(f"To install one: edgeembed pull {STARTER_MODEL}\n")
     rows = json.loads(run.invoke(list_models, ["--json", "--available"]).output)
     assert [(row["name"], row["installed"]) for row in rows] == [(DEFAULT_MODEL, True), (STARTER_MODEL, False)]
+    assert all({"size_bytes", "memory_bytes", "languages", "purpose"} <= row.keys() for row in rows)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", rows[0]["last_used"])
 
     text = run.invoke(show, [DEFAULT_MODEL]).output
@@ -112,8 +115,8 @@ def test_a_reranker_is_listed_as_one(run: CliRunner) -> None:
 @pytest.mark.parametrize(
     ("columns", "titles"),
     [
-        (80, ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES"]),
-        (120, ["NAME", "TYPE", "SIZE", "MEMORY", "LANGUAGES", "LICENCE", "GOOD FOR"]),
+        (80, ["NAME", "TYPE", "SIZE", "MEMORY", "INSTALLED"]),
+        (120, ["NAME", "TYPE", "SIZE", "MEMORY", "INSTALLED", "LANGUAGES", "GOOD FOR"]),
     ],
 )
 def test_the_catalogue_fits_the_terminal(
@@ -124,6 +127,7 @@ def test_the_catalogue_fits_the_terminal(
     lines = run.invoke(list_models, ["--available"]).output.splitlines()
     assert max(map(len, lines)) <= columns
     assert titles in [re.split("  +", line) for line in lines]
+    assert ("  LANGUAGES; GOOD FOR" in lines) == (columns == 80), "what a model is good for is never left out"
     assert not any("?" in line for line in lines)
 
 

@@ -113,7 +113,7 @@ WINDOWS_SETUP = INSTALLERS / "windows" / "edgeembed.iss"
 
 def test_the_windows_installer_calls_existing_commands() -> None:
     called = re.findall(r'Parameters: "([^"]+)"', WINDOWS_SETUP.read_text(encoding="utf-8"))
-    assert {line.split()[0] for line in called} == {"tray", "autostart"}
+    assert {line.split()[0] for line in called} == {"tray", "start", "autostart"}
     for line in called:
         command, words = cli, line.split()
         while words and isinstance(command, click.Group):
@@ -128,9 +128,9 @@ def test_the_windows_installer_stops_what_runs_before_it_replaces_or_removes_fil
     text = WINDOWS_SETUP.read_text(encoding="utf-8")
     procedures = dict(re.findall(r"^(?:procedure|function) (\w+).*?;\n(.*?)^end;", text, re.MULTILINE | re.DOTALL))
     stopping = procedures["StopRunning"]
-    polite = re.search(r"Exec\(ProgramFile, '(\w+)'", stopping)
-    assert polite and polite[1] == "stop"
-    assert stopping.index(polite[0]) < stopping.index("taskkill"), "first asked, then ended"
+    asked = re.findall(r"Ask\('(\w+)'\)", stopping)
+    assert asked == ["status", "stop"] and set(asked) <= set(COMMANDS)
+    assert stopping.index("Ask('stop')") < stopping.index("taskkill"), "first asked, then ended"
     assert all(f"/IM {name}.exe" in stopping for name in ("edgeembed", "edgeembedw"))
     assert "StopRunning;" in procedures["PrepareToInstall"]
     assert re.search(r"if Step = usUninstall then\s+StopRunning;", procedures["CurUninstallStepChanged"])

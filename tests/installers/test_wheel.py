@@ -63,7 +63,7 @@ def parts(tmp_path: Path) -> Path:
 def pack(parts: Path) -> Path:
     pack = load("wheel/pack.py")
     vendored = pack.vendored_files(parts / "source", parts / "libraries", parts / "gcc.txt")
-    made: Path = pack.pack(next(parts.glob("*.whl")), vendored, b"for every Python", "x86_64", parts / "out")
+    made: Path = pack.pack(next(parts.glob("*.whl")), vendored, b"for every Python", "linux_x86_64", parts / "out")
     return made
 
 
@@ -95,9 +95,7 @@ def test_pip_installs_the_wheel_which_requires_nothing_that_must_be_compiled(par
     assert licences == {"ours", "bindings' licence", "llama.cpp's licence", "GCC's licence"}
 
 
-def test_the_copy_inside_is_used_and_known_without_an_installed_package(
-    parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_inside_is_used_without_an_installed_package(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vendored = install(pack(parts), parts / "site") / "edgeembed" / "engine" / "vendored"
     installed = machine.build_fingerprint()
     monkeypatch.setattr(llama_package, "VENDORED", vendored)
@@ -158,3 +156,53 @@ def test_a_wheel_that_is_packed_already_is_refused(parts: Path) -> None:
 def test_the_same_parts_make_the_same_wheel(parts: Path) -> None:
     first = pack(parts).read_bytes()
     assert pack(parts).read_bytes() == first
+
+
+@pytest.mark.parametrize(
+    ("platform", "libraries"),
+    [
+        (
+            "macosx_11_0_arm64",
+            ("libllama.dylib", "libggml.dylib", "libggml-base.dylib", "libggml-cpu.dylib", "libggml-metal.dylib"),
+        ),
+        ("win_amd64", ("llama.dll", "ggml.dll", "ggml-base.dll", "ggml-cpu-x64.dll", "msvcp140.dll")),
+    ],
+)
+def test_the_wheels_of_other_systems_have_their_libraries_and_no_kernels(
+    parts: Path, tmp_path: Path, platform: str, libraries: tuple[str, ...]
+) -> None:
+    """As build_here.py makes them, of a wheel of llama-cpp-python that was compiled there."""
+    here, pack = load("wheel/build_here.py"), load("wheel/pack.py")
+    llama = tmp_path / "llama_cpp_python-0.3.36-py3-none-any.whl"
+    with zipfile.ZipFile(llama, "w") as packed:
+        for name in libraries:
+            packed.writestr(f"llama_cpp/lib/{name}", name)
+            packed.writestr(f"lib/{name}", "a second copy, which CMake installs")
+        packed.writestr("llama_cpp/lib/llama.lib", "for linkers")
+    folder = here.extract_libraries(llama, tmp_path / "extracted")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(libraries)
+    made = pack.pack(
+        next(parts.glob("edgeembed-*.whl")),
+        pack.vendored_files(parts / "source", folder, None),
+        None,
+        platform,
+        tmp_path / "out",
+    )
+    assert made.name == f"edgeembed-1.2.3-py3-none-{platform}.whl"
+    names = zipfile.ZipFile(made).namelist()
+    assert {f"edgeembed/engine/vendored/llama_cpp/lib/{name}" for name in libraries} <= set(names)
+    assert not [name for name in names if "_kernels" in name or name.endswith("gcc.txt")]
+    (folder / libraries[1]).unlink()
+    with pytest.raises(ValueError, match=f"has no {libraries[1]}"):
+        pack.vendored_files(parts / "source", folder, None)
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "tag"),
+    [("darwin", "arm64", "macosx_11_0_arm64"), ("darwin", "x86_64", "macosx_11_0_x86_64"), ("win32", "AMD64", "win_amd64")],
+)
+def test_wheels_are_named_after_the_system_that_they_were_compiled_for(system: str, machine: str, tag: str) -> None:
+    here = load("wheel/build_here.py")
+    assert here.platform_tag(system, machine) == tag
+    with pytest.raises(ValueError, match="no wheel is made for win32 on arm64"):
+        here.platform_tag("win32", "ARM64")

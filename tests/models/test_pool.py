@@ -313,3 +313,18 @@ async def test_nobody_waits_for_a_model_whose_failed_engine_cannot_even_be_close
     garage.prepare = prepare
     with pytest.raises(EngineUnavailableError, match="no such file"):
         await asyncio.wait_for(garage.pool().load(fake_model("a")), 20)
+
+
+async def test_a_model_that_is_the_default_no_longer_leaves_when_idle() -> None:
+    rules: dict[str, float | None] = {"before": None, "after": 0.05}
+    garage = Garage(before=1, after=1)
+    pool = garage.pool(keep_alive=rules)
+    await use(pool, "before")
+    async with pool.lease(fake_model("after")):
+        rules |= {"before": 0.05, "after": None}  # another default
+        for name in rules:
+            pool.keep_by_rules(fake_model(name))
+    await until_async(lambda: garage.loaded() == ["after"])
+    await settle()
+    assert garage.loaded() == ["after"]
+    await pool.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -301,3 +303,38 @@ async def test_aliases_are_added_and_removed_while_it_is_used() -> None:
     registry.set_alias("new", None)
     registry.set_alias("nobody", None)
     assert registry.find("new") is None
+
+
+async def test_another_default_is_in_effect_at_once_and_the_one_before_is_still_named() -> None:
+    installed = model("installed")
+    by_path = model("by-path")
+    registry = ModelRegistry(by_path, scan=lambda: [installed])
+    await registry.refresh()
+    version = registry.version
+    registry.change_default(installed)
+    assert registry.version > version, "stored responses to requests without a name are not used any more"
+    for _ in range(2):
+        assert (await registry.resolve(None, "embed")).model == installed
+        assert (await registry.resolve("by-path", "embed")).model == by_path, "a file that is served in place"
+        assert registry.is_configured(installed) and registry.models[0] == installed
+        await registry.refresh()
+    registry.change_default(by_path)
+    assert not registry.is_configured(installed), "it may be removed now"
+    assert [model.name for model in registry.models] == ["by-path", "installed"]
+
+
+async def test_a_scan_that_began_before_another_default_was_chosen_does_not_undo_it() -> None:
+    first, second = model("first"), model("second")
+    go_on = threading.Event()
+
+    def scan() -> list[ServedModel]:
+        go_on.wait(20)
+        return [first, second]
+
+    registry = ModelRegistry(first, [second], scan=scan)
+    scanning = asyncio.create_task(registry.refresh())
+    await asyncio.sleep(0)
+    registry.change_default(second)
+    go_on.set()
+    await scanning
+    assert registry.default == second and registry.models[0] == second

@@ -56,7 +56,7 @@ async def test_the_wrapped_handler_answers_or_passes_on() -> None:
     def wrap(usual: Handle) -> Handle:
         async def handle(request: web.BaseRequest) -> web.StreamResponse:
             assert await request.read() == b"abc"
-            return RawResponse(RAW) if request.path == "/raw" and takes_raw(request) else await usual(request)
+            return RawResponse(RAW, 3) if request.path == "/raw" and takes_raw(request) else await usual(request)
 
         return handle
 
@@ -114,7 +114,7 @@ async def test_a_raw_response_to_a_client_that_has_gone_is_a_connection_error() 
     request.protocol.transport = None
     assert not takes_raw(request)
     with pytest.raises(ConnectionResetError):
-        await RawResponse(RAW).prepare(request)
+        await RawResponse(RAW, 3).prepare(request)
 
 
 def test_aiohttp_calls_what_raw_responses_override() -> None:

@@ -59,7 +59,7 @@ def make(tmp_path: Path) -> Iterator[Callable[[str], tuple[DaemonChild, Starter,
 
 
 def last_line(child: DaemonChild) -> str:
-    return child.status.last_line if child.status else ""
+    return child.status.last_lines[-1] if child.status and child.status.last_lines else ""
 
 
 def ended(child: DaemonChild) -> None:
@@ -88,7 +88,7 @@ def test_restarts_after_crashes_with_growing_delays(make: Callable[..., Any]) ->
     delays = []
     for number in range(1, MAX_QUICK_EXITS):
         ended(child)
-        assert child.status.last_line == "bang" and not child.status.gave_up
+        assert child.status.last_lines[-1] == "bang" and not child.status.gave_up
         began = clock.now
         while len(starter.asked) == number:
             clock.now += 0.5
@@ -122,7 +122,7 @@ def test_a_daemon_with_bad_settings_is_not_restarted(make: Callable[..., Any]) -
     clock.now += 1000
     child.check()
     assert len(starter.asked) == 1
-    assert child.status.gave_up and child.status.last_line == "error: the port is in use"
+    assert child.status.gave_up and child.status.reason == "the port is in use"
 
 
 def test_a_long_log_is_rotated(make: Callable[..., Any]) -> None:
@@ -140,7 +140,7 @@ def test_an_unwritable_log_does_not_block_the_daemon(make: Callable[..., Any], t
     child, _, _ = make("import sys; sys.stderr.write('line\\n' * 100_000); sys.exit(2)")
     child.start()
     ended(child)
-    assert child.status.gave_up and child.status.last_line == "line"
+    assert child.status.gave_up and child.status.last_lines[-1] == "line"
 
 
 def test_the_command_runs_this_installation() -> None:

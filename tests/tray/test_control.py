@@ -18,6 +18,7 @@ from edgeembed.tray.child import DaemonChild
 from edgeembed.tray.control import Controller
 from edgeembed.tray.menu import Action, MenuEntry
 from edgeembed.tray.state import IconState
+from edgeembed.tray.watcher import Watcher
 from tests.tray.daemon import Daemon
 from tests.tray.menus import find, flat
 
@@ -101,7 +102,7 @@ def test_the_icon_follows_a_daemon_that_stops_and_comes_back(
     daemon.up()
     controller.refresh()
     assert (icon.state, icon.title) == (IconState.READY, "fake-model · fake · ready")
-    assert find(icon.menu, "fake-model").checked is True
+    assert find(icon.menu, "fake-model:F32").checked is True
     assert icon.notified == []
     daemon.down()
     controller.refresh()
@@ -196,6 +197,50 @@ def test_choosing_a_model_writes_config_toml(
     controller.perform(Action.CHOOSE_MODEL, "beta:F16")
     assert read_config(resolved.paths.config_file) == {"model": "beta:F16"}
     assert "Restart the daemon" in icon.notified[-1][1]
+
+
+def test_a_click_on_the_model_in_use_changes_nothing(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, resolved: Resolved
+) -> None:
+    daemon.up()
+    controller = make()
+    controller.refresh()
+    (entry,) = (entry for entry in flat(icon.menu) if entry.radio and entry.checked)
+    assert entry.label == entry.argument == "fake-model:F32"
+    assert entry.action is not None
+    controller.perform(entry.action, entry.argument)
+    assert icon.notified == [] and not resolved.paths.config_file.exists()
+
+
+def test_a_daemon_that_can_takes_another_model_at_once(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon, resolved: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = []
+    monkeypatch.setattr(Watcher, "send", lambda _watcher, command, _seconds, body: sent.append((command, body)))
+    daemon.up()
+    controller = make()
+    controller.refresh()
+    controller.perform(Action.CHOOSE_MODEL, "beta:F16")
+    assert sent == [("models/default", {"model": "beta:F16"})]
+    assert "beta:F16 is used now" in icon.notified[-1][1]
+    assert not resolved.paths.config_file.exists(), "the daemon writes it"
+
+
+def test_a_daemon_of_others_that_died_tells_why(
+    make: Callable[..., Controller], icon: RecordingIcon, daemon: Daemon
+) -> None:
+    words = [
+        "2026-05-04 12:00:00 INFO    edgeembed.daemon: hello",
+        "2026-05-04 12:00:01 ERROR   edgeembed.daemon: the disk is full",
+    ]
+    daemon.up()
+    controller = make(last_words=lambda: words)
+    controller.refresh()
+    daemon.down()
+    controller.refresh()
+    controller.refresh()
+    assert icon.title == "edgeembed: stopped: the disk is full"
+    assert icon.notified == [("edgeembed has stopped", "the disk is full")]
 
 
 def test_choosing_a_model_fails_if_the_environment_sets_it(

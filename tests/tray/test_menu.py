@@ -17,7 +17,7 @@ from tests.tray.menus import find, flat
 from tests.tray.states import NOON, loaded, polled, view
 
 MODELS = (
-    ListedModel(id="alpha", type="Q8_0"),
+    ListedModel(id="alpha:Q8_0", type="Q8_0"),
     ListedModel(id="alpha:F16", type="F16"),
     ListedModel(id="ranker", type="F16", task="rerank"),
 )
@@ -33,8 +33,14 @@ def test_every_entry_is_in_the_menu_of_a_ready_daemon() -> None:
     assert find(menu, "Start at login").checked is True
     assert "3.0 MB on disk" in find(menu, "Cache").submenu[0].label
     radios = [(entry.label, entry.checked) for entry in flat(menu) if entry.radio]
-    assert radios == [("alpha", True), ("alpha:F16", False)], "a reranker cannot be the default model"
+    assert radios == [("alpha:Q8_0", True), ("alpha:F16", False)], "a reranker cannot be the default model"
     assert [entry.argument for entry in flat(menu) if entry.action is Action.PULL_MODEL] == ["beta"]
+
+
+def test_what_can_be_downloaded_has_its_size() -> None:
+    context = MenuContext(catalogue=("alpha", "beta", "gamma"), sizes={"beta": 130_000_000}, pulling=frozenset())
+    more = find(make_menu(replace(view(), models=MODELS), context), "Get more…").submenu
+    assert [(entry.label, entry.argument) for entry in more] == [("beta (130.0 MB)", "beta"), ("gamma", "gamma")]
 
 
 def test_the_served_type_is_checked() -> None:

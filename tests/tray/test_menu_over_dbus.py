@@ -243,7 +243,7 @@ def test_every_entry_works(desktop: dict[str, str], daemon: Daemon, port: int, t
 
         panel.choose("Open settings")
         assert until(lambda: lines()[1:]) == [str(Path(desktop["EDGEEMBED_HOME"]) / "config.toml")]
-        assert panel.entries()["fake-model"]["toggle-type"] == "radio"
+        assert panel.entries()["fake-model:F32"]["toggle-type"] == "radio"
 
         daemon.down()
         until(lambda: "edgeembed: stopped" in panel.entries())

@@ -92,7 +92,11 @@ def test_models_are_listed_once_without_prompts_and_aliases() -> None:
         {"id": "alpha:F16", "type": "F16", "task": "embed"},
         {"id": "ada", "type": "Q8_0", "task": "embed", "root": "alpha:Q8_0"},
     ]
-    assert [model.id for model in read_models({"data": listed})] == ["alpha", "alpha:F16"]
+    assert [model.id for model in read_models({"data": listed})] == ["alpha:Q8_0", "alpha:F16"]
+    now_f16 = [{**each, "type": "F16"} if each["id"] == "alpha" else each for each in listed]
+    assert [model.id for model in read_models({"data": now_f16})] == ["alpha:Q8_0", "alpha:F16"], "whichever alpha means"
+    own = [{"id": "my-Q8_0", "type": "Q8_0", "task": "embed"}]
+    assert [model.id for model in read_models({"data": own})] == ["my-Q8_0"]
 
 
 # --- a day ------------------------------------------------------------------------------------------------------------

@@ -37,6 +37,8 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     ids: Literal["int", "string"] = "string"
     with_text: bool = True
     columns: tuple[str, ...] = ()
+    column_types: tuple[Literal["string", "int64", "double", "bool"], ...] = ()
+    """Of the columns, for databases that need to know; strings where it is not given."""
     dtype: str = "float32"
     input_type: str | None = None
     instruction: str | None = None
@@ -46,6 +48,18 @@ class StoreInfo(msgspec.Struct, frozen=True, kw_only=True):
     def spec(self) -> str:
         """The model's name, with its type if that is known: what to ask a daemon for."""
         return f"{self.model}:{self.type}" if self.type and self.type != "unknown" else self.model
+
+    @property
+    def types(self) -> dict[str, str]:
+        """The columns and their types."""
+        given = self.column_types or ("string",) * len(self.columns)
+        return dict(zip(self.columns, given, strict=True))
+
+    def require_names(self) -> None:
+        """Raise ConfigError for a column whose name a store needs itself."""
+        for name in self.columns:
+            if name.lower() in RESERVED:
+                raise ConfigError(f"a column of metadata cannot be called {name!r} in a store; rename it")
 
     def require_same_model(self, model: str, digest: str, dimensions: int, place: str) -> None:
         """Raise ConfigError if a model's vectors cannot be compared with the store's. place: the store, for people."""
@@ -100,7 +114,10 @@ class Searchable(Protocol):
 
 
 class Store(Searchable, Protocol):
-    """A table of a database. Each change is complete and durable when its method returns, or has not happened at all."""
+    """A table of a database. A change is complete and kept when its method returns.
+
+    A change that a kill interrupts has not happened; Qdrant's may have happened in part, until it is made again.
+    """
 
     def put(self, rows: StoreRows) -> None:
         """Add rows; those whose ids exist are replaced. Of rows with the same id, the last one stays."""
@@ -137,6 +154,36 @@ def cell(value: Any) -> str | int | float | bool | None:
         return value
     value = plain(value)
     return value if isinstance(value, str | int | float | bool | None) else msgspec.json.encode(value).decode()
+
+
+def typed(value: Any, type_: str) -> str | int | float | bool | None:
+    """Return a value as a column of a type takes it."""
+    found = cell(value)
+    if found is None or (isinstance(found, str) and type_ == "string"):
+        return found
+    match type_:
+        case "int64":
+            return int(found)
+        case "double":
+            return float(found)
+        case "bool":
+            return bool(found)
+        case _:
+            return found if isinstance(found, str) else msgspec.json.encode(found).decode()
+
+
+def fitting(values: Sequence[Any], type_: str) -> list[Any]:
+    """Return those of the values that a column of a type can hold."""
+    kinds: dict[str, tuple[type, ...]] = {"int64": (int,), "double": (int, float), "bool": (bool, int), "string": (str,)}
+    return [value for value in values if value is None or isinstance(value, kinds[type_])]
+
+
+def read_info(recorded: str | bytes, place: str) -> StoreInfo:
+    """Return what is recorded in a store, from its JSON. Raises ConfigError for what another version has recorded."""
+    try:
+        return msgspec.json.decode(recorded, type=StoreInfo)
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"{place} was made by another version of edgeembed ({error}); make it again") from error
 
 
 def values_of(wanted: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import WorkFolder
 from edgeembed.bulk.sinks import Sink, StoreSink
+from edgeembed.bulk.stores.faiss_index import FaissOutput, named_by
 from edgeembed.bulk.stores.targets import Target, kind_of
 
 
@@ -18,6 +19,10 @@ class StoreOutput(Output):
 
     target: Target
     append: bool = False
+
+    def require_library(self) -> None:
+        """Raise ConfigError if the library of the database is not installed, or the database cannot be reached."""
+        kind_of(self.target).exists(self.target)
 
     @property
     def title(self) -> str:
@@ -52,6 +57,8 @@ class StoreOutput(Output):
 
 def output_of(name: str, *, append: bool = False) -> Output:
     """Return the output that a user names: a store, a file, or a folder. append: to a store. Raises ConfigError."""
+    if (index := named_by(name)) is not None:
+        return FaissOutput(path=index, format="faiss", folder=False)
     target = Target.parse(name)
     if target is None:
         return Output.of(name)

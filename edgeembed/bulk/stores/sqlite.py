@@ -17,7 +17,6 @@ import numpy as np
 
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.stores.interface import (
-    RESERVED,
     Found,
     StoreInfo,
     StoreRows,
@@ -25,6 +24,7 @@ from edgeembed.bulk.stores.interface import (
     cell,
     import_extra,
     last_of_each,
+    read_info,
     require_columns,
     values_of,
 )
@@ -43,6 +43,7 @@ class SqliteKind:
     """Makes, opens and removes stores."""
 
     def exists(self, target: Target) -> bool:
+        import_extra("sqlite_vec", "sqlite", "a store in SQLite")  # also where there is no file yet
         if not Path(target.place).exists():
             return False
         with contextlib.closing(_connect(target)) as database, _errors(target):
@@ -91,9 +92,7 @@ class SqliteStore:
         target = Target("sqlite", str(file), table)
         if info.dimensions > MOST_DIMENSIONS:
             raise ConfigError(f"sqlite-vec takes {MOST_DIMENSIONS} dimensions, not {info.dimensions}; use --dimensions")
-        for name in info.columns:
-            if name.lower() in RESERVED:
-                raise ConfigError(f"a column of metadata cannot be called {name!r} in a store; rename it")
+        info.require_names()
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         columns = "".join(f", {_quoted(name)}" for name in info.columns)
         database = _connect(target, new=True)
@@ -134,10 +133,7 @@ class SqliteStore:
                     stores = _stores(database)
                     known = f"it has {', '.join(stores)}" if stores else "edgeembed has made none in it"
                     raise ConfigError(f"{file} has no store {table}; {known}")
-                return cls(database, target, msgspec.json.decode(recorded, type=StoreInfo))
-        except msgspec.MsgspecError as error:
-            database.close()
-            raise ConfigError(f"{target} was made by another version of edgeembed ({error}); make it again") from error
+                return cls(database, target, read_info(recorded, str(target)))
         except BaseException:
             database.close()
             raise

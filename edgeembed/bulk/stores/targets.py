@@ -6,15 +6,16 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
 
 from edgeembed.bulk.stores.interface import Store, StoreInfo
 from edgeembed.errors import ConfigError
 
-KINDS = ("sqlite",)
+KINDS = ("sqlite", "lancedb", "qdrant", "postgresql", "postgres")
 DEFAULT_TABLE = "vectors"
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,47}")
-_FORMS = "sqlite:FILE#TABLE"
+_PASSWORD_OF_USER = re.compile(r"(://[^/@:]*:)([^/]*)(@)")
+_PASSWORD_OF_OPTION = re.compile(r"(password=)[^&\s]*")
+_FORMS = "sqlite:FILE#TABLE, lancedb:FOLDER#TABLE, qdrant:URL#COLLECTION or postgresql://…#TABLE"
 
 
 class StoreKind(Protocol):
@@ -52,7 +53,9 @@ class Target:
         if not colon or kind not in KINDS:
             return None
         place, _, table = rest.partition("#")
-        if not place:
+        if kind in ("postgresql", "postgres"):
+            kind, place = "postgresql", f"postgresql:{place}" if place.startswith("//") else place
+        if not place.strip("/"):
             raise ConfigError(f"{name} names no place; expected {_FORMS}")
         table = table or DEFAULT_TABLE
         if not _TABLE.fullmatch(table):
@@ -62,7 +65,7 @@ class Target:
     @property
     def file(self) -> Path | None:
         """The file or folder that holds the store; None on a server."""
-        return None if "://" in self.place else Path(self.place)
+        return None if "://" in self.place or self.kind == "postgresql" else Path(self.place)
 
     @property
     def beside(self) -> Path:
@@ -73,16 +76,19 @@ class Target:
 
     def __str__(self) -> str:
         """The name, without the password in a URL."""
-        place = self.place
-        if "://" in place:
-            url = urlsplit(place)
-            if url.password:
-                place = urlunsplit(url._replace(netloc=url.netloc.replace(f":{url.password}@", ":***@")))
-        return f"{self.kind}:{place}#{self.table}"
+        place = _PASSWORD_OF_USER.sub(r"\1***\3", self.place) if "://" in self.place else self.place
+        place = _PASSWORD_OF_OPTION.sub(r"\1***", place)
+        return f"{place}#{self.table}" if place.startswith(f"{self.kind}:") else f"{self.kind}:{place}#{self.table}"
 
 
 def kind_of(target: Target) -> StoreKind:
     """Return the kind of a store. Raises ConfigError if its library is not installed."""
-    from edgeembed.bulk.stores import sqlite
+    from edgeembed.bulk.stores import lance, postgresql, qdrant, sqlite
 
-    return sqlite.SqliteKind()
+    kinds: dict[str, StoreKind] = {
+        "sqlite": sqlite.SqliteKind(),
+        "lancedb": lance.LanceKind(),
+        "qdrant": qdrant.QdrantKind(),
+        "postgresql": postgresql.PostgresqlKind(),
+    }
+    return kinds[target.kind]

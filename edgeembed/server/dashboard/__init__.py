@@ -26,6 +26,8 @@ SCRIPTS = (
     "manage.js",
     "models.js",
     "settings.js",
+    "settings_state.js",
+    "access.js",
     "log.js",
 )
 """The script of the page, and those that it imports."""

@@ -42,6 +42,7 @@ function values() {
   return {
     root: address(),
     base: `${address()}/v1`,
+    port: location.port || { "http:": "80", "https:": "443" }[location.protocol],
     model: id || "MODEL",
     key: $("connect-key").value || (keyed ? "YOUR_KEY" : "unused"),
     dimensions: String(model?.dimensions ?? "as many as the model has"),
@@ -61,7 +62,7 @@ const QUOTED = {
 function fill(recipe, known) {
   const quote = QUOTED[recipe.language] ?? JSON.stringify;
   const parts = {
-    ...Object.fromEntries(["root", "base", "model", "key"].map((name) => [name, quote(known[name])])),
+    ...Object.fromEntries(["root", "base", "port", "model", "key"].map((name) => [name, quote(known[name])])),
     body: recipe.body && single(JSON.stringify(insert(recipe.body, known))),
     bearer: known.bearer ? ` \\\n  -H ${single(`authorization: Bearer ${known.key}`)}` : "",
   };
@@ -138,6 +139,7 @@ function card(recipe, known) {
   if (recipe.container && !$("connect-place").value) {
     element.append(make("p", { class: "faint" }, "If it runs in a container, choose that above: there, this address is the container itself."));
   }
+  if (recipe.tools && $("connect-place").value) element.append(make("p", { class: "faint" }, "The tools run where the daemon runs: on this computer."));
   if (recipe.keyless && known.bearer) element.append(make("p", { class: "why" }, "It cannot send an API key, which this daemon requires."));
   element.append(...(recipe.code ? codeBlock(recipe, known, buttons) : [fieldList(recipe, known)]), result);
   return element;
@@ -225,7 +227,7 @@ async function obstacle(recipe, known) {
     return `But the program lists only names that contain ${recipe.names.replace("|", " or ")}. Give ${known.model} such a name, too, under Settings, Aliases, and choose it above.`;
   }
   if (recipe.origin && !(await admits(recipe.origin))) {
-    return `But its window (${recipe.origin}) is not let in: \`edgeembed config set allow_desktop_apps true\`, then restart.`;
+    return `But its window (${recipe.origin}) is not let in. Allow desktop apps under Settings, Apps and pages.`;
   }
   return "";
 }

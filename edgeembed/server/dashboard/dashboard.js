@@ -6,6 +6,7 @@ import { showPaused } from "./pause.js";
 import "./log.js";
 import "./models.js";
 import { setModels } from "./playground.js";
+import "./access.js";
 import "./settings.js";
 
 const POLL_MS = 2000;
@@ -322,7 +323,7 @@ function overview(status) {
           ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
           ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
         ])
-      : [make("p", { class: "faint" }, "The cache is off.")]),
+      : facts([["state", "off"]])),
   );
 }
 
@@ -455,7 +456,7 @@ function lose() {
   named = null;
   preparing = false;
   const why = ending
-    ? `The daemon has stopped: ${ending.reason}.`
+    ? `The daemon has stopped: ${ending.reason.replace(/\.$/, "")}.`
     : `The daemon at ${location.origin} does not answer. It was killed, it crashed, or the network is down; its log may tell more.`;
   const back = ending?.restarts ? "" : " To start it: `edgeembed serve`.";
   showState(ending?.restarts ? "wait" : "bad", ending?.restarts ? "restarting" : ending ? "stopped" : "not responding");
@@ -464,7 +465,7 @@ function lose() {
   $("memory-words").textContent = "";
   $("memory").replaceChildren();
   for (const id of ["models", "vectors"]) fill(id, [], "Unknown: the daemon does not answer.");
-  $("cache").replaceChildren(make("p", { class: "faint" }, "Unknown: the daemon does not answer."));
+  $("cache").replaceChildren(...facts([["state", "unknown"]]));
   notify(`${why}${back} This page goes on by itself when it is back.`);
 }
 
@@ -487,6 +488,7 @@ document.addEventListener("visibilitychange", () => {
 // Other scripts have changed what is installed, named or computed.
 addEventListener("changed", () => {
   named = null;
-  refresh();
+  // The first key may have locked the page before it knew the key.
+  refresh({ fresh: sessionStorage.getItem(KEY) !== null });
 });
 loop();

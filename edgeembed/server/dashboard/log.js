@@ -26,7 +26,15 @@ function toEnd() {
 function lineView(line) {
   const at = new Date(line.time);
   const time = make("time", { datetime: line.time, title: at.toLocaleString() }, at.toLocaleTimeString("en", { hour12: false }));
-  return make("p", { class: "log-line", "data-level": line.level, "data-number": line.number }, time, " ", make("b", {}, line.level), " ", make("span", {}, line.message));
+  return make(
+    "p",
+    { class: "log-line", "data-level": line.level, "data-number": line.number },
+    time,
+    " ",
+    make("b", {}, line.level),
+    " ",
+    make("span", {}, line.message),
+  );
 }
 
 const gap = (words) => make("p", { class: "log-gap" }, words);
@@ -63,7 +71,12 @@ function show() {
 }
 
 const load = async () => (await ask(`v1/admin/log?level=${$("log-level").value}&lines=${TAIL}`)).answer;
-const reload = watch($("log"), () => (paused && last !== null ? { lines: [] } : load()), draw, () => (paused ? null : POLL_MS));
+const reload = watch(
+  $("log"),
+  () => (paused && last !== null ? { lines: [] } : load()),
+  draw,
+  () => (paused ? null : POLL_MS),
+);
 
 box.addEventListener("scroll", () => {
   if ($("log").hidden) return;

@@ -1,7 +1,7 @@
 // What the tabs Models, Settings and Log share: redrawing that keeps focus, polling while a tab is shown, actions with their
 // errors beside them, and a dialog that asks before something is removed.
 
-import { $, Failure, announce, ask, make } from "./page.js";
+import { $, Failure, KEY, announce, ask, make } from "./page.js";
 
 // --- redrawing -------------------------------------------------------------------------------------------------------
 
@@ -73,7 +73,8 @@ export function button(action, words, name, { quiet = true, busy = false } = {})
 
 /** Return words as sentences, also those of a message without a full stop. */
 function sentence(words) {
-  const first = words.charAt(0).toUpperCase() + words.slice(1);
+  // Names of settings keep their case.
+  const first = /^[a-z]+ [a-z]/.test(words) ? words.charAt(0).toUpperCase() + words.slice(1) : words;
   return /[.!?]$/.test(first) ? first : `${first}.`;
 }
 
@@ -81,7 +82,8 @@ function sentence(words) {
 export function advice(failure) {
   const here = new URL(document.baseURI);
   [here.hostname, here.hash] = ["127.0.0.1", ""];
-  const way = failure.status === 403 ? ` Open this page on the machine that the daemon runs on, as ${here.href}, or give the daemon an API key and enter it here.` : "";
+  const key = sessionStorage.getItem(KEY) ? "" : ", or give the daemon an API key and enter it here";
+  const way = failure.status === 403 ? ` Open this page on the machine that the daemon runs on, as ${here.href}${key}.` : "";
   return sentence(failure.message) + way;
 }
 

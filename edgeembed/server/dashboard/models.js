@@ -47,7 +47,7 @@ function progressWords(pull) {
   if (pull.state === "failed") return "";
   const size = pull.total_bytes ? `${bytes(pull.done_bytes)} of ${bytes(pull.total_bytes)}` : "";
   if (pull.state === "paused") return size ? `Paused at ${size}` : "Paused";
-  if (pull.state === "waiting") return pull.message || "Waiting for other downloads";
+  if (pull.state === "waiting") return pull.message || "Starting";
   const speed = pull.bytes_per_second ? `, ${bytes(pull.bytes_per_second)}/s` : "";
   return [pull.what || pull.message || "Starting", size && `${size}${speed}${left(pull)}`].filter(Boolean).join(": ");
 }
@@ -81,8 +81,17 @@ function pullView(pull, name) {
     make(
       "div",
       { class: "buttons" },
-      running ? button("pull-pause", "Pause", `Pause the download of ${name}`, { busy }) : button("pull", pull.state === "failed" ? "Try again" : "Resume", `${pull.state === "failed" ? "Try again to download" : "Resume the download of"} ${name}`, { busy }),
-      pull.state === "failed" ? button("pull-cancel", "Dismiss", `Dismiss the download of ${name}`, { busy }) : button("pull-cancel", "Cancel", `Cancel the download of ${name}`, { busy }),
+      running
+        ? button("pull-pause", "Pause", `Pause the download of ${name}`, { busy })
+        : button(
+            "pull",
+            pull.state === "failed" ? "Try again" : "Resume",
+            `${pull.state === "failed" ? "Try again to download" : "Resume the download of"} ${name}`,
+            { busy },
+          ),
+      pull.state === "failed"
+        ? button("pull-cancel", "Dismiss", `Dismiss the download of ${name}`, { busy })
+        : button("pull-cancel", "Cancel", `Cancel the download of ${name}`, { busy }),
     ),
   );
   return view;
@@ -99,8 +108,12 @@ function typeFacts(type) {
   const fit = FITS[type.fits];
   const words = type.fits === "yes" ? fit[1] : `${fit?.[1]}: ${type.fits_words}`;
   const facts = [make("span", {}, type.file_bytes ? `${bytes(type.file_bytes)} file` : "size unknown")];
-  if (type.memory_bytes && (!fit || type.fits === "yes" || type.installed)) facts.push(make("span", {}, `${bytes(type.memory_bytes)} of memory`));
+  if (type.memory_bytes && (!fit || type.fits === "yes" || type.installed))
+    facts.push(make("span", {}, `${bytes(type.memory_bytes)} of memory`));
   if (fit) facts.push(make("span", { class: "fit", "data-state": fit[0], title: type.fits_words }, words));
+  if (!type.installed && type.file_bytes > shown.disk_free_bytes) {
+    facts.push(make("span", { class: "fit", "data-state": "bad" }, "more than is free on the disk"));
+  }
   if (speedWords(type)) facts.push(make("span", {}, speedWords(type)));
   return make("div", { class: "type-facts" }, ...facts);
 }
@@ -110,23 +123,45 @@ function typeButtons(model, type) {
   const verb = actions.busy.get(id(type.spec));
   const busy = verb !== undefined;
   const words = (action, usual, during) => (verb === action ? during : usual);
-  if (!type.installed) return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: false, busy })];
+  if (!type.installed)
+    return [button("pull", words("pull", "Download", "Starting…"), `Download ${name}`, { quiet: type.type !== model.default_type, busy })];
   const found = [];
-  if (type.damage) found.push(button("pull", words("pull", "Download again", "Starting…"), `Download again: ${name}`, { quiet: false, busy }));
-  else if (type.state === "loaded" || type.state === "unloading") found.push(button("unload", words("unload", "Unload", "Unloading…"), `Unload ${name}`, { busy: busy || type.state === "unloading" }));
-  else found.push(button("load", type.state === "loading" || verb === "load" ? "Loading…" : "Load", `Load ${name}`, { busy: busy || type.state === "loading" }));
-  if (!type.default && !type.damage) found.push(button("default", words("default", "Set as default", "Setting…"), `Set as default: ${name}`, { busy }));
+  if (type.damage)
+    found.push(button("pull", words("pull", "Download again", "Starting…"), `Download again: ${name}`, { quiet: false, busy }));
+  else if (type.state === "loaded" || type.state === "unloading")
+    found.push(button("unload", words("unload", "Unload", "Unloading…"), `Unload ${name}`, { busy: busy || type.state === "unloading" }));
+  else
+    found.push(
+      button("load", type.state === "loading" || verb === "load" ? "Loading…" : "Load", `Load ${name}`, {
+        busy: busy || type.state === "loading",
+      }),
+    );
+  if (!type.default && !type.damage)
+    found.push(button("default", words("default", "Set as default", "Setting…"), `Set as default: ${name}`, { busy }));
   if (type.removable) found.push(button("delete", words("delete", "Delete", "Deleting…"), `Delete ${name}`, { busy }));
   return found;
 }
 
 function typeRow(model, type, pull) {
-  const states = { loaded: ["good", "loaded"], loading: ["wait", "loading"], unloading: ["wait", "unloading"], failed: ["bad", "failed"], installed: ["wait", "installed"] };
+  const states = {
+    loaded: ["good", "loaded"],
+    loading: ["wait", "loading"],
+    unloading: ["wait", "unloading"],
+    failed: ["bad", "failed"],
+    installed: ["wait", "installed"],
+  };
   const state = type.damage ? ["bad", "damaged"] : states[type.state];
   const row = make(
     "li",
     { class: "type", "data-key": id(type.spec), "data-row": id(type.spec) },
-    make("div", { class: "type-name" }, make("b", {}, type.type), ...(state ? [pill(...state)] : []), ...(type.default ? [tag("default")] : []), ...(type.pinned ? [tag("pinned")] : [])),
+    make(
+      "div",
+      { class: "type-name" },
+      make("b", {}, type.type),
+      ...(state ? [pill(...state)] : []),
+      ...(type.default ? [tag("default")] : []),
+      ...(type.pinned ? [tag("pinned")] : []),
+    ),
     typeFacts(type),
   );
   if (pull) row.append(pullView(pull, spoken(model, type)));
@@ -170,9 +205,21 @@ function modelCard(model, pulls) {
   if (more.length) {
     const open = opened.has(model.name);
     const words = `${more.length} more ${more.length === 1 ? "type" : "types"}`;
-    const toggle = make("button", { type: "button", class: "link", "data-do": "more", "data-key": "more", "aria-expanded": String(open), "aria-label": `${open ? "Fewer types" : words} of ${model.name}` }, open ? "Fewer types" : words);
+    const toggle = make(
+      "button",
+      {
+        type: "button",
+        class: "link",
+        "data-do": "more",
+        "data-key": "more",
+        "aria-expanded": String(open),
+        "aria-label": `${open ? "Fewer types" : words} of ${model.name}`,
+      },
+      open ? "Fewer types" : words,
+    );
     card.append(make("div", { "data-row": `more ${model.name}`, "data-key": "toggle" }, toggle));
-    if (open) card.append(make("ul", { class: "types", "data-key": "others", "aria-label": `${model.name}, further types` }, ...more.map(row)));
+    if (open)
+      card.append(make("ul", { class: "types", "data-key": "others", "aria-label": `${model.name}, further types` }, ...more.map(row)));
   }
   return card;
 }
@@ -184,13 +231,22 @@ const notes = new Map();
 
 function matches(model) {
   const words = $("library-search").value.toLowerCase().split(/\s+/).filter(Boolean);
-  const text = [model.name, model.summary, ...purposes(model), ...list(model.languages).flatMap((code) => [code, languageName(code)]), model.license].join(" ").toLowerCase();
+  const text = [
+    model.name,
+    model.summary,
+    ...purposes(model),
+    ...list(model.languages).flatMap((code) => [code, languageName(code)]),
+    model.license,
+  ]
+    .join(" ")
+    .toLowerCase();
   const [purpose, language, which] = ["library-purpose", "library-language", "library-which"].map((name) => $(name).value);
   return (
     words.every((word) => text.includes(word)) &&
     (!purpose || purposes(model).includes(purpose)) &&
     (!language || list(model.languages).includes(language)) &&
-    (which === "" || (which === "installed" ? installed(model) : which === "fits" ? model.types.some((type) => type.fits === "yes") : !installed(model)))
+    (which === "" ||
+      (which === "installed" ? installed(model) : which === "fits" ? model.types.some((type) => type.fits === "yes") : !installed(model)))
   );
 }
 
@@ -199,7 +255,9 @@ function inOrder(models) {
   const rank = (model) => (model.types.some((type) => type.default) ? 0 : installed(model) ? 1 : 2);
   const known = new Map(order.map((name, index) => [name, index]));
   const place = (model) => known.get(model.name) ?? -1;
-  const sorted = [...models].sort((a, b) => place(a) - place(b) || rank(a) - rank(b) || a.name.localeCompare(b.name, "en", { numeric: true }));
+  const sorted = [...models].sort(
+    (a, b) => place(a) - place(b) || rank(a) - rank(b) || a.name.localeCompare(b.name, "en", { numeric: true }),
+  );
   order = sorted.map((model) => model.name);
   return sorted;
 }
@@ -207,7 +265,10 @@ function inOrder(models) {
 function options(name, first, values, words = (value) => value) {
   const before = $(name).value;
   const sorted = [...new Set(values)].sort((a, b) => words(a).localeCompare(words(b)));
-  redraw($(name), [make("option", { value: "", "data-key": "" }, first), ...sorted.map((value) => make("option", { value, "data-key": value }, words(value)))]);
+  redraw($(name), [
+    make("option", { value: "", "data-key": "" }, first),
+    ...sorted.map((value) => make("option", { value, "data-key": value }, words(value))),
+  ]);
   $(name).value = sorted.includes(before) ? before : "";
 }
 
@@ -215,10 +276,17 @@ function draw(answer) {
   shown = answer;
   const free = answer.disk_free_bytes == null ? "" : `${bytes(answer.disk_free_bytes)} free on disk`;
   const used = `${answer.models_bytes ? `models take ${bytes(answer.models_bytes)}` : "models are kept"} in ${answer.folder}`;
-  const memory = answer.memory_budget_bytes ? `loaded ones take ${bytes(answer.memory_bytes)} of ${bytes(answer.memory_budget_bytes)} of memory` : "";
+  const memory = answer.memory_budget_bytes
+    ? `loaded ones take ${bytes(answer.memory_bytes)} of ${bytes(answer.memory_budget_bytes)} of memory`
+    : "";
   $("library-disk").textContent = [free, used, memory].filter(Boolean).join(" · ");
   options("library-purpose", "Any purpose", answer.models.flatMap(purposes));
-  options("library-language", "Any language", answer.models.flatMap((model) => list(model.languages)), languageName);
+  options(
+    "library-language",
+    "Any language",
+    answer.models.flatMap((model) => list(model.languages)),
+    languageName,
+  );
 
   const pulls = new Map();
   for (const pull of answer.pulls) {
@@ -232,14 +300,23 @@ function draw(answer) {
   redraw(
     $("pulls"),
     others.map(([spec, pull]) =>
-      make("li", { class: "type", "data-key": spec, "data-row": spec }, make("div", { class: "type-name" }, make("b", {}, pull.spec)), pullView(pull, pull.spec), ...actions.problem(spec)),
+      make(
+        "li",
+        { class: "type", "data-key": spec, "data-row": spec },
+        make("div", { class: "type-name" }, make("b", {}, pull.spec)),
+        pullView(pull, pull.spec),
+        ...actions.problem(spec),
+      ),
     ),
   );
   const total = answer.models.length;
   const count = found.length === total ? `${total} ${total === 1 ? "model" : "models"}` : `${found.length} of ${total} models`;
   if ($("library-count").textContent !== count) $("library-count").textContent = count;
   const none = total ? "No model matches. Change the search or the filters." : "No models are known.";
-  redraw($("library-list"), found.length ? found.map((model) => modelCard(model, pulls)) : [make("li", { class: "empty", "data-key": "" }, none)]);
+  redraw(
+    $("library-list"),
+    found.length ? found.map((model) => modelCard(model, pulls)) : [make("li", { class: "empty", "data-key": "" }, none)],
+  );
   $("pull-error").textContent = actions.errors.get("other") ?? "";
 }
 
@@ -253,8 +330,24 @@ const reload = watch($("library"), async () => (await ask("v1/admin/models")).an
 
 // --- what the user does ----------------------------------------------------------------------------------------------
 
-const ROUTES = { pull: "pull", "pull-pause": "pull/pause", "pull-cancel": "pull/cancel", load: "load", unload: "unload", default: "default", delete: "delete" };
-const DONE = { load: "loaded", unload: "unloaded", default: "is the default model", delete: "deleted", "pull-pause": "Download paused", "pull-cancel": "Download cancelled", pull: "Download started" };
+const ROUTES = {
+  pull: "pull",
+  "pull-pause": "pull/pause",
+  "pull-cancel": "pull/cancel",
+  load: "load",
+  unload: "unload",
+  default: "default",
+  delete: "delete",
+};
+const DONE = {
+  load: "loaded",
+  unload: "unloaded",
+  default: "is the default model",
+  delete: "deleted",
+  "pull-pause": "Download paused",
+  "pull-cancel": "Download cancelled",
+  pull: "Download started",
+};
 
 function named(row) {
   for (const model of shown.models) {
@@ -292,17 +385,19 @@ onButtons($("library-open"), act);
 
 let filtering = 0;
 
-for (const name of ["library-search", "library-purpose", "library-language", "library-which"]) {
-  $(name).addEventListener("input", () => {
-    order = [];
-    cancelAnimationFrame(filtering);
-    filtering = requestAnimationFrame(() => shown && draw(shown));
-  });
+function filter() {
+  order = [];
+  cancelAnimationFrame(filtering);
+  filtering = requestAnimationFrame(() => shown && draw(shown));
 }
+// Not everything that changes a select sends both.
+for (const event of ["input", "change"]) $("library-filters").addEventListener(event, filter);
 $("library-filters").addEventListener("submit", (event) => event.preventDefault());
 
-/** Return the name of a model of the hub as `edgeembed pull` takes it, also for an address that was copied from the hub. */
-function ofHub(name) {
+/** Return what the user means: a model of the list by its name alone, or one of the hub, also by an address copied there. */
+function meant(name) {
+  const known = shown?.models.find((model) => model.in_catalogue && id(model.name) === id(name));
+  if (known) return `${known.name}:${known.default_type}`;
   const repository = name.replace(/^(https?:\/\/)?(www\.)?(huggingface\.co|hf\.co)\//i, "hf:");
   return /^[\w-][\w.-]*\/[\w.-]+(:[\w.-]+)?$/.test(repository) ? `hf:${repository}` : repository;
 }
@@ -311,7 +406,7 @@ $("pull-other").addEventListener("submit", async (event) => {
   event.preventDefault();
   const name = $("pull-name").value.trim();
   if (!name) return;
-  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: ofHub(name) }, `${name}: Download started`);
+  const answer = await actions.run("other", "pull", "v1/admin/models/pull", { model: meant(name) }, `${name}: Download started`);
   if (answer) {
     announced.set(answer.spec, 0);
     $("pull-other").reset();

@@ -83,6 +83,8 @@ export async function ask(path, body, signal) {
   } catch {
     answer = null;
   }
+  // The page has been given another key meanwhile.
+  if (response.status === 401 && sessionStorage.getItem(KEY) !== key) return ask(path, body, signal);
   if (!response.ok) {
     const { message = answer?.error, param } = answer?.error ?? {};
     throw new Failure(typeof message === "string" ? message : `The daemon responded with status ${response.status}.`, response.status, param);

@@ -1,15 +1,12 @@
-// The tab Settings: settings with their sources, API keys, allowed apps and pages, aliases, what the cache holds.
+// The tab Settings: all settings with their sources, and the restart that some changes need.
 
-import { $, Failure, KEY, announce, ask, bytes, make, whole } from "./page.js";
-import { Actions, advice, button, confirmed, onButtons, redraw, tag, watch } from "./manage.js";
+import { $, Failure, announce, ask, make } from "./page.js";
+import { advice, button, onButtons, redraw, tag } from "./manage.js";
+import { actions, draw, parts, reload, shown } from "./settings_state.js";
 
 const RESTART_MS = 90_000;
-/** The row of the whole cache; no model has this name. */
-const ALL = "*";
 
-let shown = null;
 let editing = null;
-const actions = new Actions(() => shown && draw(shown));
 
 // --- values ----------------------------------------------------------------------------------------------------------
 
@@ -26,7 +23,10 @@ function words(setting, value) {
 }
 
 function typed(setting, text) {
-  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  const lines = text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
   if (setting.kind === "boolean") return text === "true";
   if (setting.kind === "integer" || setting.kind === "number") return text.trim() === "" ? text : Number(text);
   if (setting.kind === "list") return lines;
@@ -38,22 +38,51 @@ function typed(setting, text) {
 
 function field(setting) {
   const value = setting.written ?? setting.value;
-  const label = { id: `edit-${setting.name}`, "data-key": "field", spellcheck: "false", autocomplete: "off", "aria-describedby": `about-${setting.name}` };
+  const label = {
+    id: `edit-${setting.name}`,
+    "data-key": "field",
+    spellcheck: "false",
+    autocomplete: "off",
+    "aria-describedby": `about-${setting.name}`,
+  };
   const choices = setting.kind === "boolean" ? ["true", "false"] : setting.choices;
   if (choices) {
-    const option = (one) => make("option", { value: one, ...(String(value) === one ? { selected: "" } : {}) }, setting.kind === "boolean" ? (one === "true" ? "on" : "off") : one);
+    const option = (one) =>
+      make(
+        "option",
+        { value: one, ...(String(value) === one ? { selected: "" } : {}) },
+        setting.kind === "boolean" ? (one === "true" ? "on" : "off") : one,
+      );
     return make("select", { ...label }, ...choices.map(option));
   }
   if (setting.kind === "list") return make("textarea", { rows: "3", ...label }, (value ?? []).join("\n"));
-  if (setting.kind === "table") return make("textarea", { rows: "3", ...label }, Object.entries(value ?? {}).map(([name, one]) => `${name}=${one}`).join("\n"));
+  if (setting.kind === "table")
+    return make(
+      "textarea",
+      { rows: "3", ...label },
+      Object.entries(value ?? {})
+        .map(([name, one]) => `${name}=${one}`)
+        .join("\n"),
+    );
   if (setting.secret) return make("input", { type: "password", ...label, autocomplete: "new-password" });
-  const limits = { ...(setting.minimum == null ? {} : { min: setting.minimum }), ...(setting.maximum == null ? {} : { max: setting.maximum }) };
+  const limits = {
+    ...(setting.minimum == null ? {} : { min: setting.minimum }),
+    ...(setting.maximum == null ? {} : { max: setting.maximum }),
+  };
   const number = setting.kind === "integer" || setting.kind === "number";
-  return make("input", { ...(number ? { type: "number", step: setting.kind === "integer" ? "1" : "any", ...limits } : {}), value: value ?? "", ...label });
+  return make("input", {
+    ...(number ? { type: "number", step: setting.kind === "integer" ? "1" : "any", ...limits } : {}),
+    value: value ?? "",
+    ...label,
+  });
 }
 
 const HOW = { list: "One a line.", table: "One a line, as NAME=VALUE." };
-const SOURCES = { flag: "from a flag of the command line", variable: "from a variable of the environment", "config.toml": "from config.toml" };
+const SOURCES = {
+  flag: "from a flag of the command line",
+  variable: "from a variable of the environment",
+  "config.toml": "from config.toml",
+};
 
 // --- all settings ----------------------------------------------------------------------------------------------------
 
@@ -61,12 +90,19 @@ function settingRow(setting) {
   const name = setting.name;
   const row = `setting ${name}`;
   const busy = actions.busy.has(row);
-  const tags = [...(SOURCES[setting.source] ? [tag(SOURCES[setting.source])] : []), ...(setting.restart_needed ? [make("span", { class: "tag warn" }, "waits for a restart")] : [])];
+  const tags = [
+    ...(SOURCES[setting.source] ? [tag(SOURCES[setting.source])] : []),
+    ...(setting.restart_needed ? [make("span", { class: "tag warn" }, "waits for a restart")] : []),
+  ];
   const view = make(
     "li",
     { class: "setting", "data-key": name, "data-row": row },
     make("div", { class: "head" }, make("code", { class: "name" }, name), make("div", { class: "tags" }, ...tags)),
-    make("p", { class: "faint", id: `about-${name}` }, [setting.description, editing === name ? HOW[setting.kind] : ""].filter(Boolean).join(" ")),
+    make(
+      "p",
+      { class: "faint", id: `about-${name}` },
+      [setting.description, editing === name ? HOW[setting.kind] : ""].filter(Boolean).join(" "),
+    ),
   );
   if (setting.note) view.append(make("p", { class: "why" }, setting.note));
   if (editing === name) {
@@ -76,14 +112,32 @@ function settingRow(setting) {
         { class: "line", "data-key": "form", "data-setting": name },
         make("label", { for: `edit-${name}` }, "Value"),
         field(setting),
-        make("button", { type: "submit", "data-key": "save", "data-do": "save", "aria-label": `Save ${name}`, ...(busy ? { "aria-disabled": "true" } : {}) }, busy ? "Saving…" : "Save"),
+        make(
+          "button",
+          {
+            type: "submit",
+            "data-key": "save",
+            "data-do": "save",
+            "aria-label": `Save ${name}`,
+            ...(busy ? { "aria-disabled": "true" } : {}),
+          },
+          busy ? "Saving…" : "Save",
+        ),
         button("cancel", "Cancel", `Cancel the change of ${name}`),
       ),
     );
   } else {
     const value = make("div", { class: "line", "data-key": "value" }, make("code", { class: "value" }, words(setting, setting.value)));
-    if (setting.restart_needed && !setting.secret) value.append(make("span", { class: "faint" }, `after a restart: ${words(setting, setting.written ?? setting.default)}`));
-    value.append(make("div", { class: "buttons" }, button("edit", "Edit", `Edit ${name}`, { busy }), ...(isWritten(setting) ? [button("unset", "Unset", `Unset ${name}, so that it has its default`, { busy })] : [])));
+    if (setting.restart_needed && !setting.secret)
+      value.append(make("span", { class: "faint" }, `after a restart: ${words(setting, setting.written ?? setting.default)}`));
+    value.append(
+      make(
+        "div",
+        { class: "buttons" },
+        button("edit", "Edit", `Edit ${name}`, { busy }),
+        ...(isWritten(setting) ? [button("unset", "Unset", `Unset ${name}, so that it has its default`, { busy })] : []),
+      ),
+    );
     view.append(value);
   }
   view.append(...actions.problem(row));
@@ -108,84 +162,28 @@ function drawSettings({ file, restart_needed, settings }) {
   });
   const count = found.length === settings.length ? `${settings.length} settings` : `${found.length} of ${settings.length} settings`;
   if ($("settings-count").textContent !== count) $("settings-count").textContent = count;
-  redraw($("settings-list"), found.length ? found.map(settingRow) : [make("li", { class: "faint", "data-key": "" }, "No setting matches. Change the search or the filter.")]);
-}
-
-// --- keys, origins, aliases, cache -----------------------------------------------------------------------------------
-
-/** Return a row: its words, and a button that removes it, or why there is none. */
-function plainRow(list, name, parts, remove, why = "") {
-  const row = `${list} ${name}`;
-  const view = make("li", { class: "plain", "data-key": name, "data-row": row }, make("div", { class: "words" }, ...parts));
-  if (remove) view.append(button(remove.action, remove.words, remove.name, { busy: actions.busy.has(row) }));
-  else if (why) view.append(make("span", { class: "faint" }, why));
-  view.append(...actions.problem(row));
-  return view;
-}
-
-const none = (words) => [make("li", { class: "faint", "data-key": "" }, words)];
-const code = (words) => make("code", {}, words);
-
-function drawKeys({ keys, note }) {
-  const open = "No keys: every program of this machine may use and manage the daemon, and nobody else.";
-  $("keys-words").textContent = [keys.length ? "Who has one of these keys may use and manage the daemon." : open, note].filter(Boolean).join(" ");
-  const rows = keys.map((key) =>
-    plainRow("key", key.name, [make("b", {}, key.name), make("span", { class: "faint" }, key.source)], key.removable && { action: "key-remove", words: "Remove", name: `Remove the key ${key.name}` }, "removed where it was set"),
+  redraw(
+    $("settings-list"),
+    found.length
+      ? found.map(settingRow)
+      : [make("li", { class: "faint", "data-key": "" }, "No setting matches. Change the search or the filter.")],
   );
-  redraw($("keys"), rows);
 }
 
-function drawOrigins({ origins, desktop_apps, desktop_app_origins, note }) {
-  const apps = desktop_apps ? `Desktop apps may use the daemon${desktop_app_origins?.length ? ` (${desktop_app_origins.join(", ")})` : ""}.` : "Desktop apps may not use the daemon, unless they are named here.";
-  $("origins-words").textContent = [apps, "Web pages may use it only if their origin is in this list. None of them may manage it.", note].filter(Boolean).join(" ");
-  redraw($("origins"), origins.map((origin) => plainRow("origin", origin, [code(origin)], { action: "origin-remove", words: "Remove", name: `Remove ${origin}` })));
-}
-
-function drawAliases({ aliases }, models) {
-  const rows = Object.entries(aliases).map(([name, model]) =>
-    plainRow("alias", name, [code(name), make("span", { class: "faint" }, "means"), code(model)], { action: "alias-remove", words: "Remove", name: `Remove the alias ${name}` }),
-  );
-  redraw($("aliases"), rows);
-  redraw($("alias-models"), models.map((model) => make("option", { value: model, "data-key": model })));
-}
-
-function drawCache(cache) {
-  const disk = cache.folder ? `${bytes(cache.disk_bytes) === "–" ? "nothing" : bytes(cache.disk_bytes)} of ${bytes(cache.disk_limit_bytes)} on disk, in ${cache.folder}` : "nothing is kept on disk";
-  $("disk-words").textContent = [`${bytes(cache.memory_bytes) === "–" ? "nothing" : bytes(cache.memory_bytes)} in memory`, disk, cache.problem].filter(Boolean).join(" · ");
-  const rows = cache.models.map((one) => {
-    const name = one.model || "rows without a model's name";
-    return plainRow("cache", one.model, [make("b", {}, name), make("span", { class: "faint" }, `${whole.format(one.rows)} vectors, ${bytes(one.bytes)}`)], one.model && { action: "cache-clear", words: "Clear", name: `Clear the cache of ${name}` });
-  });
-  const all = cache.rows || cache.memory_bytes;
-  if (all) rows.push(plainRow("cache", ALL, [make("b", {}, "All models"), make("span", { class: "faint" }, `${whole.format(cache.rows)} vectors`)], { action: "cache-clear", words: "Clear all", name: "Clear all of the cache" }));
-  redraw($("disk"), rows.length ? rows : none("The cache is empty."));
-}
-
-function draw(answers) {
-  shown = answers;
-  drawKeys(answers.keys);
-  drawOrigins(answers.origins);
-  drawAliases(answers.aliases, answers.models);
-  drawCache(answers.cache);
-  drawSettings(answers.settings);
-  for (const [name, row] of [["key", "keys"], ["origin", "origins"], ["alias", "aliases"]]) $(`${name}-error`).textContent = actions.errors.get(row) ?? "";
-}
-
-async function load() {
-  const parts = ["settings", "keys", "origins", "aliases", "cache"];
-  const answers = await Promise.all([...parts.map((part) => ask(`v1/admin/${part}`)), ask("v1/models")]);
-  const models = answers.pop().answer.data.filter((model) => !model.root && !model.input_type).map((model) => model.id);
-  return { ...Object.fromEntries(parts.map((part, index) => [part, answers[index].answer])), models };
-}
-
-const reload = watch($("settings"), load, draw, () => null);
+parts.push(({ settings }) => drawSettings(settings));
 
 // --- what the user does ----------------------------------------------------------------------------------------------
 
-const setting = (name) => shown.settings.settings.find((one) => one.name === name);
+const setting = (name) => shown.now.settings.settings.find((one) => one.name === name);
 
 async function changeSetting(name, value) {
-  const answer = await actions.run(`setting ${name}`, "save", "v1/admin/settings", { name, value }, value === null ? `${name} is unset` : `${name} is saved`);
+  const answer = await actions.run(
+    `setting ${name}`,
+    "save",
+    "v1/admin/settings",
+    { name, value },
+    value === null ? `${name} is unset` : `${name} is saved`,
+  );
   if (answer) {
     if (editing === name) edit(null);
     dispatchEvent(new Event("changed"));
@@ -196,9 +194,12 @@ async function changeSetting(name, value) {
 function edit(name) {
   const before = editing;
   editing = name;
-  draw(shown);
+  draw();
   if (name) $(`edit-${name}`).focus();
-  else [...$("settings-list").querySelectorAll("[data-do=edit]")].find((one) => one.closest("[data-row]").dataset.row === `setting ${before}`)?.focus();
+  else
+    [...$("settings-list").querySelectorAll("[data-do=edit]")]
+      .find((one) => one.closest("[data-row]").dataset.row === `setting ${before}`)
+      ?.focus();
 }
 
 $("settings-list").addEventListener("submit", (event) => {
@@ -210,86 +211,17 @@ $("settings-list").addEventListener("keydown", (event) => {
   if (event.key === "Escape" && editing) edit(null);
 });
 
-async function remove(question, details, verb, row, path, body, done) {
-  if (!(await confirmed(question, details, verb))) return;
-  await actions.run(row, "remove", path, body, done);
-  dispatchEvent(new Event("changed"));
-  await reload();
-}
-
-const REMOVED = {
-  "key-remove": (name) => {
-    const last = shown.keys.keys.length === 1;
-    const effect = last ? "It is the last one: afterwards every program of this machine may use the daemon." : "Programs that use it are refused at once. If this page uses it, it asks for another one.";
-    return [`Remove the key ${name}?`, effect, "Remove", "v1/admin/keys/delete", { name }, `The key ${name} is removed`];
-  },
-  "alias-remove": (name) => [`Remove the alias ${name}?`, "Programs that use this name get an error.", "Remove", "v1/admin/aliases", { name, model: null }, `The alias ${name} is removed`],
-  "origin-remove": (name) => [`Remove ${name}?`, "Pages of this origin are refused at once.", "Remove", "v1/admin/origins", { origins: shown.origins.origins.filter((one) => one !== name) }, `${name} is removed`],
-  "cache-clear": (name) => [`Clear the cache of ${name === ALL ? "all models" : name}?`, "Its texts are computed again when they are next asked for.", "Clear", "v1/admin/cache/clear", name === ALL ? {} : { model: name }, "The cache is cleared"],
-};
-
-onButtons($("settings-open"), (action, row) => {
-  const name = row?.slice(row.indexOf(" ") + 1);
+onButtons($("settings-list"), (action, row) => {
+  const name = row.slice(row.indexOf(" ") + 1);
   if (action === "edit") edit(name);
+  else if (action === "unset") changeSetting(name, null);
   else if (action === "cancel") {
     actions.errors.delete(row);
     edit(null);
-  } else if (action === "unset") changeSetting(name, null);
-  else if (REMOVED[action]) {
-    const [question, details, verb, ...request] = REMOVED[action](name);
-    remove(question, details, verb, row, ...request);
   }
 });
 
-/** Let a form add a row to a list: its errors are shown below it. */
-function adds(form, row, request) {
-  form.addEventListener("submit", async (event) => {
-    event.preventDefault();
-    const [path, body, done] = request();
-    const answer = await actions.run(row, "add", path, body, done);
-    if (!answer) return;
-    form.reset();
-    if (answer.key) showKey(answer);
-    dispatchEvent(new Event("changed"));
-    await reload();
-  });
-}
-
-adds($("key-add"), "keys", () => ["v1/admin/keys", { name: $("key-name").value.trim() }, ""]);
-adds($("origin-add"), "origins", () => ["v1/admin/origins", { origins: [...shown.origins.origins, $("origin-name").value.trim()] }, "Allowed"]);
-adds($("alias-add"), "aliases", () => ["v1/admin/aliases", { name: $("alias-name").value.trim(), model: $("alias-model").value.trim() }, "The alias is added"]);
-
-/** Show a new key until the user has kept it. The first key locks the daemon, so this page goes on with it. */
-function showKey({ name, key, note }) {
-  const first = sessionStorage.getItem(KEY) === null;
-  if (first) sessionStorage.setItem(KEY, key);
-  $("key-new").hidden = false;
-  $("key-new-key").textContent = key;
-  const locks = first ? "Programs need a key from now on; this page uses it until you close the tab." : "";
-  $("key-new-words").textContent = [`The key ${name} is shown only now: copy it.`, note || locks].filter(Boolean).join(" ");
-  $("key-copy").focus();
-}
-
-$("key-copy").addEventListener("click", async () => {
-  try {
-    await navigator.clipboard.writeText($("key-new-key").textContent);
-    announce("Copied");
-    $("key-copy").textContent = "Copied";
-  } catch {
-    // Without HTTPS, pages from other machines have no clipboard.
-    getSelection().selectAllChildren($("key-new-key"));
-    announce("Press Ctrl-C");
-    $("key-copy").textContent = "Press Ctrl-C";
-  }
-  setTimeout(() => ($("key-copy").textContent = "Copy key"), 2000);
-});
-$("key-hide").addEventListener("click", () => {
-  $("key-new").hidden = true;
-  $("key-new-key").textContent = "";
-  $("key-name").focus();
-});
-
-for (const name of ["settings-search", "settings-which"]) $(name).addEventListener("input", () => shown && drawSettings(shown.settings));
+for (const event of ["input", "change"]) $("settings-filters").addEventListener(event, draw);
 $("settings-filters").addEventListener("submit", (event) => event.preventDefault());
 $("settings-parts").addEventListener("click", (event) => {
   const part = event.target.dataset.part;
@@ -325,7 +257,9 @@ $("restart-now").addEventListener("click", async () => {
   try {
     await ask("v1/admin/restart", {});
     if (await restarted(since)) announce("The daemon was started again");
-    else $("restart-error").textContent = "The daemon has not started again. See the end of its log on the machine that it runs on: edgeembed logs.";
+    else
+      $("restart-error").textContent =
+        "The daemon has not started again. See the end of its log on the machine that it runs on: edgeembed logs.";
   } catch (failure) {
     if (!(failure instanceof Failure)) throw failure;
     if (failure.status === 401) dispatchEvent(new Event("locked"));

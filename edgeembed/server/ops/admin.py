@@ -5,6 +5,7 @@ The tray icon, commands and the dashboard use them. Only the daemon's own applic
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from aiohttp import web
 from edgeembed.common.status import AdminStatus
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
+from edgeembed.server.live_settings import LIVE
+from edgeembed.server.ops.admin_settings import require_startable
 from edgeembed.server.ops.end_reason import END_REASON, RESTARTS, SHUT_DOWN
 from edgeembed.server.owner import owned
 from edgeembed.server.reading import read_request
@@ -95,8 +98,10 @@ async def shutdown(request: web.Request) -> web.Response:
 async def restart(request: web.Request) -> web.Response:
     """Shut the daemon down as /shutdown does, and start it anew with the same command, which reads the settings again.
 
-    Its address is closed meanwhile, for a second or two beside the time that the requests in flight take.
+    Its address is closed meanwhile, for a second or two beside the time that the requests in flight take. A 409 says why it
+    would not start again: then it goes on as it is.
     """
+    await asyncio.to_thread(require_startable, request.app[LIVE])
     log.info("restart requested over HTTP")
     request.app[END_REASON].begin(RESTARTS)
     request.app[ENDING].restart()

@@ -154,10 +154,11 @@ def _remove(live: LiveSettings, name: str) -> None:
         if len(known) > 1:
             remove_key(file, name)
             return
-        if live.is_hidden("api_key_file"):
+        ours = live.paths.config_file.parent / KEY_FILE
+        if live.is_hidden("api_key_file") or expanded(file) != ours:  # only a file that was made here is removed here
             raise ConflictError(
-                f"it is the last key in {file}, which the setting api_key_file ({live.source('api_key_file')}) needs; make "
-                "another one first, or remove that",
+                f"it is the last key in {file}, which the setting api_key_file ({live.source('api_key_file')}) names; make "
+                "another one first, or remove that setting",
                 param="name",
             )
         if settings.api_key is None and not (settings.no_auth or is_local(settings)):
@@ -168,7 +169,7 @@ def _remove(live: LiveSettings, name: str) -> None:
             )
         remove_setting(live.paths.config_file, "api_key_file")
         live.adopt("api_key_file", None, written=False)
-        expanded(file).unlink(missing_ok=True)
+        ours.unlink(missing_ok=True)
     except OSError as error:
         raise ConflictError(f"{file} cannot be removed: {error.strerror}") from error
     except ConfigError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -17,14 +17,14 @@ from edgeembed.config.file import read_config, remove_setting, write_setting
 from edgeembed.config.secrets import kind_of
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import check_value, did_you_mean
-from edgeembed.errors import ConfigError, ConflictError, RequestError, quoted
+from edgeembed.errors import ConfigError, ConflictError, ForbiddenError, RequestError, quoted
 from edgeembed.server.address import make_tls, read_keys
 from edgeembed.server.app_keys import ACCESS, SERVICE
 from edgeembed.server.auth import origins_of
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.model_manager import MANAGER
-from edgeembed.server.owner import owned
+from edgeembed.server.owner import may_change_machine, owned
 from edgeembed.server.responses import struct_response
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ _KINDS = {"duration": "duration", "base URL": "URL", "API key": "secret", "file"
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "text"}
 AT_ONCE = ("aliases", "allowed_origins", "allow_desktop_apps", "log_level")
 """Settings that take effect without a restart."""
+_PROTECTING = ("host", "no_auth", "allowed_hosts", "sandbox")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
 
@@ -68,6 +69,11 @@ async def change_setting(request: web.Request) -> web.Response:
     if body.name not in _FIELDS:
         raise RequestError(f"unknown setting {quoted(body.name)}.{did_you_mean(body.name, [*_FIELDS])}", param="name")
     value = None if body.value is None else _checked(body.name, body.value, live)
+    if _is_matter_of_machine(body.name, value) and not may_change_machine(request):
+        raise ForbiddenError(
+            f"{body.name} names files or other servers, holds a secret, or protects the server's machine: over HTTP it is "
+            f"changed from that machine only, and with an API key. On its terminal: edgeembed config set {body.name} VALUE"
+        )
     async with live.changing:
         await asyncio.to_thread(_write, live, body.name, value)
         if body.name in AT_ONCE:
@@ -78,12 +84,39 @@ async def change_setting(request: web.Request) -> web.Response:
     return struct_response(replace(changed, note=live.hidden_note(body.name)))
 
 
+def _is_matter_of_machine(name: str, value: Any) -> bool:
+    """Return whether a change is neither for everybody who has an API key, nor for every user of the machine.
+
+    They could have the daemon read and write files as the user who runs it, or send all texts elsewhere.
+    """
+    if name in _PROTECTING or kind_of(_FIELDS[name]) in ("file", "base URL", "API key"):
+        return True
+    words = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
+    return isinstance(words, Iterable) and any(
+        str(word).lower().endswith(".gguf") and not str(word).lower().startswith("hf:") for word in words
+    )
+
+
 def _checked(name: str, value: Any, live: LiveSettings) -> Any:
     """Return a value as the settings have it. Raises RequestError."""
     try:
         return check_value(name, value, "default", live.paths.config_file)
     except ConfigError as error:
         raise RequestError(error.message, param="value") from None  # the cause of a bad secret shows it
+
+
+def require_startable(live: LiveSettings) -> None:
+    """Raise ConflictError if the daemon would not start with what config.toml has now."""
+    try:
+        _check_start(_next(live))
+    except ConfigError as error:
+        raise ConflictError(f"the daemon would not start again: {error.message}") from None
+
+
+def _check_start(settings: Settings) -> None:
+    """Raise ConfigError if keys or certificates keep the daemon from starting."""
+    read_keys(settings)
+    make_tls(settings)
 
 
 def _write(live: LiveSettings, name: str, value: Any) -> None:
@@ -94,8 +127,7 @@ def _write(live: LiveSettings, name: str, value: Any) -> None:
         if not live.is_hidden(name):
             after = replace(after, **{name: _default(name) if value is None else value})
         if name in ("host", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile"):
-            read_keys(after)
-            make_tls(after)
+            _check_start(after)
         if value is None:
             remove_setting(file, name)
         else:

@@ -49,7 +49,7 @@ from edgeembed.server.ops.schemas import Anything, EmbeddingsAnswer, LiveAnswer,
 _COMPUTES = (400, 401, 403, 404, 413, 429, 500, 503, 504)
 _TEI_COMPUTES = (400, 401, 403, 404, 413, 422, 424, 429, 500, 503, 504)
 _READS = (401, 403, 500)
-_OWNS = (400, 401, 403, 404, 409, 413, 500)
+_OWNS = (400, 401, 403, 404, 409, 413, 500, 503)
 _CHANGES = (400, 401, 403, 404, 409, 413, 500)
 
 
@@ -316,7 +316,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/admin/pause"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/resume"): Operation(_ADMIN, AdminStatus),
     ("POST", "/v1/admin/shutdown"): Operation(_ADMIN, AdminStatus),
-    ("POST", "/v1/admin/restart"): Operation(_ADMIN, AdminStatus),
+    ("POST", "/v1/admin/restart"): Operation(_ADMIN, AdminStatus, errors=(401, 403, 409, 500)),
     ("GET", "/v1/admin/models"): Operation(_ADMIN, OwnedModels),
     **{
         ("POST", f"/v1/admin/models/{action}"): Operation(

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
 
 from edgeembed.cache import VectorCache
+from edgeembed.config.settings import Settings
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.auth import Access, Keys
+from edgeembed.server.live_settings import LIVE, LiveSettings
 from edgeembed.server.ops import admin
 from edgeembed.server.ops.admin import Ending
-from tests.server.dialect_requests import Server, get, post
+from tests.server.dialect_requests import Server, get, post, resolved
 from tests.server.helpers import loaded
 
 Connect = Callable[..., Awaitable[TestClient]]
@@ -41,6 +44,7 @@ def restart() -> Stop:
 def connect(aiohttp_client: Callable[..., Awaitable[TestClient]], stop: Stop, restart: Stop) -> Connect:
     async def connect(server: Server | None = None, **access: Any) -> TestClient:
         server = server or Server(access=Access(**access))
+        server.app[LIVE] = LiveSettings(resolved(Settings()))
         admin.add_to(server.app, Ending(stop, restart))
         client = await aiohttp_client(server.app)
         await loaded(client)
@@ -98,6 +102,16 @@ async def test_a_restart_is_not_a_shutdown(connect: Connect, stop: Stop, restart
     client = await connect()
     assert await post(client, "/v1/admin/restart") == (200, {"paused": False, "stopping": True})
     assert (stop.called, restart.called) == (0, 1)
+
+
+@pytest.mark.parametrize("broken", ["port = ", "prot = 1", 'host = "0.0.0.0"', 'certfile = "/nowhere"'])
+async def test_a_daemon_that_would_not_start_again_goes_on(connect: Connect, restart: Stop, home: Path, broken: str) -> None:
+    client = await connect()
+    home.mkdir(exist_ok=True)
+    (home / "config.toml").write_text(broken)
+    status, refused = await post(client, "/v1/admin/restart")
+    assert status == 409 and "would not start again" in refused["error"]["message"] and restart.called == 0
+    assert (await get(client, "/health"))[0] == 200
 
 
 async def test_texts_are_computed_again_after_clearing_the_cache(connect: Connect) -> None:

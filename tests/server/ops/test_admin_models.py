@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -237,9 +238,16 @@ async def test_another_default_is_in_effect_at_once_and_written(client: TestClie
     assert (await post(client, "/v1/embeddings", input="text"))[1]["model"] == "tiny", "after a scan of the disk, too"
 
 
-async def test_who_starts_with_a_flag_is_told_that_it_wins(tmp_path: Path, aiohttp_client: Any) -> None:
+async def test_an_answer_says_that_a_flag_wins(tmp_path: Path, aiohttp_client: Any) -> None:
     client = await aiohttp_client(Machine(tmp_path, origins={"model": "flag"}).app())
     assert "--model" in (await post(client, "/v1/admin/models/default", model="tiny:F32"))[1]["note"]
+
+
+async def test_a_default_that_cannot_be_written_down_is_not_changed(client: TestClient, machine: Machine) -> None:
+    machine.paths.config_file.write_text("port = ")
+    status, refused = await post(client, "/v1/admin/models/default", model="tiny:F32")
+    assert status == 409 and "config.toml" in refused["error"]["message"]
+    assert (await post(client, "/v1/embeddings", input="text"))[1]["model"] == "embedder"
 
 
 async def test_the_default_of_another_server_stays(client: TestClient, machine: Machine) -> None:
@@ -257,6 +265,20 @@ async def test_a_model_is_deleted_and_no_longer_listed(client: TestClient, machi
     assert (status, found["name"], found["types"]) == (200, "tiny", [])
     assert not machine.store.installed() and machine.engine.closed
     assert "tiny" not in [model["name"] for model in (await get(client, "/v1/admin/models"))[1]["models"]]
+
+
+@pytest.mark.parametrize("action", ["unload", "delete"])
+async def test_a_model_that_is_being_loaded_is_unloaded_as_soon_as_it_is(
+    client: TestClient, machine: Machine, action: str
+) -> None:
+    machine.engine.loaded.clear()
+    await post(client, "/v1/admin/models/load", model="tiny:F32")
+    asked = asyncio.create_task(post(client, f"/v1/admin/models/{action}", model="tiny:F32"))
+    await machine.engine.until(lambda: machine.pool.slots and not asked.done())
+    machine.engine.loaded.set()
+    assert (await asked)[0] == 200
+    assert machine.engine.closed and [slot.model.name for slot in machine.pool.slots] == ["embedder"]
+    assert bool(machine.store.installed()) == (action == "unload")
 
 
 async def test_the_default_and_models_with_other_names_are_not_deleted(tmp_path: Path, aiohttp_client: Any) -> None:

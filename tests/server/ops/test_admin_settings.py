@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tomllib
 from collections.abc import Awaitable, Callable
@@ -11,12 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, make_mocked_request
 
 from edgeembed.common.logs import MOST_RECENT, keep_line, setup_logging
-from edgeembed.config.secrets import secret_names
+from edgeembed.config.secrets import read_key_file, secret_names
 from edgeembed.config.settings import Settings
+from edgeembed.server.api_keys import Keys
 from edgeembed.server.auth import Access
+from edgeembed.server.owner import may_change_machine
 from tests.server.dialect_requests import daemon, get, post
 from tests.server.machine import Machine
 
@@ -115,6 +116,7 @@ async def test_values_are_taken_as_on_the_command_line(connect: Connect, name: s
         ("nothing", 1, "unknown setting"),
         ("prot", 1, "Did you mean 'port'"),
         ("upstream", "http://user:secret@box/v1", "must not contain"),
+        ("api_key", "two words", "contains a space"),
     ],
 )
 async def test_bad_values_are_refused_and_not_written(connect: Connect, name: str, value: Any, words: str) -> None:
@@ -126,30 +128,93 @@ async def test_bad_values_are_refused_and_not_written(connect: Connect, name: st
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("host", "0.0.0.0", "no API key is set"),
         ("certfile", "/nowhere.pem", "cannot use certfile"),
         ("api_key_file", "/nowhere", "cannot read the API keys"),
+        ("keyfile", "/nowhere.pem", "without certfile"),
     ],
 )
 async def test_what_would_keep_the_daemon_from_starting_is_refused(
     connect: Connect, name: str, value: Any, words: str
 ) -> None:
+    client = await connect({"keys": Keys.read("sesame", None), "check_host": False})
+    body = {"name": name, "value": value}
+    response = await client.post("/v1/admin/settings", json=body, headers=bearer("sesame"))
+    assert response.status == 409 and words in (await response.json())["error"]["message"] and config(client) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "elsewhere"),
+    [
+        ("threads", 3, 200),
+        ("model", "hf:acme/tiny-GGUF:tiny.gguf", 200),
+        ("preload", ["tiny"], 200),
+        ("forward", "http://box:8000/v1", 403),
+        ("upstream", "http://box:8000/v1", 403),
+        ("upstream_key", "sesame", 403),
+        ("api_key_file", "/etc/passwd", 403),
+        ("uds", "/tmp/socket", 403),
+        ("sandbox", "off", 403),
+        ("allowed_hosts", ["box.example"], 403),
+        ("model", "/home/me/file.gguf", 403),
+        ("pin", ["tiny", "~/file.GGUF"], 403),
+        ("aliases", {"a": "/home/me/file.gguf"}, 403),
+        ("uds", None, 403),
+    ],
+)
+async def test_who_has_a_key_on_another_machine_names_no_files_and_no_servers(
+    connect: Connect, name: str, value: Any, elsewhere: int
+) -> None:
+    client = await connect({"keys": Keys.read("sesame", None), "check_host": False})
+    away = {**bearer("sesame"), "X-Forwarded-For": "203.0.113.9"}
+    body = {"name": name, "value": value}
+    response = await client.post("/v1/admin/settings", json=body, headers=away)
+    assert response.status == elsewhere
+    assert bool(config(client)) == (elsewhere == 200)
+    if elsewhere == 403:
+        assert "edgeembed config set" in (await response.json())["error"]["message"]
+        client.machine.paths.config_file.unlink(missing_ok=True)
+        assert (await client.post("/v1/admin/settings", json=body, headers=bearer("sesame"))).status in (200, 409)
+
+
+async def test_another_user_of_the_machine_names_no_files_and_no_servers(connect: Connect) -> None:
+    """Without a key, every user of the machine may connect to the port."""
     client = await connect()
-    status, refused = await post(client, "/v1/admin/settings", name=name, value=value)
-    assert status == 409 and words in refused["error"]["message"] and config(client) == {}
+    for name, value in (("access_log", "/home/me/.bashrc"), ("forward", "http://box:8000/v1"), ("sandbox", "off")):
+        assert (await post(client, "/v1/admin/settings", name=name, value=value))[0] == 403
+    assert config(client) == {}
+    assert (await post(client, "/v1/admin/settings", name="threads", value=3))[0] == 200
+
+
+async def test_over_a_unix_socket_the_user_of_the_daemon_may(home: Path) -> None:
+    app = daemon().app
+    request = make_mocked_request("POST", "/v1/admin/settings", headers={"Host": "localhost"}, app=app)
+    assert may_change_machine(request.clone(remote="")) and not may_change_machine(request.clone(remote="127.0.0.1"))
+
+
+async def test_a_key_file_that_was_not_made_here_is_not_removed(connect: Connect, tmp_path: Path) -> None:
+    file = tmp_path / "letter"
+    file.write_text("dear\n")
+    client = await connect(api_key_file=str(file), origins={"api_key_file": "config.toml"})
+    refused = await client.post("/v1/admin/keys/delete", json={"name": "key 1"})
+    assert refused.status == 409 and file.read_text() == "dear\n"
 
 
 async def test_secrets_are_written_and_never_shown(connect: Connect) -> None:
-    client = await connect(upstream_key="sesame-in-effect", origins={"upstream_key": "environment"})
+    access = {"keys": Keys.read("the-key", None), "check_host": False}
+    client = await connect(access, upstream_key="sesame-in-effect", origins={"upstream_key": "environment"})
     for name in secret_names():
-        status, changed = await post(client, "/v1/admin/settings", name=name, value=f"sesame-{name}")
-        assert (status, changed["value"], changed["written"], changed["secret"]) == (200, None, None, True)
+        body = {"name": name, "value": f"sesame-{name}"}
+        response = await client.post("/v1/admin/settings", json=body, headers=bearer("the-key"))
+        changed = await response.json()
+        assert (response.status, changed["value"], changed["written"], changed["secret"]) == (200, None, None, True)
         assert config(client)[name] == f"sesame-{name}"
-        status, refused = await post(client, "/v1/admin/settings", name=name, value="sesame with spaces")
-        assert status == 400 and "sesame" not in json.dumps(refused)
-    response = await client.get("/v1/admin/settings")
+        body = {"name": name, "value": "sesame with spaces"}
+        response = await client.post("/v1/admin/settings", json=body, headers=bearer("the-key"))
+        assert response.status == 400 and "sesame" not in await response.text()
+    response = await client.get("/v1/admin/settings", headers=bearer("the-key"))
     assert "sesame" not in await response.text()
-    assert (await settings_of(client))["upstream_key"]["is_set"] is True
+    found = {each["name"]: each for each in (await response.json())["settings"]}
+    assert found["upstream_key"]["is_set"] is True and found["forward_key"]["restart_needed"] is True
     assert client.machine.paths.config_file.stat().st_mode & 0o077 == 0
 
 
@@ -195,6 +260,7 @@ async def test_the_first_key_locks_the_server_at_once_and_the_last_one_opens_it(
     assert status == 200 and "first API key" in made["note"] and len(made["key"]) >= 40
     file = Path(config(client)["api_key_file"])
     assert file.stat().st_mode & 0o077 == 0 and f"notebook: {made['key']}" in file.read_text()
+    assert read_key_file(str(file)) == [("notebook", made["key"])], "commands of this machine find it by the settings"
     assert (await get(client, "/v1/models"))[0] == 401, "in effect at once"
     allowed = bearer(made["key"])
     assert (await client.get("/v1/models", headers=allowed)).status == 200

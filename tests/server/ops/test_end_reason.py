@@ -18,7 +18,7 @@ async def test_there_is_no_reason_while_the_daemon_does_not_end(client: TestClie
     assert await (await client.get(PATH)).json() == {"reason": None, "restarts": False}
 
 
-async def test_who_waits_is_told_the_first_reason(client: TestClient) -> None:
+async def test_who_waits_gets_the_first_reason(client: TestClient) -> None:
     assert client.app is not None
     ending, http = client.app[END_REASON], client.app[METRICS].http
     waiting = asyncio.ensure_future(client.get(f"{PATH}?wait=25"))
