@@ -81,8 +81,8 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written, or is a device or a pipe; the old one is unchanged. It names a path, although the
-            system names none where a disk is full.
+        OSError: The file cannot be written, or is a device or a pipe; the old one is unchanged. It names a path, although
+            the system names none where a disk is full.
     """
     path = path.resolve() if follow_link else path
     _require_file(path)
