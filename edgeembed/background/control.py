@@ -217,6 +217,9 @@ class Background:
         """Stop the daemon if it runs, and start it as it was started before; return as `start` does."""
         seen = self.inspect()
         manager = self.manager_of(seen, listener(self._settings))
+        if manager is None and seen.running and seen.status is None:
+            # Started anew by us, a daemon that requires a key might not require it any more.
+            raise ConfigError(f"the daemon at {seen.url} cannot be asked to restart: {seen.problem}")
         if manager is None and seen.pid is not None and self._resolved.origins["model"] != "flag":
             reply = asyncio.run(ask(self._settings, "/v1/admin/restart", body={}))
             if reply is not None and reply.status == 200:  # with its own flags and variables

@@ -86,9 +86,10 @@ async def _inspect(settings: Settings, seconds: float) -> Seen:
         if not reply.ours:
             return Seen(url, "another program")
         status, problem = _status_of(reply)
-        admin, health = await asyncio.gather(connection.ask("/v1/admin", seconds), connection.ask("/health", seconds))
-    paused = admin.body.get("paused") if admin is not None and admin.status == 200 else None
-    return Seen(url, "edgeembed", status, problem, paused if isinstance(paused, bool) else None, _health_of(health))
+        health = await connection.ask("/health", seconds) if status is None else None
+    if reply.status == 503:  # before it has a status
+        return Seen(url, "edgeembed", None, problem, health="starting")
+    return Seen(url, "edgeembed", status, problem, status.paused if status else None, _health_of(health))
 
 
 def _status_of(reply: Reply) -> tuple[DaemonStatus | None, str | None]:

@@ -22,7 +22,7 @@ $Folder = (Resolve-Path $Folder).Path
 $version = Invoke-Program python "$installers\metadata.py" version
 $llama = Invoke-Program python "$installers\metadata.py" llama
 # Found before the compiler runs for a quarter of an hour.
-$iscc = Get-Command iscc, "${env:ProgramFiles(x86)}\Inno Setup 6\ISCC.exe" -ErrorAction SilentlyContinue |
+$iscc = Get-Command -Name @("iscc", "${env:ProgramFiles(x86)}\Inno Setup 6\ISCC.exe") -ErrorAction SilentlyContinue |
   Select-Object -First 1 -ExpandProperty Source
 if (-not $iscc) { throw "Inno Setup 6 is not installed: choco install innosetup" }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import plistlib
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from edgeembed.autostart.base import Managed
 from edgeembed.autostart.launchd import Launchd
 from edgeembed.errors import ConfigError
 from tests.autostart.fakes import NASTY, FakeLaunchctl, program
@@ -75,3 +77,43 @@ def test_a_damaged_agent_is_an_error_with_its_name(tmp_path: Path) -> None:
         agent.write_bytes(damage)
         with pytest.raises(ConfigError, match=r"edgeembed\.daemon\.plist"):
             autostart.status()
+
+
+AGENT = """gui/501/edgeembed.daemon = {
+	active count = 1
+	state = running
+	pid = 4321
+	last exit code = 0
+}"""
+
+
+class Loaded:
+    """launchctl with an agent that is loaded by `bootstrap`, and ended and unloaded by `bootout`."""
+
+    def __init__(self) -> None:
+        self.output = ""
+        self.calls: list[str] = []
+
+    def __call__(self, arguments: Sequence[str]) -> str:
+        self.calls.append(arguments[0])
+        if arguments[0] in ("bootstrap", "kickstart"):
+            self.output = AGENT
+        elif arguments[0] == "bootout":
+            self.output = ""
+        return self.output if arguments[0] == "print" else ""
+
+
+def test_the_agent_is_started_and_stopped_now(tmp_path: Path) -> None:
+    launchctl = Loaded()
+    autostart = Launchd(program(tmp_path), tmp_path / "choice.json", agents=tmp_path, user=501, launchctl=launchctl)
+    manager = autostart.manager()
+    assert manager.inspect() is None
+    manager.start()
+    assert manager.inspect() == Managed("running", 4321)
+    launchctl.output = AGENT.replace("\tpid = 4321\n", "").replace("exit code = 0", "exit code = 1")
+    assert manager.inspect() == Managed("restarting")
+    manager.start()
+    manager.stop()
+    assert manager.inspect() is None
+    assert [call for call in launchctl.calls if call != "print"] == ["bootstrap", "kickstart", "bootout"]
+    assert manager.log_command(5, follow=False) is None, "its log is a file"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from edgeembed.hub.catalogue import STARTER_MODEL, HubCheckpoint, catalogue
 from tests.e2e.daemon import Daemon, running
@@ -32,3 +35,13 @@ def serving_with_hub(hub: FakeHub, model: Path, home: Path, *flags: str, ready: 
     home.mkdir(exist_ok=True)
     with running("--model", str(model), *flags, home=home, ready=ready, HF_ENDPOINT=hub.url, NO_PROXY="127.0.0.1") as daemon:
         yield daemon
+
+
+def pulls_of(daemon: Daemon) -> list[psutil.Process]:
+    """Return the daemon's child processes that pull."""
+    found = []
+    for child in psutil.Process(daemon.process.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "pull" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child)
+    return found

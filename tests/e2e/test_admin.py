@@ -59,7 +59,7 @@ def test_a_restart_keeps_the_process_and_reads_the_settings_again(minilm: Callab
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")
-def test_a_daemon_that_is_told_to_stop_while_it_restarts_stops(minilm: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_daemon_that_gets_sigterm_while_it_restarts_stops(minilm: Callable[[str], Path], tmp_path: Path) -> None:
     with running("--model", str(minilm("Q8_0")), "--grace-period", "30", home=tmp_path / "home") as daemon:
         host, _, port = daemon.url.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as unfinished:

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ollama
-import psutil
 import pytest
 
 from edgeembed.config.paths import Paths
 from edgeembed.hub.store import Store
 from tests.e2e.daemon import Daemon, running
+from tests.e2e.hub import pulls_of
 from tests.hub.fakes import FakeHub
 from tests.waiting import until
 
@@ -36,16 +36,6 @@ def serving(minilm: Callable[[str], Path], hub: FakeHub, home: Path) -> Iterator
     home.mkdir(exist_ok=True)
     with running("--model", str(minilm("F16")), home=home, HF_ENDPOINT=hub.url, NO_PROXY="127.0.0.1") as daemon:
         yield daemon
-
-
-def pulls_of(daemon: Daemon) -> list[psutil.Process]:
-    """Return the daemon's child processes that pull."""
-    found = []
-    for child in psutil.Process(daemon.process.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if "pull" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
-                found.append(child)
-    return found
 
 
 def test_pull_use_copy_and_delete(minilm: Callable[[str], Path], hub: FakeHub, tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from edgeembed.hub.catalogue import STARTER_MODEL
 from tests.e2e.daemon import Daemon, post
-from tests.e2e.hub import REPOSITORY, serving_with_hub
-from tests.e2e.test_ollama_manage import pulls_of
+from tests.e2e.hub import REPOSITORY, pulls_of, serving_with_hub
 from tests.hub.fakes import FakeHub
 from tests.waiting import until
+
+pytestmark = pytest.mark.slow
 
 SPEC = f"{STARTER_MODEL}:F16"
 HELD = 6_000_000

@@ -95,9 +95,7 @@ def test_pip_installs_the_wheel_which_requires_nothing_that_must_be_compiled(par
     assert licences == {"ours", "bindings' licence", "llama.cpp's licence", "GCC's licence"}
 
 
-def test_the_copy_inside_is_used_and_known_without_an_installed_package(
-    parts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_copy_inside_is_used_without_an_installed_package(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vendored = install(pack(parts), parts / "site") / "edgeembed" / "engine" / "vendored"
     installed = machine.build_fingerprint()
     monkeypatch.setattr(llama_package, "VENDORED", vendored)

@@ -15,7 +15,7 @@ from edgeembed.errors import ModelNotFoundError
 from edgeembed.server import owned_pulls, pulls
 from edgeembed.server.owned_pulls import FORGET_SECONDS, OwnedPulls
 from edgeembed.server.pulls import Pulls
-from tests.server.test_pulls import WAITS
+from tests.server.pull_script import WAITS
 from tests.waiting import until_async
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a process of Windows cannot be interrupted")

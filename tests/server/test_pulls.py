@@ -15,27 +15,10 @@ from edgeembed.common.pull_lines import PullLine
 from edgeembed.config.settings import Settings
 from edgeembed.server import pulls
 from edgeembed.server.pulls import Pulls
+from tests.server.pull_script import WAITS
 from tests.waiting import until_async
 
 Script = Callable[[str], Path]
-
-WAITS = """
-import pathlib, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # as `edgeembed pull --json` does
-log = pathlib.Path(sys.argv[1])
-def note(word):
-    with log.open("a") as file:
-        file.write(word + "\\n")
-try:
-    note("started")
-    print('{"what": "tiny", "done": 1, "total": 2}', flush=True)
-    while not log.with_name("go on").exists():
-        time.sleep(0.01)
-except KeyboardInterrupt:
-    note("interrupted")
-    sys.exit(130)
-print('{"installed": "tiny:F32"}', flush=True)
-"""
 
 
 @pytest.fixture
@@ -104,11 +87,19 @@ async def test_those_who_pull_the_same_model_share_one_process(script: Script) -
 async def test_a_pull_that_nobody_follows_is_interrupted(script: Script, by: str) -> None:
     log = script(WAITS)
     running = Pulls(Settings())
-    task = asyncio.create_task(follow(running))
-    await until_async(lambda: log.read_text() == "started\n")
+    lines: list[PullLine] = []
+
+    async def watch() -> None:
+        async with aclosing(running.follow("tiny")) as followed:
+            async for line in followed:
+                lines.append(line)
+
+    task = asyncio.create_task(watch())
+    await until_async(lambda: lines)  # a process that is still being started is killed instead
     if by == "the server":
         await running.close()
-        assert (await task)[-1].error == "the server is stopping"
+        await task
+        assert lines[-1].error == "the server is stopping"
         assert log.read_text() == "started\ninterrupted\n"
     else:
         task.cancel()

@@ -238,7 +238,7 @@ async def test_another_default_is_in_effect_at_once_and_written(client: TestClie
     assert (await post(client, "/v1/embeddings", input="text"))[1]["model"] == "tiny", "after a scan of the disk, too"
 
 
-async def test_who_starts_with_a_flag_is_told_that_it_wins(tmp_path: Path, aiohttp_client: Any) -> None:
+async def test_an_answer_says_that_a_flag_wins(tmp_path: Path, aiohttp_client: Any) -> None:
     client = await aiohttp_client(Machine(tmp_path, origins={"model": "flag"}).app())
     assert "--model" in (await post(client, "/v1/admin/models/default", model="tiny:F32"))[1]["note"]
 
