@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import stat
@@ -87,10 +88,11 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
     disk before the rename, so that a power cut cannot leave an empty file.
 
     Raises:
-        OSError: The file cannot be written; the old one is unchanged. It names a path, although the system names none where
-            a disk is full.
+        OSError: The file cannot be written, or is a device or a pipe; the old one is unchanged. It names a path, although
+            the system names none where a disk is full.
     """
     path = path.resolve() if follow_link else path
+    _require_file(path)
     # Not tempfile, whose files are always private: models and their manifests may be shared.
     staged = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -109,6 +111,14 @@ def replacing(path: Path, *, private: bool = False, follow_link: bool = False, s
         raise
     finally:
         staged.unlink(missing_ok=True)
+
+
+def _require_file(path: Path) -> None:
+    """Raise OSError for what a rename would destroy: root could exchange /dev/null for a file."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # a folder is never exchanged
+            raise OSError(errno.EINVAL, "it is a device or a pipe, not a file", str(path))
 
 
 def write_bytes(path: Path, content: bytes) -> None:

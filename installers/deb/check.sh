@@ -113,8 +113,27 @@ rm -rf "$later" "$folder/old" "$folder/new"
 mkdir -p "$later"
 cp -r "$source_tree"/{pyproject.toml,README.md,CHANGELOG.md,LICENSE,docs,edgeembed,convert,models,installers} "$later"
 sed -i '0,/^version = "\(.*\)"/s//version = "\1.post1"/' "$later/pyproject.toml"
+# The same wheel as another version, instead of compiling it again.
+later_wheel=$(/usr/bin/python3 - "$wheel" "$later" <<'PYTHON'
+import pathlib, sys, zipfile
+wheel, folder = map(pathlib.Path, sys.argv[1:])
+sys.path.insert(0, str(folder / "installers" / "wheel"))
+from wheel_file import WheelWriter
+name, version, *tags = wheel.name.split("-")
+old, new = f"{name}-{version}.dist-info", f"{name}-{version}.post1.dist-info"
+made = folder / "-".join((name, f"{version}.post1", *tags))
+with zipfile.ZipFile(wheel) as source, WheelWriter(made, new) as writer:
+    for entry in source.namelist():
+        data = source.read(entry)
+        if entry == f"{old}/METADATA":
+            data = data.replace(f"Version: {version}\n".encode(), f"Version: {version}.post1\n".encode(), 1)
+        if entry != f"{old}/RECORD":
+            writer.add(entry.replace(old, new), data)
+print(made)
+PYTHON
+)
 old=$(COMPRESSION=${COMPRESSION:-1} "$here/build.sh" "$folder/old" "$wheel" 2>"$folder/build.log" | tail -1)
-new=$(COMPRESSION=0 "$later/installers/deb/build.sh" "$folder/new" "$wheel" 2>>"$folder/build.log" | tail -1)
+new=$(COMPRESSION=0 "$later/installers/deb/build.sh" "$folder/new" "$later_wheel" 2>>"$folder/build.log" | tail -1)
 
 if [[ ! -f $folder/base.tar ]]; then
   say "create a minimal system"

@@ -4,7 +4,7 @@
 #   installers/wheel/build.sh FOLDER      writes edgeembed-VERSION-py3-none-manylinux_X_Y_ARCH.whl to FOLDER and prints its path
 #
 #   --arch ARCH     x86_64 or aarch64, whichever this machine is (default: this machine's)
-#   --work FOLDER   build folder; the next build with the same folder compiles only what has changed
+#   --work FOLDER   build folder; the next build with the same folder does not compile llama.cpp again
 #   --native        compile with this machine's glibc instead of an older one's, and with $CC and $CXX: for manylinux's containers,
 #                   and other systems than Debian. The wheel then needs a glibc at least as new as here
 #

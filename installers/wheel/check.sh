@@ -70,8 +70,12 @@ serve() { # TITLE BEGAN PROGRAM
   ready=$(now)
   [[ $(tr -cd , <<<"$row" | wc -c) -gt 380 ]] || fail "the response has no vector: ${row:0:200}"
   echo "   $1: installed in $(seconds "$2" "$installed"), first vector after $(seconds "$2" "$ready")"
-  curl -sf -m 60 "http://127.0.0.1:$port/v1/status" | grep -oE '"llama_cpp": *"[^"]*"' | grep -oE "edgeembed's kernels[^\"]*|llama.cpp's own[^\"]*" |
-    sed 's/^/   /'
+  local mode words
+  mode=$(curl -sf -m 60 "http://127.0.0.1:$port/health" | sed 's/"demotions".*//; s/.*"mode": *"\([^"]*\)".*/\1/')
+  [[ $mode == cpu ]] || { cat "$folder/serve.log" >&2; fail "unexpected mode $mode"; }
+  words=$(curl -sf -m 60 "http://127.0.0.1:$port/v1/status" | grep -oE "edgeembed's kernels[^\"]*|llama.cpp's own[^\"]*")
+  echo "   mode $mode, $words"
+  [[ $words == "edgeembed's kernels"* ]] || ! grep -q -w avx2 /proc/cpuinfo || fail "our kernels are not used"
   kill -TERM "$daemon"
   wait "$daemon" || fail "the daemon exited with status $?"
   "${inside[@]}" sh -c "rm -rf /home/tester/.[a-z]* /home/tester/*"

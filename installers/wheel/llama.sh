@@ -2,7 +2,8 @@
 # Compiles llama.cpp for all processors of an architecture: llama.sh WORK [CMAKE_OPTION...]
 #
 # WORK/build/bin receives the libraries, with a module for each generation of processors (GGML_BACKEND_DL, GGML_CPU_ALL_VARIANTS): 14
-# on x86-64. WORK/source is llama-cpp-python's source archive. An interrupted build resumes with the same command and folder.
+# on x86-64. WORK/source is llama-cpp-python's source archive. An interrupted build resumes with the same command and folder; one
+# that is complete is used as it is, unless pyproject.toml pins another version.
 #
 # Needs a C++ compiler and Python with pip, which downloads CMake and llama.cpp's source. PYTHON sets the interpreter (python3), JOBS
 # the number of concurrent compilers (2). 14 minutes on two idle cores.
@@ -19,7 +20,13 @@ if [ ! -e "$work/tools/ready" ]; then
   "$work/tools/bin/pip" install --quiet cmake ninja
   touch "$work/tools/ready"
 fi
-"$here/../llama_source.sh" "$work/tools/bin/pip" "$("$python" "$here/../metadata.py" llama)" "$work"
+requirement=$("$python" "$here/../metadata.py" llama)
+if [ "$(cat "$work/llama-ready" 2>/dev/null)" = "$requirement" ]; then exit 0; fi
+if [ "$(cat "$work/llama-begun" 2>/dev/null)" != "$requirement" ]; then
+  rm -rf "$work/source" "$work/build" "$work/llama-ready"
+  echo "$requirement" >"$work/llama-begun"
+fi
+"$here/../llama_source.sh" "$work/tools/bin/pip" "$requirement" "$work"
 llama=$work/source/vendor/llama.cpp
 
 # Modules for Armv9.2 need a compiler that has SME: GCC 14. Without them such a processor takes the module for Armv8.6.
@@ -38,3 +45,4 @@ if [ ! -e "$work/build/build.ninja" ]; then
     { tail -20 "$work/cmake.log" >&2; exit 1; }
 fi
 cmake --build "$work/build" --target llama --parallel "${JOBS:-2}"
+echo "$requirement" >"$work/llama-ready"

@@ -1,7 +1,10 @@
-/* What the compiler's own libstdc++.a takes from the glibc that it was built with, and older ones lack.
+/* What the compiler's own libstdc++.a and llama.cpp take from glibc, and older ones lack.
 
    Linked into each library of a build against an old glibc, hidden from all others. */
+#define _GNU_SOURCE
 #include <sys/random.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #define HIDDEN __attribute__((visibility("hidden")))
 
@@ -14,3 +17,6 @@ HIDDEN unsigned arc4random(void) {
     while (getrandom(&value, sizeof value, 0) != (long)sizeof value) {}
     return value;
 }
+
+/* Since glibc 2.29; llama.cpp asks it on Arm. */
+HIDDEN int getcpu(unsigned *cpu, unsigned *node) { return (int)syscall(SYS_getcpu, cpu, node, (void *)0); }

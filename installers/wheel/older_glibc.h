@@ -11,3 +11,9 @@
 #endif
 #define TAKE(name) ".symver " #name "," #name "@" FIRST "\n"
 __asm__(TAKE(exp) TAKE(exp2) TAKE(log) TAKE(log2) TAKE(pow) TAKE(expf) TAKE(exp2f) TAKE(logf) TAKE(log2f) TAKE(powf));
+
+/* libstdc++'s waits with a time limit would take glibc 2.30's function for the steady clock; without it they convert the time. */
+#ifdef __cplusplus
+#include <bits/c++config.h>
+#undef _GLIBCXX_USE_PTHREAD_COND_CLOCKWAIT
+#endif

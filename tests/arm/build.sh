@@ -23,10 +23,10 @@ for program in qemu-aarch64-static mmdebstrap; do
   command -v "$program" >/dev/null || { echo "$program not found; see the head of $0" >&2; exit 1; }
 done
 
-# No script of a package runs, so that the kernel needs no support for foreign programs.
+# No script of a package runs, so that the kernel needs no support for foreign programs. numpy needs libstdc++.
 if [ ! -e "$work/sysroot/ready" ]; then
   rm -rf "$work/sysroot"
-  mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3 "${RELEASE:-bookworm}" "$work/sysroot"
+  mmdebstrap --quiet --variant=extract --architectures=arm64 --include=python3,libstdc++6 "${RELEASE:-bookworm}" "$work/sysroot"
   touch "$work/sysroot/ready"
 fi
 interpreter=$(find "$work"/sysroot/usr/bin -name 'python3.*' -type f | head -n 1)

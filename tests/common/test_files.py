@@ -167,3 +167,16 @@ def test_the_error_about_a_full_disk_names_the_file(tmp_path: Path) -> None:
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(target))
     assert describe_os_error(caught.value) == f"{target}: No space left on device"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes and devices with a path are those of POSIX")
+def test_a_device_or_a_pipe_is_never_exchanged_for_a_file(tmp_path: Path) -> None:
+    """As root, a rename over /dev/null would break the system."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    for name in ("pipe", "link"):
+        with pytest.raises(OSError, match="a device or a pipe") as caught:
+            write_bytes(tmp_path / name, b"content")
+        assert caught.value.filename == str(tmp_path / name)
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
+    assert names(tmp_path) == ["link", "pipe"]

@@ -22,7 +22,10 @@ from tests.cli.helpers import edgeembed
 from tests.ports import free_port
 from tests.waiting import until
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and stands in for systemd")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="sends signals, and stands in for systemd"),
+]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from tests.e2e.hub import REPOSITORY, pulls_of, serving_with_hub
 from tests.hub.fakes import FakeHub
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 SPEC = f"{STARTER_MODEL}:F16"
 HELD = 6_000_000
 """Bytes of a file after which the hub sends nothing more."""

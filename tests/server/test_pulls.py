@@ -87,11 +87,19 @@ async def test_those_who_pull_the_same_model_share_one_process(script: Script) -
 async def test_a_pull_that_nobody_follows_is_interrupted(script: Script, by: str) -> None:
     log = script(WAITS)
     running = Pulls(Settings())
-    task = asyncio.create_task(follow(running))
-    await until_async(lambda: log.read_text() == "started\n")
+    lines: list[PullLine] = []
+
+    async def watch() -> None:
+        async with aclosing(running.follow("tiny")) as followed:
+            async for line in followed:
+                lines.append(line)
+
+    task = asyncio.create_task(watch())
+    await until_async(lambda: lines)  # a process that is still being started is killed instead
     if by == "the server":
         await running.close()
-        assert (await task)[-1].error == "the server is stopping"
+        await task
+        assert lines[-1].error == "the server is stopping"
         assert log.read_text() == "started\ninterrupted\n"
     else:
         task.cancel()

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
+import sys
 from collections.abc import Iterator
 from ctypes import c_bool, c_char, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from edgeembed.engine.llama.bindings import lib
@@ -180,14 +183,17 @@ def find_symbol(name: str) -> Any:
     """
     try:
         return lib._lib[name]
-    except AttributeError:  # Windows searches one library at a time, and finds a loaded one by its file name
-        from llama_cpp._ctypes_extensions import load_shared_library
-        from llama_cpp._ggml import libggml_base_path
-
+    except AttributeError:
+        if sys.platform != "win32":
+            raise
+        # Windows searches one library at a time, and finds a loaded one by its file name. The package itself cannot be
+        # imported here: it may lie where only `bindings` looks.
+        load_shared_library = sys.modules["llama_cpp._ctypes_extensions"].load_shared_library
+        folder = Path(os.environ.get("LLAMA_CPP_LIB_PATH") or Path(lib.__file__).parent / "lib")
         # The registry of backends is in `ggml`, everything else in `ggml-base`.
         for home in ("ggml-base", "ggml"):
             with contextlib.suppress(AttributeError):
-                return load_shared_library(home, libggml_base_path)[name]
+                return load_shared_library(home, folder)[name]
         raise
 
 

@@ -104,3 +104,11 @@ def test_the_bindings_load_nothing_else_of_their_package() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.startswith("llama_cpp")}
     assert loaded <= {"llama_cpp.llama_cpp", "llama_cpp._ctypes_extensions", "llama_cpp._ggml"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows searches one library at a time")
+def test_a_function_that_is_missing_is_looked_for_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a release wheel only `bindings` finds the package: an import made the mode `cpu` fail there."""
+    monkeypatch.setattr(sys, "meta_path", [])
+    with pytest.raises(AttributeError):
+        ggml.find_symbol("no_function_of_ggml")
