@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 
+from tests.e2e.daemon import running
 from tests.e2e.models import install
 from tests.ports import free_port
 from tests.waiting import until_async
@@ -100,6 +101,28 @@ async def test_an_agent_indexes_searches_and_finds_what_it_has_just_changed(home
         assert "--root" in await refused(client, "index_folder", folder=str(folder))
         assert "--root" in await refused(client, "index_folder", folder=f"{folder}/code/../../folder")
         assert (await called(client, "index_folder", folder=str(folder / "code")))["files"] == 1
+
+
+async def test_an_agent_follows_the_daemon_to_another_model(
+    minilm: Callable[[str], Path], tmp_path: Path, folder: Path
+) -> None:
+    """The daemon is restarted with another file of the same name while the agent goes on."""
+    home, port = tmp_path / "home", str(free_port())
+    home.mkdir()
+    types = ("Q8_0", "F16")
+    for type_ in types:
+        install(home, MODEL, type_, minilm(type_))
+    arguments = ["-m", "edgeembed", "mcp", "--port", port]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=environment(home))
+    async with Client(server) as client:
+        for type_ in types:
+            with running("--port", port, "--model", f"{MODEL}:{type_}", home=home):
+                report = await called(client, "index_folder", folder=str(folder))
+                assert report["files_computed"] == 3
+                found = await called(client, "search_folder", folder=str(folder), query="How do I end a program?", limit=1)
+                assert found["results"][0]["path"] == "code/stop.py"
+                assert len((await called(client, "embed", texts=["a"]))["vectors"]) == 1
+        assert report["note"].endswith(f"was made with {MODEL}:Q8_0, and the model is now {MODEL}:F16")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
