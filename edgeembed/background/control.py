@@ -16,7 +16,7 @@ import psutil
 from edgeembed import autostart
 from edgeembed.autostart.base import Autostart, ServiceManager
 from edgeembed.background.log_file import last_lines
-from edgeembed.background.process import LoggedDaemon, listener
+from edgeembed.background.process import BAD_SETTINGS, LoggedDaemon, listener
 from edgeembed.background.report import Report
 from edgeembed.background.seen import Seen, inspect
 from edgeembed.client import ask, daemon_url
@@ -32,8 +32,6 @@ RESTART_SECONDS = 10.0
 """For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
-BAD_SETTINGS = 2
-"""Exit status of `edgeembed` for unusable settings."""
 END_LINES = 20
 """Lines of a log in which the reason of the end is looked for."""
 RECENT_SECONDS = 60.0
