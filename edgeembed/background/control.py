@@ -16,7 +16,7 @@ import psutil
 from edgeembed import autostart
 from edgeembed.autostart.base import Autostart, ServiceManager
 from edgeembed.background.log_file import last_lines
-from edgeembed.background.process import LoggedDaemon, listener
+from edgeembed.background.process import BAD_SETTINGS, LoggedDaemon, listener
 from edgeembed.background.report import Report
 from edgeembed.background.seen import Seen, inspect
 from edgeembed.client import ask, daemon_url
@@ -32,8 +32,6 @@ RESTART_SECONDS = 10.0
 """For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
-BAD_SETTINGS = 2
-"""Exit status of `edgeembed` for unusable settings."""
 END_LINES = 20
 """Lines of a log in which the reason of the end is looked for."""
 RECENT_SECONDS = 60.0
@@ -224,6 +222,8 @@ class Background:
             reply = asyncio.run(ask(self._settings, "/v1/admin/restart", body={}))
             if reply is not None and reply.status == 200:  # with its own flags and variables
                 return self._wait_for_restarted(), True
+            if reply is not None and reply.status == 409:  # stopped now, it would not start again
+                raise ConfigError(f"the daemon at {seen.url} goes on with its old settings: {reply.reason}")
         self.stop()
         if manager is None:
             return self.start()
@@ -281,12 +281,12 @@ class Background:
                 return manager
         return None
 
-    def started_by(self, seen: Seen, process: psutil.Process | None, manager: ServiceManager | None) -> str:
+    def started_by(self, process: psutil.Process | None, manager: ServiceManager | None) -> str:
         """Return who started the daemon, for people."""
         if manager is not None:
             return manager.name
         if process is None:
-            return "another user, or on another machine" if seen.pid is None or not psutil.pid_exists(seen.pid) else "?"
+            return "another user, or another machine"
         try:
             parent = process.parent()
             if parent is not None and "tray" in parent.cmdline():
@@ -295,7 +295,7 @@ class Background:
                 return f"a terminal ({terminal})"
         except psutil.Error:
             pass
-        return "itself, in the background"
+        return "a command, in the background"
 
     def last_words(self, manager: ServiceManager | None, count: int = LAST_WORDS) -> list[str]:
         """Return the last lines of the log of the daemon, which has ended; none if they cannot be read."""
@@ -328,7 +328,7 @@ class Background:
 def _ended(what: str, lines: Sequence[str], status: int) -> EdgeEmbedError:
     lines = [line for line in lines if line.startswith("error: ")] or lines
     kind = ConfigError if status == BAD_SETTINGS else EdgeEmbedError
-    return kind("\n  ".join([f"{what}. Its last words:" if lines else f"{what}, without a word in its log", *lines]))
+    return kind("\n  ".join([f"{what}. Its log ends with:" if lines else f"{what}; its log is empty", *lines]))
 
 
 def _is_gone(process: psutil.Process) -> bool:

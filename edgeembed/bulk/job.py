@@ -123,11 +123,13 @@ def claimed(job: Job) -> Iterator[None]:
     """Create and lock the job's folder.
 
     Raises:
-        ConfigError: Another process holds it, output exists already, or an input is missing or among the output's files.
+        ConfigError: Another process holds it, output exists already or is a device, or an input is missing or among the
+            output's files.
     """
     output = job.output
     require_files(job.inputs)
     output.require_apart(job.inputs, job.input_format)
+    output.require_replaceable()
     try:
         output.path.parent.mkdir(parents=True, exist_ok=True)
         lock = output.path.parent / f".{output.path.name}.lock"

@@ -115,6 +115,12 @@ class Output:
                     continue
                 raise ConfigError(f"{problem}; choose another output")
 
+    def require_replaceable(self) -> None:
+        """Raise ConfigError if a device or a pipe has the name of a file that a job writes, which would replace it."""
+        for file in self._written():
+            if file.exists() and not (file.is_file() or file.is_dir()):
+                raise ConfigError(f"{file} is a device or a pipe, which a file would replace; choose another output")
+
     def _written(self) -> Sequence[Path]:
         """Return the files and folders that a job writes."""
         return [self.path, self._beside, self.rejects, *([ids_path(self.path)] if self.format == "npy" else [])]

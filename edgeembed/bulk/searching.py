@@ -12,7 +12,8 @@ from edgeembed.bulk.stores.faiss_index import FaissRows, named_by
 from edgeembed.bulk.stores.files import FileRows
 from edgeembed.bulk.stores.interface import Found, Searchable, StoreInfo, Where
 from edgeembed.bulk.stores.targets import Target, kind_of
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, UnknownModelError
+from edgeembed.hub.references import parse_spec
 from edgeembed.inference.postprocess import Matrix
 
 CANDIDATES = 4
@@ -31,14 +32,31 @@ def open_rows(name: str) -> Searchable:
     return FileRows(Path(name)) if target is None else kind_of(target).open(target)
 
 
-def recorded_model(info: StoreInfo, configured: str | None) -> str | None:
+def recorded_model(info: StoreInfo, configured: str | None, place: str) -> str | None:
     """Return what to call the model that made a store; None if it is not recorded.
 
-    configured: the model of the settings, which may be the file by whose name the store knows it.
+    configured: the model of the settings, which may be the file by whose name the store knows it. place: the store, for
+    people. Raises ConfigError if what is recorded is the path of a file or a repository of the model hub.
     """
     if configured and configured.endswith(".gguf") and Path(configured).stem == info.model:
         return configured
-    return info.spec or None
+    if not info.model:
+        return None
+    if not _is_name(info.spec):
+        raise ConfigError(
+            f"{place} records {info.spec} as its model, which edgeembed does not write and which is not loaded because a "
+            "file says so; if you trust it, name it with --model"
+        )
+    return info.spec
+
+
+def _is_name(spec: str) -> bool:
+    """Return whether a model is called by a name, and not by a path or a reference to the model hub."""
+    try:
+        found = parse_spec(spec)
+    except UnknownModelError:
+        return True  # such as one that only a daemon knows
+    return found.path is None and found.reference is None
 
 
 async def query_vector(embedder: Embedder, query: str, rows: Searchable, place: str) -> Matrix:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import sqlite3
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from edgeembed.cache.diskcache_store import DATABASE, DiskcacheStore, StoreTimeout, primary_code
+from edgeembed.common.files import make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Database:
         self._store: DiskcacheStore | None = None
         self._file: tuple[int, int] | None = None
         """Device and inode of the open database file."""
-        self._make_folder()
+        make_private_folder(self.folder)
         self.run(DiskcacheStore.volume)
 
     def run(self, work: Callable[[DiskcacheStore], T]) -> T:
@@ -75,18 +75,13 @@ class Database:
                 self._store = None
             raise
 
-    def _make_folder(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.name == "posix" and self.folder.stat().st_mode & 0o077:
-            self.folder.chmod(0o700)
-
     def _opened(self) -> DiskcacheStore:
         if self._store is not None and self._file_now() != self._file:
             # Somebody cleared the folder: rows written to the deleted file would be lost without a warning.
             log.warning("the cache in %s was removed or replaced; it is opened again", self.folder)
             self.close()
             self._store = None
-            self._make_folder()
+            make_private_folder(self.folder)
         if self._store is None:
             self._store = DiskcacheStore(self.folder, self._capacity)
             self._file = self._file_now()
@@ -109,7 +104,7 @@ class Database:
         aside = self.folder.with_name(f"{self.folder.name}.corrupt-{time.time_ns()}")
         log.warning("the cache in %s is corrupt (%s); it is moved to %s and replaced", self.folder, reason, aside.name)
         self.folder.rename(aside)
-        self._make_folder()
+        make_private_folder(self.folder)
 
 
 def describe_fault(error: BaseException) -> str:

@@ -45,6 +45,8 @@ def logs(follows: bool, lines: int, **flags: str | None) -> None:
     if command is not None:
         _run(command)
         return
+    if seen.running and process is None:
+        raise EdgeEmbedError(f"the daemon at {seen.url} is another user's, or another machine's; its log is not here")
     file = background.log_file
     if process is not None and not writes_to(process, file):
         to_stderr(f"the daemon that runs now (process {process.pid}) writes its log elsewhere, such as to its terminal")

@@ -87,7 +87,7 @@ def _search(rows: Searchable, out: str, query: str, settings: dict[str, Any], op
     from edgeembed.errors import ConfigError, UnknownModelError
 
     where = parse_where(options.where)
-    model = settings.get("model") or recorded_model(rows.info, resolve(settings).settings.model)
+    model = settings.get("model") or recorded_model(rows.info, resolve(settings).settings.model, out)
     resolved = resolve({**settings, "model": model})
     wanted = EmbedOptions(model, "query", options.instruction)
 

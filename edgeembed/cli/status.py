@@ -52,7 +52,7 @@ def status(as_json: bool, **flags: str | None) -> None:
         "state": _state(seen, process is not None, managed.state if managed else None),
         "model": seen.status.model.name if seen.status and seen.status.model else None,
         "paused": seen.paused,
-        "started_by": background.started_by(seen, process, manager) if seen.running or process else None,
+        "started_by": background.started_by(process, manager) if seen.running or process else None,
         "autostart": entry is not None and entry.active,
         "log": _log(background, seen, process, manager),
         "problem": seen.problem or seen.failure,
@@ -61,7 +61,7 @@ def status(as_json: bool, **flags: str | None) -> None:
         print_json(words)
     else:
         _print(words, seen)
-        if not seen.running and managed is None and process is None:
+        if seen.who == "nobody" and managed is None and process is None:
             address = "".join(f" {word}" for word in background.address_flags)
             click.echo(f"To start it: edgeembed start{address}")
     click.get_current_context().exit(0 if seen.running else NOT_RUNNING)
@@ -82,6 +82,8 @@ def _log(background: Background, seen: Seen, process: Any, manager: Any) -> str 
 
     if manager is not None and (command := manager.log_command(0, follow=False)) is not None:
         return command_for_people(command)
+    if seen.running and process is None:  # another user's
+        return None
     if process is not None and not writes_to(process, background.log_file):
         return None
     return str(background.log_file) if background.log_file.exists() else None

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from edgeembed.cli.printing import print_json
 from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
@@ -47,7 +46,7 @@ def update(as_json: bool, **flags: str | None) -> None:
             "asked": newest.asked if newest else None,
             "command": command,
         }
-        click.echo(json.dumps(found, indent=2))
+        print_json(found)
     elif newest is None:
         click.echo("offline is set, so nothing was asked")
     elif command is None:

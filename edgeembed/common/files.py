@@ -72,6 +72,13 @@ def describe_os_error(error: OSError, path: Path | str | None = None) -> str:
     return reason if file is None else f"{file}: {reason}"
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only this user can enter, and take the rights of others to it away if it exists."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.name == "posix" and folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, private: bool = False, follow_link: bool = False, sync: bool = False) -> Iterator[Path]:
     """Yield a hidden path beside `path` to write to, and rename it to `path` at the end; after an error, remove it.

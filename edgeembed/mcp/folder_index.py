@@ -9,26 +9,32 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, TypeVarTuple
 
+import anyio
 import numpy as np
 
 from edgeembed.bulk.embedders import Embedder, fitted_rules
 from edgeembed.bulk.stores.interface import StoreInfo, StoreRows
 from edgeembed.bulk.stores.sqlite import SqliteKind, SqliteStore
 from edgeembed.bulk.stores.targets import Target
+from edgeembed.common.files import make_private_folder
 from edgeembed.common.retry import with_retries
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
 from edgeembed.inference.postprocess import Matrix
 from edgeembed.mcp.text_files import Skipped, TextFile, read_file, text_files
 
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
 TABLE = "parts"
 COLUMNS = ("path", "hash", "first_line", "last_line")
+INDEXED = ("path",)
 TEXTS_AT_ONCE = 64
 """Parts of files in one request."""
 Progress = Callable[[int, int, str], Awaitable[None]]
@@ -86,15 +92,15 @@ class FolderIndex:
     async def update(self, embedder: Embedder, progress: Progress) -> Update:
         """Compute what is new or has changed, and forget what is gone. Raises EdgeEmbedError."""
         found = Update()
-        store = await asyncio.to_thread(self._opened, embedder, found)
+        store = await _in_thread(self._opened, embedder, found)
         with closing(store):
-            gone = dict(await asyncio.to_thread(_files_of, store))
+            gone = dict(await _in_thread(_files_of, store))
             changed = await asyncio.to_thread(self._changed, gone, found)
-            for path in gone:
-                await asyncio.to_thread(store.delete_where, {"path": path})
+            if gone:
+                await _in_thread(store.delete_where, {"path": list(gone)})
             found.removed = len(gone)
             await self._compute(store, embedder, changed, progress)
-            found.computed, found.parts = len(changed), await asyncio.to_thread(store.count)
+            found.computed, found.parts = len(changed), await _in_thread(store.count)
         return found
 
     async def search(self, embedder: Embedder, query: str, most: int, below: str = "") -> list[FoundPart]:
@@ -110,6 +116,8 @@ class FolderIndex:
     def remove(self) -> bool:
         """Remove the index, not the folder's files; return whether there was one."""
         there = self.file.exists()
+        with suppress(ConfigError):  # damaged, or of another version
+            SqliteKind().drop(self._target)  # another process that is writing waits or is told, and loses nothing silently
         for file in (self.file, *(self.file.with_name(self.file.name + end) for end in ("-wal", "-shm", "-journal"))):
             file.unlink(missing_ok=True)
         return there
@@ -121,24 +129,28 @@ class FolderIndex:
     def _opened(self, embedder: Embedder, found: Update) -> SqliteStore:
         """Return the store, made anew for another model."""
         info = embedder.info
-        if self.exists():
-            store = SqliteStore.open(self.file, TABLE)
-            try:
-                store.info.require_same_model(info.model, info.digest, info.dimensions, "the index")
-                return store
-            except ConfigError:
-                found.rebuilt = f"it was made with {store.info.model}, and the model is now {info.model}"
-                store.close()
-                SqliteKind().drop(self._target)
         made = StoreInfo(
             model=info.model,
+            type=info.type,
             digest=info.digest,
             dimensions=info.dimensions,
             columns=COLUMNS,
             input_type="document",
             job=str(self.folder),
         )
-        return SqliteStore.create(self.file, TABLE, made)
+        if self.exists():
+            store = SqliteStore.open(self.file, TABLE)
+            try:
+                store.info.require_same_model(info.model, info.digest, info.dimensions, "the index")
+                return store
+            except ConfigError:
+                old = store.info.spec
+                new = made.spec if made.spec != old else "another file of that name"
+                found.rebuilt = f"it was made with {old}, and the model is now {new}"
+                store.close()
+                SqliteKind().drop(self._target)
+        make_private_folder(self.file.parent)
+        return SqliteStore.create(self.file, TABLE, made, INDEXED)
 
     def _changed(self, indexed: dict[str, str], found: Update) -> list[str]:
         """Return the paths of files whose rows are missing or old; take all files that are there out of `indexed`."""
@@ -200,6 +212,11 @@ def describe_indexes(indexes: Path) -> Iterator[tuple[Path, StoreInfo, int, int]
             continue
 
 
+async def _in_thread(call: Callable[[*Ts], T], *args: *Ts) -> T:
+    """Call in a thread. A cancelled tool ends after the call: the store must not be closed meanwhile."""
+    return await anyio.to_thread.run_sync(call, *args)
+
+
 def _files_of(store: SqliteStore) -> Iterator[tuple[str, str]]:
     """Yield path and hash of each file that has rows."""
     for _, path, hash_ in store.rows(["path", "hash"]):
@@ -220,16 +237,15 @@ def _cut(file: TextFile, chunker: Chunker) -> Iterator[Part]:
 
 
 async def _put(store: SqliteStore, embedder: Embedder, waiting: Mapping[str, Sequence[Part]]) -> None:
-    """Compute the parts of files, and exchange each file's rows."""
+    """Compute the parts of files, and exchange their rows in one transaction: each waits for the disk."""
+    if not waiting:
+        return
     parts = [part for each in waiting.values() for part in each]
     vectors = [np.zeros((0, embedder.info.dimensions), np.float32)]
     for first in range(0, len(parts), TEXTS_AT_ONCE):
         texts = [part.text for part in parts[first : first + TEXTS_AT_ONCE]]
         vectors.append((await with_retries(partial(embedder.embed, texts))).dense)
-    rows, first = np.concatenate(vectors), 0
-    for path, own in waiting.items():
-        await asyncio.to_thread(store.replace, {"path": path}, _rows(own, rows[first : first + len(own)]))
-        first += len(own)
+    await _in_thread(store.replace, {"path": list(waiting)}, _rows(parts, np.concatenate(vectors)))
 
 
 def _rows(parts: Sequence[Part], vectors: Matrix) -> StoreRows:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, ParamSpec, TypeVar
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
@@ -110,7 +111,7 @@ class IndexedFolder:
 
 
 class Machine:
-    """What the tools share: the embedder, which is opened when it is first needed, and an index for each folder."""
+    """What the tools share: the model of this process, if there is no daemon, and an index for each folder."""
 
     def __init__(self, resolved: Resolved, roots: tuple[Path, ...]) -> None:
         """roots: folders that may be searched, with all that is below them; empty for any."""
@@ -119,16 +120,25 @@ class Machine:
         self._roots = tuple(root.resolve() for root in roots)
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._embedder: DaemonEmbedder | LocalEmbedder | None = None
+        self._local: LocalEmbedder | None = None
         self._busy: defaultdict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def embedder(self, input_type: Literal["query", "document"]) -> DaemonEmbedder | LocalEmbedder:
-        """Return the embedder for texts of a kind: the running daemon, or a model loaded in this process."""
-        async with self._opening:
-            if self._embedder is None:
-                opened = open_embedder(self.resolved, EmbedOptions(self.resolved.settings.model), _say_nothing)
-                self._embedder = await self._stack.enter_async_context(opened)
-        return self._embedder.reading_as(input_type)
+    @asynccontextmanager
+    async def embedder(self) -> AsyncIterator[DaemonEmbedder | LocalEmbedder]:
+        """Yield the embedder for a call: the running daemon, or a model that is loaded in this process and kept.
+
+        The daemon is asked anew for its model: it may have been restarted with another one since the last call.
+        """
+        async with AsyncExitStack() as stack:
+            async with self._opening:
+                found: DaemonEmbedder | LocalEmbedder | None = self._local
+                if found is None:
+                    opened = open_embedder(self.resolved, EmbedOptions(self._named_model()), _say_nothing)
+                    found = await stack.enter_async_context(opened)
+                if isinstance(found, LocalEmbedder) and self._local is None:
+                    self._local = found
+                    self._stack.push_async_callback(stack.pop_all().aclose)
+            yield found
 
     @asynccontextmanager
     async def index_of(self, folder: str) -> AsyncIterator[FolderIndex]:
@@ -140,6 +150,11 @@ class Machine:
     async def close(self) -> None:
         """End the worker, and close the connections."""
         await self._stack.aclose()
+
+    def _named_model(self) -> str | None:
+        """Return the model that this server was started with; without one, it is the daemon's own default."""
+        given = self.resolved.origins["model"] in ("flag", "environment")
+        return self.resolved.settings.model if given else None
 
     def _folder(self, folder: str) -> Path:
         path = Path(folder).expanduser()
@@ -179,6 +194,12 @@ def make_server(machine: Machine) -> MCPServer[None]:
     return server
 
 
+async def serve_http(server: MCPServer[None], port: int) -> None:
+    """Listen on this machine, for programs alone: the SDK's own rules let pages of any server on localhost in."""
+    rules = TransportSecuritySettings(allowed_hosts=[f"127.0.0.1:{port}", f"localhost:{port}"], allowed_origins=[])
+    await server.run_streamable_http_async(host="127.0.0.1", port=port, transport_security=rules)
+
+
 def _with_reasons(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Return a tool whose errors reach the agent with their message; the SDK sends those of no other exception."""
 
@@ -200,9 +221,10 @@ def _add_models(server: MCPServer[None], machine: Machine) -> None:
         input_type: Annotated[Literal["query", "document"], Field(description="what they are in a search")] = "document",
     ) -> Embedded:
         """Return the vector of each text, by a model on this machine. For searching files, use search_folder instead."""
-        embedder = await machine.embedder(input_type)
-        rows = (await with_retries(lambda: embedder.embed(texts))).dense
-        return Embedded(embedder.info.model, embedder.info.dimensions, [[float(each) for each in row] for row in rows])
+        async with machine.embedder() as opened:
+            embedder = opened.reading_as(input_type)
+            rows = (await with_retries(lambda: embedder.embed(texts))).dense
+            return Embedded(embedder.info.model, embedder.info.dimensions, [[float(each) for each in row] for row in rows])
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     @_with_reasons
@@ -227,10 +249,10 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
         """Index the text files of a folder for search_folder, or bring its index up to date.
 
         Only files whose contents changed are computed, so calling it again is cheap, also after an interruption. Left out
-        are hidden files, those that Git ignores, links, and files of more than 1 MiB. Nothing leaves this machine.
+        are hidden files, those that Git ignores, links, and files of more than 1 MiB.
         """
-        async with machine.index_of(folder) as index:
-            return await _updated(machine, index, context)
+        async with machine.index_of(folder) as index, machine.embedder() as embedder:
+            return await _updated(index, embedder, context)
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     @_with_reasons
@@ -246,11 +268,10 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
 
         The folder needs an index: call index_folder once before.
         """
-        async with machine.index_of(folder) as index:
+        async with machine.index_of(folder) as index, machine.embedder() as embedder:
             if refresh and index.exists():
-                await _updated(machine, index, context)
-            embedder = await machine.embedder("query")
-            found = await index.search(embedder, query, limit, below)
+                await _updated(index, embedder, context)
+            found = await index.search(embedder.reading_as("query"), query, limit, below)
         passages = [Passage(each.path, each.first_line, each.last_line, round(each.score, 4), each.text) for each in found]
         return Passages(str(index.folder), embedder.info.model, passages)
 
@@ -269,14 +290,12 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
             return f"removed the index of {index.folder}" if index.remove() else f"{index.folder} has no index"
 
 
-async def _updated(machine: Machine, index: FolderIndex, context: Context) -> IndexReport:
-    embedder = await machine.embedder("document")
-
+async def _updated(index: FolderIndex, embedder: DaemonEmbedder | LocalEmbedder, context: Context) -> IndexReport:
     async def progress(done: int, total: int, path: str) -> None:
         if total:
             await context.report_progress(done, total, path)
 
-    found = await index.update(embedder, progress)
+    found = await index.update(embedder.reading_as("document"), progress)
     skipped = [f"{each.path}: {each.reason}" for each in found.skipped[:MOST_SKIPPED]]
     if len(found.skipped) > MOST_SKIPPED:
         skipped.append(f"and {len(found.skipped) - MOST_SKIPPED} more")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,8 +33,13 @@ class Skipped(NamedTuple):
 
 def text_files(folder: Path) -> Iterator[TextFile | Skipped]:
     """Yield the files below a folder, sorted by path. Links are not followed, so that nothing outside the folder is read."""
-    for path in _paths(folder, _IgnoreRules(folder)):
-        yield read_file(folder, path.relative_to(folder).as_posix())
+    for path in _paths(folder, "", _rules_of(folder)):
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            yield Skipped(path.encode(errors="backslashreplace").decode(), "its name is not text in UTF-8")
+        else:
+            yield read_file(folder, path)
 
 
 def read_file(folder: Path, relative: str) -> TextFile | Skipped:
@@ -54,50 +60,63 @@ def read_file(folder: Path, relative: str) -> TextFile | Skipped:
     return TextFile(relative, hashlib.sha256(raw).hexdigest(), text)
 
 
-def _paths(folder: Path, rules: _IgnoreRules) -> Iterator[Path]:
-    rules.enter(folder)
+def _paths(folder: Path, below: str, rules: Sequence[_Rules]) -> Iterator[str]:
+    """Yield the paths of files, relative to a folder. below: a folder in it, such as "a/b/", or "". rules: for `below`."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder / below), key=lambda entry: entry.name)
     except OSError:  # a folder that this user may not read
         return
     for entry in entries:
-        path = Path(entry.path)
-        if entry.name.startswith(".") or entry.is_symlink() or rules.ignores(path, is_folder=entry.is_dir()):
+        if entry.name.startswith(".") or entry.is_symlink():
             continue
+        path = below + entry.name
         if entry.is_dir():
-            yield from _paths(path, rules)
-        elif entry.is_file():
+            path += "/"
+            if not _ignored(path, rules):
+                own = _read_rules(folder / path, path)
+                yield from _paths(folder, path, rules if own is None else [own, *rules])
+        elif entry.is_file() and not _ignored(path, rules):
             yield path
 
 
-class _IgnoreRules:
-    """What the .gitignore files of a folder, of those below it and of those above it in the same repository say."""
+class _Rules(NamedTuple):
+    """What a .gitignore file says.
 
-    def __init__(self, folder: Path) -> None:
-        self._specs: dict[Path, Any] = {}
-        above = [folder, *folder.parents]
-        repository = next((number for number, each in enumerate(above) if (each / ".git").exists()), 0)
-        for each in above[: repository + 1]:
-            self.enter(each)
+    cut, added: how a path that is relative to the indexed folder becomes one that is relative to the file's folder: without
+    its first characters, or with others before it.
+    """
 
-    def enter(self, folder: Path) -> None:
-        """Read the file of a folder."""
-        if folder in self._specs:
-            return
-        try:
-            lines = (folder / ".gitignore").read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            self._specs[folder] = None
-            return
-        self._specs[folder] = import_extra("pathspec", "mcp", "an index of a folder").GitIgnoreSpec.from_lines(lines)
+    spec: Any
+    cut: int
+    added: str
 
-    def ignores(self, path: Path, *, is_folder: bool) -> bool:
-        """Return what the file nearest to a path says about it."""
-        for folder in path.parents:
-            spec = self._specs.get(folder)
-            if spec is None:
-                continue
-            found = spec.check_file(path.relative_to(folder).as_posix() + ("/" if is_folder else ""))
-            if found.include is not None:
-                return bool(found.include)
-        return False
+
+def _rules_of(folder: Path) -> list[_Rules]:
+    """Return the rules of a folder and of those above it in the same repository, the nearest first."""
+    above = [folder, *folder.parents]
+    repository = next((number for number, each in enumerate(above) if (each / ".git").exists()), 0)
+    found = (_read_rules(each, "", folder.relative_to(each).as_posix() + "/") for each in above[: repository + 1])
+    return [rules for rules in found if rules is not None]
+
+
+def _read_rules(folder: Path, below: str, added: str = "") -> _Rules | None:
+    """Return the rules of a folder's own file, if it has one. As in Git, a link is not followed."""
+    file = folder / ".gitignore"
+    try:
+        found = file.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST_BYTES:
+            return None
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    spec = import_extra("pathspec", "mcp", "an index of a folder").GitIgnoreSpec.from_lines(lines)
+    return _Rules(spec, len(below), "" if added == "./" else added)
+
+
+def _ignored(path: str, rules: Sequence[_Rules]) -> bool:
+    """Return what the file nearest to a path says about it. path: of a folder with a slash at its end."""
+    for spec, cut, added in rules:
+        found = spec.check_file(added + path[cut:])
+        if found.include is not None:
+            return bool(found.include)
+    return False

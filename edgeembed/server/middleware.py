@@ -67,10 +67,11 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
     """Count the request, and log it; its log lines and its response have its id."""
     request_id = request[_ID] = request_id_of(request)
     given = valid(request.headers.get(_TRACEPARENT))
-    tracing = request.app.get(TRACING)
+    app = request.app
+    tracing = app.get(TRACING)
     span = None if tracing is None else tracing.begin(method_of(request), route_of(request), given)
     scope = begin_request(request_id, given, span)
-    counts = request.app[METRICS].http
+    counts = app[METRICS].http
     counts.in_flight += 1
     status = CLIENT_GONE
     response: web.StreamResponse | None = None
@@ -87,7 +88,7 @@ async def request_ids(request: web.Request, handler: Handler) -> web.StreamRespo
         counts.in_flight -= 1
         counts.count(request, status, took)
         log_answer(request, status, took)
-        if (access_log := request.app.get(ACCESS_LOG)) is not None:
+        if (access_log := app.get(ACCESS_LOG)) is not None:
             access_log.write(request, name_of(request), status, took, _size_of(response), request_id)
         if span is not None:
             _end_span(span, status, response)

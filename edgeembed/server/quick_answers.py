@@ -17,7 +17,7 @@ from edgeembed.server.responses import JSON_TYPE, LARGE_BYTES, json_bytes
 def quick_json(request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
     """Return a response with JSON, the same as `json_bytes` makes, as bytes if it is an ordinary one."""
     # A web page's browser needs more headers, and spans read them.
-    needs_headers = hdrs.ORIGIN in request.headers or TRACING in request.app
+    needs_headers = hdrs.ORIGIN in request.headers or request.app.get(TRACING) is not None
     if len(body) > LARGE_BYTES or needs_headers or not takes_raw(request):
         return json_bytes(body, headers)
     every = {hdrs.CONTENT_TYPE: JSON_TYPE, **headers, **common_headers(id_of(request))}

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeembed.background.process import LoggedDaemon, popen
+from edgeembed.background.process import BAD_SETTINGS, LoggedDaemon, popen
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.tray.state import ChildStatus
@@ -20,8 +20,6 @@ STABLE_SECONDS = 30.0
 """A daemon that ran for so long before it crashed is restarted without a growing delay."""
 MAX_QUICK_EXITS = 5
 """Exits in a row, each within STABLE_SECONDS of the start, after which it is not restarted."""
-BAD_SETTINGS = 2
-"""Exit status of `edgeembed` for unusable settings."""
 LAST_WORDS = 5
 """Lines of its log that tell why it ended."""
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from edgeembed.bulk.job import claimed
 from edgeembed.bulk.outputs import Output
+from edgeembed.bulk.stores.output import output_of
 from edgeembed.errors import ConfigError
+from tests.bulk.jobs import make_job
 
 
 @pytest.mark.parametrize(
@@ -96,3 +102,36 @@ def test_a_kill_while_a_folder_is_replaced_leaves_the_old_one_to_be_put_back(tmp
     (tmp_path / "v.replaced").mkdir()  # the kill came after the new one took its place
     output.recover()
     assert not (tmp_path / "v.replaced").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX: pipes and devices among the files")
+@pytest.mark.parametrize(
+    ("name", "pipe"),
+    [
+        ("v.jsonl", "v.jsonl"),
+        ("v/", "v"),
+        ("v.npy", "v.ids.jsonl"),
+        ("v.parquet", "v.rejects.jsonl"),
+        ("faiss:v", "v"),
+        ("v.faiss", "v.faiss.rows.jsonl"),
+        ("sqlite:v", "v"),
+        ("lancedb:v", "v"),
+    ],
+)
+@pytest.mark.parametrize("linked", [False, True])
+def test_no_file_takes_the_place_of_a_device_or_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, pipe: str, linked: bool
+) -> None:
+    """Root could replace /dev/null by a file."""
+    job = make_job(tmp_path, "unused.jsonl", ("dense",))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    os.mkfifo(tmp_path / "pipe" if linked else pipe)
+    if linked:
+        Path(pipe).symlink_to(tmp_path / "pipe")
+    job = msgspec.structs.replace(job, output=output_of(name), overwrite=True)
+    with pytest.raises(ConfigError, match=f"{pipe} is a device or a pipe, which a file would replace"), claimed(job):
+        pass
+    assert [file.name for file in folder.iterdir()] == [pipe]
+    assert Path(pipe).is_fifo()

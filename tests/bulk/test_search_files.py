@@ -8,8 +8,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from edgeembed.bulk.searching import open_rows, parse_where
+from edgeembed.bulk.searching import open_rows, parse_where, recorded_model
 from edgeembed.bulk.stores.files import FileRows
+from edgeembed.bulk.stores.interface import StoreInfo
 from edgeembed.errors import ConfigError
 from tests.bulk.jobs import TEXTS, finished, make_job
 from tests.server.dialect_requests import unit
@@ -85,3 +86,24 @@ async def test_a_faiss_index_is_searched_among_the_rows_that_a_condition_names(t
     (tmp_path / "v.faiss.rows.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match=r"has 20 rows, but .*v.faiss.rows.jsonl 1"):
         open_rows(f"{tmp_path}/v.faiss")
+
+
+@pytest.mark.parametrize(
+    "name", ["hf:owner/repository", "hf:owner/repository:Q8_0", "HF:owner/repository", "model.gguf", "./x/model"]
+)
+def test_a_hostile_file_names_no_model_to_download_or_to_load_from_a_path(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x").mkdir()
+    for file in ("model.gguf", "x/model"):
+        (tmp_path / file).write_bytes(b"GGUF")
+    with pytest.raises(ConfigError, match="which is not loaded because a file says so; if you trust it"):
+        recorded_model(StoreInfo(model=name, dimensions=3), None, "v.parquet")
+
+
+def test_a_file_records_its_model_by_name() -> None:
+    assert recorded_model(StoreInfo(model="bge-m3", type="Q8_0", dimensions=3), None, "v.parquet") == "bge-m3:Q8_0"
+    assert recorded_model(StoreInfo(model="own-model", dimensions=3), "other", "v.parquet") == "own-model"
+    assert recorded_model(StoreInfo(model="file", dimensions=3), "/models/file.gguf", "v.parquet") == "/models/file.gguf"
+    assert recorded_model(StoreInfo(model="", dimensions=3), "other", "v.parquet") is None

@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from edgeembed.cli.logs import logs
 from edgeembed.cli.open_page import open_
 from edgeembed.cli.start import restart, start
 from edgeembed.cli.status import status
@@ -47,6 +48,14 @@ def test_without_the_key_a_daemon_runs_but_is_not_restarted(run: CliRunner) -> N
         with pytest.raises(ConfigError, match="cannot be asked to restart"):
             run.invoke(restart, ["--port", str(port)])
         assert "/v1/admin/shutdown" not in asked, "the next one might require no key"
+
+
+def test_of_another_users_daemon_no_log_is_shown_as_its_own(run: CliRunner) -> None:
+    own = dict(status_of(DEFAULT), pid=1)  # a process that is there, and no edgeembed of ours
+    with answering(own) as (port, _):
+        assert said(run, port)[1]["started_by"] == "another user, or another machine"
+        with pytest.raises(EdgeEmbedError, match="another user's, or another machine's"):
+            run.invoke(logs, ["--port", str(port)])
 
 
 def test_nothing_runs_or_another_program_does(run: CliRunner) -> None:

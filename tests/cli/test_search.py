@@ -25,8 +25,8 @@ from tests.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-ROWS = 700
-SHARD = 150
+ROWS = 350
+SHARD = 75
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def texts(tmp_path: Path) -> Path:
     path = tmp_path / "texts.jsonl"
     lines = [json.dumps({"text": f"Q: text number {row}", "key": 1000 + row, "part": row % 3}) for row in range(ROWS)]
     lines[7] = '{"text": "' + "word " * 50 + '", "key": 1007}'  # longer than the model accepts
-    lines[400] = '{"text": "text with the id of another", "key": 1100}'
+    lines[200] = '{"text": "text with the id of another", "key": 1100}'
     path.write_text("\n".join(lines))
     return path
 
@@ -132,7 +132,7 @@ def _kill_and_resume(whole: str, killed: str, engine: CountingEngine, texts: Pat
     assert ("1 rows had the id of a later row" in said(*job(texts, whole))) != whole.startswith("faiss")
     engine.computed.clear()
     parts: list[Path] = []
-    for texts_before_death, shards in ((520, 1), (800, 2)):
+    for texts_before_death, shards in ((260, 1), (400, 2)):
         engine.until = texts_before_death
         engine.stopped.clear()
         process = subprocess.Popen([sys.executable, "-c", MAIN, *job(texts, killed), "--resume"], stderr=subprocess.DEVNULL)
@@ -153,7 +153,7 @@ def _kill_and_resume(whole: str, killed: str, engine: CountingEngine, texts: Pat
     else:
         rows = content(killed)
         assert rows == content(whole)
-        assert sorted(rows) == [1000 + row for row in range(ROWS) if row not in (7, 400)]
+        assert sorted(rows) == [1000 + row for row in range(ROWS) if row not in (7, 200)]
         assert rows[1100] == "text with the id of another"
     assert "is complete; nothing to do" in said(*job(texts, killed, "--resume"))
     left = {path.name for path in (tmp_path / "killed").iterdir() if "parts" in path.name or "lock" in path.name}
@@ -192,7 +192,7 @@ def test_a_store_that_exists_is_replaced_or_added_to_only_when_asked(port: int, 
     assert "--append and --overwrite contradict" in refused(*job(more, out, "--append", "--overwrite"))
     assert "has vectors of 16 dimensions, not 8" in refused(*job(more, out, "--append", "--dimensions", "8"))
     said(*job(texts, out, "--overwrite"))
-    assert "index.db#vectors has 699 rows now" in said(*job(more, out, "--append"))
+    assert "index.db#vectors has 349 rows now" in said(*job(more, out, "--append"))
     assert found_by(out, "a new text", "-k", "1")[0]["id"] == 1
     assert {row["id"] for row in found_by(out, "text number 9", "-k", "2")} == {1008, 1009}
     said(*job(more, out, "--overwrite"))
@@ -207,7 +207,7 @@ def test_a_store_that_exists_is_replaced_or_added_to_only_when_asked(port: int, 
 
 def test_a_job_does_not_go_on_in_another_store(port: int, engine: CountingEngine, texts: Path, tmp_path: Path) -> None:
     out = f"sqlite:{tmp_path}/index.db"
-    engine.until = 520
+    engine.until = 260
     process = subprocess.Popen([sys.executable, "-c", MAIN, *job(texts, out)], stderr=subprocess.DEVNULL)
     assert engine.stopped.wait(60)
     assert until(lambda: list(tmp_path.rglob("receipt-*.json")))

@@ -76,7 +76,7 @@ def test_start_status_logs_restart_stop(port: int, home: Path) -> None:
         "paused": False,
         "autostart": False,
     }.items() <= said.items()
-    assert said["started_by"] == "itself, in the background" and said["log"] == str(home / "logs" / "daemon.log")
+    assert said["started_by"] == "a command, in the background" and said["log"] == str(home / "logs" / "daemon.log")
     done = edgeembed("logs", "-n", "1000")
     assert f"listens on {url}" in done.stdout and done.stderr == ""
     assert edgeembed("logs", "-n", "1").stdout.count("\n") == 1
@@ -116,6 +116,15 @@ def test_a_daemon_that_cannot_start_says_why(port: int) -> None:
     assert "no model is named 'nonsense'" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_a_restart_with_settings_that_would_not_do_leaves_the_daemon_running(port: int, home: Path) -> None:
+    assert edgeembed("start").returncode == 0
+    pid, config = pid_at(port), home / "config.toml"
+    config.write_text(f'{config.read_text()}api_key_file = "{home / "missing"}"\n')
+    done = edgeembed("restart")
+    assert done.returncode == 2 and "goes on with its old settings" in done.stderr and "missing" in done.stderr
+    assert pid_at(port) == pid
+
+
 def test_another_program_at_the_address_is_left_alone(port: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)],
@@ -126,7 +135,8 @@ def test_another_program_at_the_address_is_left_alone(port: int) -> None:
         for command in ("start", "stop", "open"):
             done = edgeembed(command)
             assert done.returncode in (1, 2) and "a program other than edgeembed answers" in done.stderr
-        assert edgeembed("status").returncode == 3
+        done = edgeembed("status")
+        assert done.returncode == 3 and "To start it" not in done.stdout
         assert other.poll() is None
         other.kill()
 

@@ -18,6 +18,7 @@ import psutil
 import pytest
 from mcp import Client, StdioServerParameters
 
+from tests.e2e.daemon import running
 from tests.e2e.models import install
 from tests.ports import free_port
 from tests.waiting import until_async
@@ -102,6 +103,28 @@ async def test_an_agent_indexes_searches_and_finds_what_it_has_just_changed(home
         assert (await called(client, "index_folder", folder=str(folder / "code")))["files"] == 1
 
 
+async def test_an_agent_follows_the_daemon_to_another_model(
+    minilm: Callable[[str], Path], tmp_path: Path, folder: Path
+) -> None:
+    """The daemon is restarted with another file of the same name while the agent goes on."""
+    home, port = tmp_path / "home", str(free_port())
+    home.mkdir()
+    types = ("Q8_0", "F16")
+    for type_ in types:
+        install(home, MODEL, type_, minilm(type_))
+    arguments = ["-m", "edgeembed", "mcp", "--port", port]
+    server = StdioServerParameters(command=sys.executable, args=arguments, env=environment(home))
+    async with Client(server) as client:
+        for type_ in types:
+            with running("--port", port, "--model", f"{MODEL}:{type_}", home=home):
+                report = await called(client, "index_folder", folder=str(folder))
+                assert report["files_computed"] == 3
+                found = await called(client, "search_folder", folder=str(folder), query="How do I end a program?", limit=1)
+                assert found["results"][0]["path"] == "code/stop.py"
+                assert len((await called(client, "embed", texts=["a"]))["vectors"]) == 1
+        assert report["note"].endswith(f"was made with {MODEL}:Q8_0, and the model is now {MODEL}:F16")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 async def test_an_index_goes_on_where_a_killed_server_was(home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "many"
@@ -159,7 +182,11 @@ async def test_over_http_for_this_machine_alone_and_no_page(home: Path, folder: 
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
         accept = {"Accept": "application/json, text/event-stream"}
         async with aiohttp.ClientSession() as session:
-            for header in ({"Origin": "http://other.example"}, {"Host": "other.example"}):
+            for header in (
+                {"Origin": "http://other.example"},
+                {"Origin": "http://localhost:3000"},
+                {"Host": "other.example"},
+            ):
                 answer = await session.post(url, json=body, headers=accept | header)
                 assert answer.status in (403, 421), header
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+import anyio
 import numpy as np
 import pytest
 
 from edgeembed.bulk.computed import Computed
 from edgeembed.bulk.embedders import Embedder, EmbedderInfo
+from edgeembed.bulk.stores.interface import StoreRows, Where
+from edgeembed.bulk.stores.sqlite import SqliteStore
 from edgeembed.engine.interface import DENSE
 from edgeembed.errors import ConfigError, EngineError
 from edgeembed.mcp.folder_index import FolderIndex, describe_indexes
@@ -131,3 +137,72 @@ async def test_an_index_can_be_removed(index: FolderIndex, folder: Path) -> None
     await index.update(of(FakeEmbedder()), said_nothing)
     assert index.remove() and not index.exists() and not index.remove()
     assert (folder / "a.md").exists()
+
+
+async def test_the_rows_of_a_model_are_never_written_into_the_index_of_another(
+    index: FolderIndex, folder: Path, tmp_path: Path
+) -> None:
+    """Two agents with different models update the index at the same time; the rows have the same length."""
+    written(folder, {f"many/{number:03}.md": f"text {number}\n" for number in range(150)})
+    one, other = FakeEmbedder(), FakeEmbedder("other", "2" * 64)
+
+    async def meanwhile(done: int, _total: int, _path: str) -> None:
+        if done == 100:
+            await FolderIndex(folder, tmp_path / "indexes").update(of(other), said_nothing)
+
+    with pytest.raises(ConfigError, match="made anew by another program"):
+        await index.update(of(one), meanwhile)
+    assert [info.model for _, info, _, _ in describe_indexes(tmp_path / "indexes")] == ["other"]
+    rest = FakeEmbedder("other", "2" * 64)
+    assert (await index.update(of(rest), said_nothing)).computed == 0
+
+
+async def test_an_index_that_another_agent_forgets_is_not_written_any_more(
+    index: FolderIndex, folder: Path, tmp_path: Path
+) -> None:
+    written(folder, {f"many/{number:03}.md": f"text {number}\n" for number in range(150)})
+
+    async def meanwhile(done: int, _total: int, _path: str) -> None:
+        if done == 100:
+            assert FolderIndex(folder, tmp_path / "indexes").remove()
+
+    with pytest.raises(ConfigError, match="removed or made anew"):
+        await index.update(of(FakeEmbedder()), meanwhile)
+    assert (await index.update(of(FakeEmbedder()), said_nothing)).computed == 152
+
+
+async def test_a_cancelled_update_closes_the_index_after_its_last_change(
+    index: FolderIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, began, go_on = SqliteStore.replace, threading.Event(), threading.Event()
+
+    def slow(store: SqliteStore, where: Where, rows: StoreRows) -> None:
+        began.set()
+        assert go_on.wait(20)
+        replace(store, where, rows)
+
+    monkeypatch.setattr(SqliteStore, "replace", slow)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(index.update, of(FakeEmbedder()), said_nothing)
+        assert await asyncio.to_thread(began.wait, 20)
+        tasks.cancel_scope.cancel()
+        go_on.set()
+    assert (await index.update(of(FakeEmbedder()), said_nothing)).computed == 0
+
+
+async def test_a_subfolder_with_thousands_of_files_is_searched(index: FolderIndex, folder: Path) -> None:
+    """SQLite takes no more than 1000 conditions, and 32,766 parameters."""
+    written(folder, {f"many/{number}.md": f"text {number}\n" for number in range(1100)})
+    await index.update(of(FakeEmbedder()), said_nothing)
+    found = await index.search(of(FakeEmbedder()), "text 7", 3, "many")
+    assert found[0].path == "many/7.md" and all(part.path.startswith("many/") for part in found)
+    for file in (folder / "many").iterdir():
+        file.unlink()
+    assert (await index.update(of(FakeEmbedder()), said_nothing)).removed == 1100
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+async def test_the_texts_of_an_index_are_for_its_user_alone(index: FolderIndex) -> None:
+    index.file.parent.mkdir(mode=0o755)
+    await index.update(of(FakeEmbedder()), said_nothing)
+    assert index.file.parent.stat().st_mode & 0o077 == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,22 @@ def test_hidden_files_links_and_what_is_not_text_are_left_out(tmp_path: Path) ->
     reasons = {file.path: file.reason for file in found if isinstance(file, Skipped)}
     assert reasons.keys() == {"image.png", "latin.txt", "nul.txt", "big.csv"}
     assert "1 MiB" in reasons["big.csv"] and "UTF-8" in reasons["latin.txt"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_a_file_whose_name_is_not_utf_8_is_left_out(tmp_path: Path) -> None:
+    written(tmp_path, {"a.txt": "a"})
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("b")
+    text, skipped = text_files(tmp_path)
+    assert text.path == "a.txt" and isinstance(skipped, Skipped)
+    assert (skipped.path, skipped.reason) == ("caf\\udce9.txt", "its name is not text in UTF-8")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links and pipes of POSIX")
+def test_rules_are_read_from_ordinary_files_alone(tmp_path: Path) -> None:
+    """A link may lead to an endless file, and nobody may write to a pipe."""
+    rules = b"*.txt\n" * 200_000
+    written(tmp_path, {"rules": "*.txt\n", "a.txt": "a", "b/c.txt": "c", "d/.gitignore": rules, "d/e.txt": "e"})
+    (tmp_path / ".gitignore").symlink_to(tmp_path / "rules")
+    os.mkfifo(tmp_path / "b" / ".gitignore")
+    assert paths(tmp_path) == ["a.txt", "b/c.txt", "d/e.txt", "rules"]

@@ -73,18 +73,20 @@ class SqliteStore:
 
     info: StoreInfo
 
-    def __init__(self, database: Any, target: Target, info: StoreInfo) -> None:
+    def __init__(self, database: Any, target: Target, recorded: str) -> None:
         """Not for callers: see `create` and `open`."""
-        self.info = info
+        self.info = read_info(recorded, str(target))
+        self._recorded = recorded
         self._database = database
         self._target = target
         self._table = target.table
 
     @classmethod
-    def create(cls, file: str | Path, table: str, info: StoreInfo) -> SqliteStore:
+    def create(cls, file: str | Path, table: str, info: StoreInfo, indexed: Sequence[str] = ()) -> SqliteStore:
         """Make an empty store, and the file and its folders if they do not exist.
 
-        info.columns: the metadata that rows can have, and that `where` can ask for.
+        info.columns: the metadata that rows can have, and that `where` can ask for. indexed: those that are asked for so
+        often that looking through all rows takes too long.
 
         Raises:
             ConfigError: There is a table of this name, or sqlite-vec is not installed or does not take so many dimensions.
@@ -95,6 +97,7 @@ class SqliteStore:
         info.require_names()
         Path(file).parent.mkdir(parents=True, exist_ok=True)
         columns = "".join(f", {_quoted(name)}" for name in info.columns)
+        recorded = msgspec.json.encode(info).decode()
         database = _connect(target, new=True)
         try:
             with _transaction(database, target):
@@ -109,11 +112,14 @@ class SqliteStore:
                     f'CREATE VIRTUAL TABLE "{table}_vectors" USING vec0'
                     f"(vector float[{info.dimensions}] distance_metric=cosine)"
                 )
-                database.execute("INSERT INTO edgeembed_stores VALUES (?, ?)", (table, msgspec.json.encode(info).decode()))
+                for name in indexed:
+                    index = _quoted(f"{table}_{name}")
+                    database.execute(f'CREATE INDEX {index} ON "{table}" ({_quoted(name)})')
+                database.execute("INSERT INTO edgeembed_stores VALUES (?, ?)", (table, recorded))
         except BaseException:
             database.close()
             raise
-        return cls(database, target, info)
+        return cls(database, target, recorded)
 
     @classmethod
     def open(cls, file: str | Path, table: str) -> SqliteStore:
@@ -133,7 +139,7 @@ class SqliteStore:
                     stores = _stores(database)
                     known = f"it has {', '.join(stores)}" if stores else "edgeembed has made none in it"
                     raise ConfigError(f"{file} has no store {table}; {known}")
-                return cls(database, target, read_info(recorded, str(target)))
+                return cls(database, target, recorded)
         except BaseException:
             database.close()
             raise
@@ -141,7 +147,7 @@ class SqliteStore:
     def put(self, rows: StoreRows) -> None:
         """Add rows in one transaction; those whose ids exist are replaced. Raises ConfigError."""
         require_columns(self.info, rows.columns, str(self._target))
-        with _transaction(self._database, self._target):
+        with self._change():
             self._put(rows)
 
     def replace(self, where: Where, rows: StoreRows) -> None:
@@ -150,20 +156,20 @@ class SqliteStore:
         For a file that has changed: `replace({"path": "a.md"}, rows_of_its_chunks)`.
         """
         require_columns(self.info, [*where, *rows.columns], str(self._target))
-        with _transaction(self._database, self._target):
+        with self._change():
             self._delete_where(where)
             self._put(rows)
 
     def delete(self, ids: Sequence[Id]) -> None:
         """Delete the rows with these ids, in one transaction. Raises ConfigError."""
-        with _transaction(self._database, self._target):
+        with self._change():
             for some in _batched(ids):
                 self._delete(f"id IN ({_marks(some)})", list(some))
 
     def delete_where(self, where: Where) -> None:
         """Delete the rows whose columns have these values, in one transaction. Raises ConfigError."""
         require_columns(self.info, where, str(self._target))
-        with _transaction(self._database, self._target):
+        with self._change():
             self._delete_where(where)
 
     def ids(self, where: Where | None = None) -> Iterator[Id]:
@@ -203,6 +209,14 @@ class SqliteStore:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[None]:
+        """Make all changes or none. Raises ConfigError if another process has removed the store, or made it anew."""
+        with _transaction(self._database, self._target):
+            if _recorded(self._database, self._table) != self._recorded:
+                raise ConfigError(f"{self._target} was removed or made anew by another program meanwhile; try again")
+            yield
 
     def _put(self, rows: StoreRows) -> None:
         names = ["id", "text", *rows.columns]
@@ -245,7 +259,12 @@ class SqliteStore:
         parts, values = ["1"], []
         for name, wanted in (where or {}).items():
             allowed = values_of(wanted)
-            parts.append("(" + (" OR ".join(f"{_quoted(name)} IS ?" for _ in allowed) or "0") + ")")
+            column = _quoted(name)
+            if len(allowed) > 1 and all(isinstance(value, str) for value in allowed):  # of any number, unlike parameters
+                parts.append(f"{column} IN (SELECT value FROM json_each(?))")
+                values.append(msgspec.json.encode(allowed).decode())
+                continue
+            parts.append("(" + (" OR ".join(f"{column} IS ?" for _ in allowed) or "0") + ")")
             values += allowed
         return " AND ".join(parts), values
 

@@ -107,7 +107,7 @@ def test_the_bindings_load_nothing_else_of_their_package() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows searches one library at a time")
-def test_a_function_that_is_missing_is_looked_for_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_function_raises_without_an_import(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a release wheel only `bindings` finds the package: an import made the mode `cpu` fail there."""
     monkeypatch.setattr(sys, "meta_path", [])
     with pytest.raises(AttributeError):
