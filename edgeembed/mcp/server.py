@@ -14,6 +14,7 @@ from typing import Annotated, Literal, ParamSpec, TypeVar
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
@@ -193,6 +194,12 @@ def make_server(machine: Machine) -> MCPServer[None]:
     return server
 
 
+async def serve_http(server: MCPServer[None], port: int) -> None:
+    """Listen on this machine, for programs alone: the SDK's own rules let pages of any server on localhost in."""
+    rules = TransportSecuritySettings(allowed_hosts=[f"127.0.0.1:{port}", f"localhost:{port}"], allowed_origins=[])
+    await server.run_streamable_http_async(host="127.0.0.1", port=port, transport_security=rules)
+
+
 def _with_reasons(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Return a tool whose errors reach the agent with their message; the SDK sends those of no other exception."""
 
@@ -242,7 +249,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
         """Index the text files of a folder for search_folder, or bring its index up to date.
 
         Only files whose contents changed are computed, so calling it again is cheap, also after an interruption. Left out
-        are hidden files, those that Git ignores, links, and files of more than 1 MiB. Nothing leaves this machine.
+        are hidden files, those that Git ignores, links, and files of more than 1 MiB.
         """
         async with machine.index_of(folder) as index, machine.embedder() as embedder:
             return await _updated(index, embedder, context)
