@@ -28,6 +28,8 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 POLL_SECONDS = 0.2
 MANAGER_POLL_SECONDS = 1.0
 """Between two questions to a service manager, each of which starts a program."""
+SILENT_SECONDS = 60.0
+"""For which a daemon that a service manager calls running may not answer yet at its address."""
 RESTART_SECONDS = 10.0
 """For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
@@ -146,7 +148,7 @@ class Background:
             time.sleep(POLL_SECONDS)
 
     def _wait_for_managed(self, manager: ServiceManager) -> Seen:
-        asked = time.monotonic()
+        began = asked = time.monotonic()
         while True:
             seen = self.inspect()
             if seen.running and not self._is_starting(seen):
@@ -157,6 +159,11 @@ class Background:
                 if found is None or found.state in ("failed", "stopped", "restarting"):
                     what = "is started again after each end" if found and found.state == "restarting" else "does not run"
                     raise _ended(f"the daemon {what}; edgeembed logs has more", self.last_log_lines(manager), 1)
+                if found.state == "running" and now - began >= SILENT_SECONDS:  # it ran before, perhaps at another address
+                    raise EdgeEmbedError(
+                        f"{manager.name} runs the daemon, but it does not answer at {seen.url}: it has older settings, or "
+                        "hangs. To restart it: edgeembed restart"
+                    )
             time.sleep(POLL_SECONDS)
 
     def _is_starting(self, seen: Seen) -> bool:
