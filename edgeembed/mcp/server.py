@@ -24,7 +24,7 @@ from edgeembed.bulk.embedders import rerank as score
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError, EdgeEmbedError
-from edgeembed.mcp.folder_index import FolderIndex, describe_indexes
+from edgeembed.mcp.folder_index import FolderIndex, Passage, describe_indexes
 
 INSTRUCTIONS = """Private semantic search over folders of this machine, vectors and relevance scores by a local model.
 To find code or text by what it means, call index_folder once for a folder, then search_folder as often as needed: it looks
@@ -77,17 +77,6 @@ class IndexReport:
     files_removed: int
     skipped: list[str]
     note: str
-
-
-@dataclass
-class Passage:
-    """A part of a file. Lines count from 1. score: similarity to the query; 1 is the most."""
-
-    path: str
-    first_line: int
-    last_line: int
-    score: float
-    text: str
 
 
 @dataclass
@@ -272,8 +261,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
             if refresh and index.exists():
                 await _updated(index, embedder, context)
             found = await index.search(embedder.reading_as("query"), query, limit, below)
-        passages = [Passage(each.path, each.first_line, each.last_line, round(each.score, 4), each.text) for each in found]
-        return Passages(str(index.folder), embedder.info.model, passages)
+            return Passages(str(index.folder), embedder.info.model, found)
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     @_with_reasons
@@ -292,8 +280,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
 
 async def _updated(index: FolderIndex, embedder: DaemonEmbedder | LocalEmbedder, context: Context) -> IndexReport:
     async def progress(done: int, total: int, path: str) -> None:
-        if total:
-            await context.report_progress(done, total, path)
+        await context.report_progress(done, total, path)
 
     found = await index.update(embedder.reading_as("document"), progress)
     skipped = [f"{each.path}: {each.reason}" for each in found.skipped[:MOST_SKIPPED]]
