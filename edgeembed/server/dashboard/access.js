@@ -26,7 +26,7 @@ const none = (words) => [make("li", { class: "faint", "data-key": "" }, words)];
 const code = (words) => make("code", {}, words);
 
 function drawKeys({ keys }) {
-  const open = "No keys: every program of this machine may use and manage the daemon, and nobody else.";
+  const open = "No keys: every program and every user of this machine may use and manage the daemon.";
   $("keys-words").textContent = keys.length ? "Who has one of these keys may use and manage the daemon." : open;
   const rows = keys.map((key) =>
     plainRow(
