@@ -334,6 +334,16 @@ async def test_keys_of_a_file_are_kept_with_its_comments(connect: Connect, tmp_p
     assert setting.status == 409 and file.exists()
 
 
+async def test_keys_that_were_given_up_are_not_valid_again_with_a_new_one(connect: Connect) -> None:
+    client = await connect()
+    before = client.machine.paths.config_file.parent / "api-keys"
+    before.write_text("leaked: abcdefgh\n")
+    status, refused = await post(client, "/v1/admin/keys", name="new")
+    assert status == 409 and str(before) in refused["error"]["message"]
+    assert before.read_text() == "leaked: abcdefgh\n" and config(client) == {}
+    assert (await get(client, "/v1/models"))[0] == 200
+
+
 async def test_the_last_key_of_a_daemon_on_the_network_stays(connect: Connect) -> None:
     client = await connect(host="0.0.0.0")
     key = (await post(client, "/v1/admin/keys", name="only"))[1]["key"]
