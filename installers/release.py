@@ -56,7 +56,7 @@ def check_tag(tag: str, root: Path = ROOT) -> str:
 def set_version(version: str, date: str, root: Path = ROOT) -> None:
     """Write a version into pyproject.toml and CHANGELOG.md; both stay as they are if that fails. Raises ReleaseError."""
     if not VERSION.fullmatch(version):
-        raise ReleaseError(f"{version!r} is no version such as 1.2.3 or 1.2.3rc1")
+        raise ReleaseError(f"{version!r} is not a version such as 1.2.3 or 1.2.3rc1")
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
     changelog = (root / "CHANGELOG.md").read_text(encoding="utf-8")
     old = current_version(root)

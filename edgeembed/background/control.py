@@ -16,7 +16,7 @@ import psutil
 from edgeembed import autostart
 from edgeembed.autostart.base import Autostart, ServiceManager
 from edgeembed.background.log_file import last_lines
-from edgeembed.background.process import LoggedDaemon, listener
+from edgeembed.background.process import BAD_SETTINGS, LoggedDaemon, listener
 from edgeembed.background.report import Report
 from edgeembed.background.seen import Seen, inspect
 from edgeembed.client import ask, daemon_url
@@ -28,17 +28,17 @@ from edgeembed.errors import ConfigError, EdgeEmbedError
 POLL_SECONDS = 0.2
 MANAGER_POLL_SECONDS = 1.0
 """Between two questions to a service manager, each of which starts a program."""
+SILENT_SECONDS = 60.0
+"""For which a daemon that a service manager calls running may not answer yet at its address."""
 RESTART_SECONDS = 10.0
 """For which nobody listens at the address of a daemon that restarts, before it counts as ended."""
 MARGIN_SECONDS = 5.0
 """Beyond its grace period before a daemon that is to stop is killed."""
-BAD_SETTINGS = 2
-"""Exit status of `edgeembed` for unusable settings."""
 END_LINES = 20
 """Lines of a log in which the reason of the end is looked for."""
 RECENT_SECONDS = 60.0
 """An older log is another daemon's."""
-LAST_WORDS = 4
+LAST_LINES = 4
 """Lines of the log that are shown when the daemon has ended by itself."""
 
 
@@ -144,11 +144,11 @@ class Background:
                     return seen, True
             elif ended:
                 status = daemon.process.returncode
-                raise _ended(f"the daemon ended with exit status {status}", daemon.last_lines(LAST_WORDS), status)
+                raise _ended(f"the daemon ended with exit status {status}", daemon.last_lines(LAST_LINES), status)
             time.sleep(POLL_SECONDS)
 
     def _wait_for_managed(self, manager: ServiceManager) -> Seen:
-        asked = time.monotonic()
+        began = asked = time.monotonic()
         while True:
             seen = self.inspect()
             if seen.running and not self._is_starting(seen):
@@ -158,7 +158,12 @@ class Background:
                 asked, found = now, manager.inspect()
                 if found is None or found.state in ("failed", "stopped", "restarting"):
                     what = "is started again after each end" if found and found.state == "restarting" else "does not run"
-                    raise _ended(f"the daemon {what}; edgeembed logs has more", self.last_words(manager), 1)
+                    raise _ended(f"the daemon {what}; edgeembed logs has more", self.last_log_lines(manager), 1)
+                if found.state == "running" and now - began >= SILENT_SECONDS:  # it ran before, perhaps at another address
+                    raise EdgeEmbedError(
+                        f"{manager.name} runs the daemon, but it does not answer at {seen.url}: it has older settings, or "
+                        "hangs. To restart it: edgeembed restart"
+                    )
             time.sleep(POLL_SECONDS)
 
     def _is_starting(self, seen: Seen) -> bool:
@@ -244,7 +249,7 @@ class Background:
             elif listener(self._settings) is None:
                 gone_since = gone_since or now
                 if now - gone_since > RESTART_SECONDS:
-                    raise _ended("the daemon did not start again", self.last_words(None), 1)
+                    raise _ended("the daemon did not start again", self.last_log_lines(None), 1)
             time.sleep(POLL_SECONDS)
 
     # --- who runs it --------------------------------------------------------------------------------------------------
@@ -299,7 +304,7 @@ class Background:
             pass
         return "a command, in the background"
 
-    def last_words(self, manager: ServiceManager | None, count: int = LAST_WORDS) -> list[str]:
+    def last_log_lines(self, manager: ServiceManager | None, count: int = LAST_LINES) -> list[str]:
         """Return the last lines of the log of the daemon, which has ended; none if they cannot be read."""
         command = manager.log_command(count, follow=False) if manager else None
         if command is None:
@@ -315,12 +320,12 @@ class Background:
             return []
         return done.stdout.splitlines()
 
-    def words_of_ended(self) -> list[str]:
+    def lines_of_ended(self) -> list[str]:
         """Return the end of the log of a daemon that ended a moment ago and is not our child; none if nobody kept it."""
         manager = self.last_manager()
         managed = manager.inspect() if manager else None
         if manager is not None and managed is not None and managed.state in ("failed", "restarting"):
-            return self.last_words(manager, END_LINES)
+            return self.last_log_lines(manager, END_LINES)
         with contextlib.suppress(OSError):
             if time.time() - self.log_file.stat().st_mtime < RECENT_SECONDS:
                 return last_lines(self.log_file, END_LINES)

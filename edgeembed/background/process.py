@@ -22,6 +22,8 @@ from edgeembed.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
+BAD_SETTINGS = 2
+"""Exit status of `edgeembed serve` for unusable settings."""
 _NO_WINDOW, _BREAKAWAY = 0x08000000, 0x01000000
 """CREATE_NO_WINDOW and CREATE_BREAKAWAY_FROM_JOB, which Python has on Windows only."""
 

@@ -48,10 +48,14 @@ def logs(follows: bool, lines: int, **flags: str | None) -> None:
     if seen.running and process is None:
         raise EdgeEmbedError(f"the daemon at {seen.url} is another user's, or another machine's; its log is not here")
     file = background.log_file
+    elsewhere = ""
     if process is not None and not writes_to(process, file):
-        to_stderr(f"the daemon that runs now (process {process.pid}) writes its log elsewhere, such as to its terminal")
+        elsewhere = f"the daemon that runs now (process {process.pid}) writes its log elsewhere, such as to its terminal"
     if not file.exists():
-        raise EdgeEmbedError(f"there is no log: no daemon was started in the background, which would write to {file}")
+        why = elsewhere or f"there is no log: no daemon was started in the background, which would write to {file}"
+        raise EdgeEmbedError(why)
+    if elsewhere:
+        to_stderr(f"{elsewhere}; this is the log of an earlier one")
     if not follows:
         for line in last_lines(file, lines):
             click.echo(printable(line))

@@ -27,8 +27,8 @@ def mcp(over_http: bool, http_port: int, roots: tuple[Path, ...], **flags: Any) 
     """Serve coding agents with the Model Context Protocol: embed, rerank, and search folders of this machine.
 
     The agent starts this command itself and speaks to it over standard input and output. The running daemon computes;
-    without one, the model is loaded in this process. Indexes are kept up to date by the contents of files. Nothing leaves
-    the machine.
+    without one, the model is loaded in this process. Indexes are kept up to date by the contents of files, and stay on this
+    machine; the agent gets the parts that a search finds.
 
     \b
     claude mcp add edgeembed -- edgeembed mcp
@@ -47,7 +47,7 @@ def mcp(over_http: bool, http_port: int, roots: tuple[Path, ...], **flags: Any) 
     setup_logging("warning")
     import_extra("mcp", "mcp", "edgeembed mcp")
     import_extra("sqlite_vec", "mcp", "edgeembed mcp")
-    from edgeembed.mcp.server import Machine, make_server
+    from edgeembed.mcp.server import Machine, make_server, serve_http
 
     if over_http and not roots:
         roots = (Path.cwd(),)
@@ -56,6 +56,6 @@ def mcp(over_http: bool, http_port: int, roots: tuple[Path, ...], **flags: Any) 
         from edgeembed.cli.printing import to_stderr
 
         to_stderr(f"listening on http://127.0.0.1:{http_port}/mcp, for {', '.join(map(str, roots))}")
-        asyncio.run(server.run_streamable_http_async(host="127.0.0.1", port=http_port))
+        asyncio.run(serve_http(server, http_port))
     else:
         asyncio.run(server.run_stdio_async())

@@ -26,7 +26,7 @@ def tray(icon: Literal["auto", "light", "dark"], **flags: str | None) -> None:
     copies settings for clients, selects the model, pauses the daemon and clears the cache. Quit also stops the daemon if the
     icon started it. The daemon does not depend on the icon and keeps running if that is killed.
 
-    Needs the extra `tray` (pip install 'edgeembed[tray]'). On Linux the menu needs PyGObject and a panel that supports
+    Needs the extra `tray`, and says how to install it. On Linux the menu needs PyGObject and a panel that supports
     StatusNotifierItem (Debian: apt install python3-gi gir1.2-ayatanaappindicator3-0.1); without them, a click on the icon
     opens the dashboard. PYSTRAY_BACKEND selects another backend: appindicator, gtk or xorg.
 

@@ -9,7 +9,8 @@ from typing import Any
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
 from edgeembed.hub.fetched import installed_from
-from edgeembed.hub.references import Spec, parse_spec
+from edgeembed.hub.other_names import meaning
+from edgeembed.hub.references import Spec, looks_like_path, parse_spec
 from edgeembed.hub.store import Store
 
 _SUFFIXES = (":query", ":document", ":cosine")
@@ -42,12 +43,22 @@ def check_models(name: str, value: Any, settings: Settings, paths: Paths) -> tup
     return (check[name]() if name in check else value), notes
 
 
+def names_file(model: str) -> bool:
+    """Return whether a model in a setting may be a file of this machine: it is neither the catalogue's nor the hub's."""
+    name, _ = _split(model)
+    return looks_like_path(name) and name[:3].lower() != "hf:" and meaning(name) is None
+
+
+def _split(model: str) -> tuple[str, str]:
+    """Return a name without its suffix, and the suffix."""
+    suffix = next((each for each in _SUFFIXES if model.lower().endswith(each)), "")
+    end = len(model) - len(suffix)
+    return model[:end], model[end:]
+
+
 def _spec_of(model: str, paths: Paths) -> tuple[Spec, str]:
     """Return what a name means, and how it is written to the settings."""
-    name, suffix = model, ""
-    for each in _SUFFIXES:
-        if model.lower().endswith(each):
-            name, suffix = model[: -len(each)], model[-len(each) :]
+    name, suffix = _split(model)
     spec = parse_spec(name, paths)
     # The daemon's folder is not the one of this command.
     written = str(Path(spec.path).absolute()) if spec.path is not None else name

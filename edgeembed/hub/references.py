@@ -68,6 +68,11 @@ class Spec:
         return f"{self.name}:{self.type}" if self.type else self.name
 
 
+def looks_like_path(text: str) -> bool:
+    """Return whether the name of a model is written as that of a file is, which those of the hub may be, too."""
+    return text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~")
+
+
 def parse_spec(text: str, paths: Paths | None = None) -> Spec:
     """Parse `NAME`, `NAME:TYPE`, `hf:OWNER/REPO[@REVISION][:FILE-or-TYPE]` or the path of a GGUF file.
 
@@ -79,7 +84,7 @@ def parse_spec(text: str, paths: Paths | None = None) -> Spec:
         return Spec(str(reference), reference.type, reference=reference)
     if text.lower().startswith(("http://", "https://")):
         raise UnknownModelError(f"{text}: URLs are not supported; write a model of the hub as hf:OWNER/REPO[:FILE]")
-    if text.lower().endswith(".gguf") or "/" in text or "\\" in text or text.startswith("~"):
+    if looks_like_path(text):
         path = expanded(text)
         if not path.exists() and (found := meaning(text)) is not None:
             return Spec(found.entry.name, found.type, entry=found.entry)

@@ -35,6 +35,7 @@ Ts = TypeVarTuple("Ts")
 TABLE = "parts"
 COLUMNS = ("path", "hash", "first_line", "last_line")
 INDEXED = ("path",)
+_PLACE = ("path", "first_line", "last_line")
 TEXTS_AT_ONCE = 64
 """Parts of files in one request."""
 Progress = Callable[[int, int, str], Awaitable[None]]
@@ -52,8 +53,9 @@ class Part(NamedTuple):
     last_line: int
 
 
-class FoundPart(NamedTuple):
-    """A part that was found. score: cosine similarity to the query."""
+@dataclass
+class Passage:
+    """A part of a file. Lines count from 1. score: similarity to the query; 1 is the most."""
 
     path: str
     first_line: int
@@ -99,11 +101,12 @@ class FolderIndex:
             if gone:
                 await _in_thread(store.delete_where, {"path": list(gone)})
             found.removed = len(gone)
-            await self._compute(store, embedder, changed, progress)
+            if changed:
+                await self._compute(store, embedder, changed, progress)
             found.computed, found.parts = len(changed), await _in_thread(store.count)
         return found
 
-    async def search(self, embedder: Embedder, query: str, most: int, below: str = "") -> list[FoundPart]:
+    async def search(self, embedder: Embedder, query: str, most: int, below: str = "") -> list[Passage]:
         """Return the parts nearest to a query. below: a folder or file in this folder; empty for all.
 
         Raises ConfigError if there is no index of this folder by the embedder's model.
@@ -183,7 +186,7 @@ class FolderIndex:
         await _put(store, embedder, waiting)
         await progress(len(paths), len(paths), "")
 
-    def _nearest(self, embedder: Embedder, vector: Matrix, most: int, below: str) -> list[FoundPart]:
+    def _nearest(self, embedder: Embedder, vector: Matrix, most: int, below: str) -> list[Passage]:
         with closing(SqliteStore.open(self.file, TABLE)) as store:
             info = embedder.info
             store.info.require_same_model(info.model, info.digest, info.dimensions, f"the index of {self.folder}")
@@ -195,9 +198,7 @@ class FolderIndex:
                     raise ConfigError(f"the index of {self.folder} has no file {below!r}, and none below it")
             found = store.search(vector, most, where)
         return [
-            FoundPart(
-                each.columns["path"], each.columns["first_line"], each.columns["last_line"], each.score, each.text or ""
-            )
+            Passage(score=round(each.score, 4), text=each.text or "", **{name: each.columns[name] for name in _PLACE})
             for each in found
         ]
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, ParamSpec, TypeVar
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types import ToolAnnotations
 from pydantic import Field
 
@@ -23,7 +24,7 @@ from edgeembed.bulk.embedders import rerank as score
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
 from edgeembed.errors import ConfigError, EdgeEmbedError
-from edgeembed.mcp.folder_index import FolderIndex, describe_indexes
+from edgeembed.mcp.folder_index import FolderIndex, Passage, describe_indexes
 
 INSTRUCTIONS = """Private semantic search over folders of this machine, vectors and relevance scores by a local model.
 To find code or text by what it means, call index_folder once for a folder, then search_folder as often as needed: it looks
@@ -76,17 +77,6 @@ class IndexReport:
     files_removed: int
     skipped: list[str]
     note: str
-
-
-@dataclass
-class Passage:
-    """A part of a file. Lines count from 1. score: similarity to the query; 1 is the most."""
-
-    path: str
-    first_line: int
-    last_line: int
-    score: float
-    text: str
 
 
 @dataclass
@@ -193,6 +183,12 @@ def make_server(machine: Machine) -> MCPServer[None]:
     return server
 
 
+async def serve_http(server: MCPServer[None], port: int) -> None:
+    """Listen on this machine, for programs alone: the SDK's own rules let pages of any server on localhost in."""
+    rules = TransportSecuritySettings(allowed_hosts=[f"127.0.0.1:{port}", f"localhost:{port}"], allowed_origins=[])
+    await server.run_streamable_http_async(host="127.0.0.1", port=port, transport_security=rules)
+
+
 def _with_reasons(tool: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Return a tool whose errors reach the agent with their message; the SDK sends those of no other exception."""
 
@@ -242,7 +238,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
         """Index the text files of a folder for search_folder, or bring its index up to date.
 
         Only files whose contents changed are computed, so calling it again is cheap, also after an interruption. Left out
-        are hidden files, those that Git ignores, links, and files of more than 1 MiB. Nothing leaves this machine.
+        are hidden files, those that Git ignores, links, and files of more than 1 MiB.
         """
         async with machine.index_of(folder) as index, machine.embedder() as embedder:
             return await _updated(index, embedder, context)
@@ -265,8 +261,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
             if refresh and index.exists():
                 await _updated(index, embedder, context)
             found = await index.search(embedder.reading_as("query"), query, limit, below)
-        passages = [Passage(each.path, each.first_line, each.last_line, round(each.score, 4), each.text) for each in found]
-        return Passages(str(index.folder), embedder.info.model, passages)
+            return Passages(str(index.folder), embedder.info.model, found)
 
     @server.tool(annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False))
     @_with_reasons
@@ -285,8 +280,7 @@ def _add_folders(server: MCPServer[None], machine: Machine) -> None:
 
 async def _updated(index: FolderIndex, embedder: DaemonEmbedder | LocalEmbedder, context: Context) -> IndexReport:
     async def progress(done: int, total: int, path: str) -> None:
-        if total:
-            await context.report_progress(done, total, path)
+        await context.report_progress(done, total, path)
 
     found = await index.update(embedder.reading_as("document"), progress)
     skipped = [f"{each.path}: {each.reason}" for each in found.skipped[:MOST_SKIPPED]]

@@ -55,17 +55,29 @@ def open_sockets(settings: Settings) -> list[socket.socket]:
     """
     read_keys(settings)
     make_tls(settings)
-    opened: list[socket.socket] = []
     if settings.uds:
         if not hasattr(socket, "AF_UNIX"):
             raise ConfigError("uds: this system has no Unix sockets")
-        return opened
-    if settings.port == 0:
-        return opened
+        return []
+    return _open(settings, settings.port) if settings.port else []
+
+
+def check_address(settings: Settings, now: Settings) -> None:
+    """Raise ConfigError if a daemon that listens as `now` says could not listen as `settings` say after a restart."""
+    if settings.uds or (settings.host, settings.port) == (now.host, now.port):
+        return
+    # Its own sockets hold the port.
+    for each in _open(settings, 0 if settings.port == now.port else settings.port):
+        each.close()
+
+
+def _open(settings: Settings, port: int) -> list[socket.socket]:
+    """Return sockets that listen on a port of all addresses. Raises ConfigError."""
+    opened: list[socket.socket] = []
     for host in addresses(settings):
         try:
             for family, kind, protocol, _, address in sorted(
-                {*socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
+                {*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
             ):
                 opened.append(_open_socket(family, kind, protocol, address))
         except OSError as error:

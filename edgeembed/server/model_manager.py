@@ -14,7 +14,7 @@ from edgeembed.config.file import read_config, write_entry, write_setting
 from edgeembed.config.values import check_value
 from edgeembed.errors import ConfigError, ConflictError, HubError, RequestError, quoted
 from edgeembed.hub.other_names import LATEST, meaning
-from edgeembed.hub.references import installed_name, parse_reference, unfinished_files
+from edgeembed.hub.references import installed_name, looks_like_path, parse_reference, unfinished_files
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.registry import Target
@@ -240,7 +240,7 @@ def pull_spec(given: str) -> str:
     for hub in _HUBS:
         if spec.lower().startswith(hub):
             return f"hf:{spec[len(hub) :]}"
-    if spec[:3].lower() != "hf:" and ("/" in spec or "\\" in spec or spec.startswith("~") or spec.lower().endswith(".gguf")):
+    if spec[:3].lower() != "hf:" and looks_like_path(spec):
         raise RequestError(
             f"invalid model name: {quoted(spec)} is neither in the catalogue nor on the model hub, which is written "
             "hf.co/OWNER/REPOSITORY; a file is installed on the server's machine: edgeembed pull FILE",

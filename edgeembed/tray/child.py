@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgeembed.background.process import LoggedDaemon, popen
+from edgeembed.background.process import BAD_SETTINGS, LoggedDaemon, popen
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.logs import LOG_FILE
 from edgeembed.tray.state import ChildStatus
@@ -20,9 +20,7 @@ STABLE_SECONDS = 30.0
 """A daemon that ran for so long before it crashed is restarted without a growing delay."""
 MAX_QUICK_EXITS = 5
 """Exits in a row, each within STABLE_SECONDS of the start, after which it is not restarted."""
-BAD_SETTINGS = 2
-"""Exit status of `edgeembed` for unusable settings."""
-LAST_WORDS = 5
+LAST_LINES = 5
 """Lines of its log that tell why it ended."""
 
 
@@ -54,7 +52,7 @@ class DaemonChild:
         """Its current status; None if the tray has not started a daemon."""
         if self._daemon is None and not self._failure:
             return None
-        lines = [self._failure] if self._failure or self._daemon is None else self._daemon.last_lines(LAST_WORDS)
+        lines = [self._failure] if self._failure or self._daemon is None else self._daemon.last_lines(LAST_LINES)
         running = self.running
         ended = None if running or self._daemon is None or self._failure else self._daemon.process.returncode
         gave_up = not running and not self._wanted

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from edgeembed.background.last_words import reason_in
+from edgeembed.background.end_reason import reason_in
 from edgeembed.background.process import popen
 from edgeembed.client import daemon_url
 from edgeembed.config.file import write_setting
@@ -76,13 +76,13 @@ class Controller:
         autostart: AutostartSwitch | None = None,
         catalogue: tuple[str, ...] = (),
         sizes: Mapping[str, int] | None = None,
-        last_words: Callable[[], Sequence[str]] = tuple,
+        last_lines: Callable[[], Sequence[str]] = tuple,
         start_pull: Callable[[str], subprocess.Popen[bytes]] = lambda name: popen(["pull", name], stderr=subprocess.PIPE),
         now: Callable[[], datetime.datetime] = datetime.datetime.now,
     ) -> None:
         """Prepare; nothing happens before `run`.
 
-        catalogue, sizes: see MenuContext. last_words: returns the end of the log of a daemon that is not the tray's own.
+        catalogue, sizes: see MenuContext. last_lines: returns the end of the log of a daemon that is not the tray's own.
         """
         self._resolved = resolved
         self._settings = resolved.settings
@@ -92,7 +92,7 @@ class Controller:
         self._autostart = autostart
         self._catalogue = catalogue
         self._sizes = sizes or {}
-        self._last_words = last_words
+        self._last_lines = last_lines
         self._start_pull = start_pull
         self._now = now
         self._submitted: queue.SimpleQueue[tuple[Action, str]] = queue.SimpleQueue()
@@ -144,7 +144,7 @@ class Controller:
         self._child.check()
         polled = self._watcher.poll(self._child.status)
         if polled.status is None and polled.child is None and self._view is not None and self._view.answers:
-            polled = replace(polled, end_reason=reason_in(self._last_words()))
+            polled = replace(polled, end_reason=reason_in(self._last_lines()))
         before, self._view = self._view, make_view(polled, self._view, self._now())
         waited = time.monotonic() - self._loading_since
         for title, text in notifications(before, self._view, waited):

@@ -63,7 +63,7 @@ def run(resolved: Resolved, flags: Sequence[str], theme: Literal["auto", "light"
             autostart=_autostart(),
             catalogue=tuple(catalogue()),
             sizes={name: size for name, entry in catalogue().items() if (size := size_of(entry, entry.default_type))},
-            last_words=Background(resolved, flags).words_of_ended,
+            last_lines=Background(resolved, flags).lines_of_ended,
             start_pull=lambda name: start(["pull", name], stderr=subprocess.PIPE),
         )
         icon.run(controller.run, controller.submit)

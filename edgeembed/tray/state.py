@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from edgeembed.background.last_words import reason_in
+from edgeembed.background.end_reason import reason_in
 from edgeembed.common.status import CacheStats, DaemonStatus, Demotion, ListedModel, LoadedModel
 
 Theme = Literal["light", "dark"]

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
+from edgeembed.config.file import read_config
 from tests.signals import listening_to_sigint
 
 ROOT = Path(__file__).parents[2]
@@ -107,10 +108,13 @@ class Daemon:
 
 @contextmanager
 def running(*flags: str, home: Path, ready: bool = True, **environment: str) -> Iterator[Daemon]:
-    """Run `edgeembed serve` with flags; remaining processes are killed at the end."""
+    """Run `edgeembed serve` with flags; remaining processes are killed at the end.
+
+    Without a port among the flags or in config.toml, the system chooses one.
+    """
     variables = {name: value for name, value in os.environ.items() if not name.startswith("EDGEEMBED_")}
     variables |= {"EDGEEMBED_HOME": str(home), "PYTHONUNBUFFERED": "1", **environment}
-    if not any(flag == "--port" for flag in flags):
+    if "--port" not in flags and "port" not in read_config(home / "config.toml"):
         flags = (*flags, "--port", "0")
     with listening_to_sigint():
         process = subprocess.Popen(

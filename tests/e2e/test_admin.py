@@ -1,4 +1,4 @@
-"""Admin requests to the real daemon: pause, resume, shutdown."""
+"""Admin requests to the real daemon: pause, resume, restart, shutdown."""
 
 from __future__ import annotations
 
@@ -22,8 +22,10 @@ def send(daemon: Daemon, command: str) -> None:
         assert response.status == 200
 
 
-def test_pause_resume_and_shutdown(minilm: Callable[[str], Path], tmp_path: Path) -> None:
-    with running("--model", str(minilm("Q8_0")), home=tmp_path / "home") as daemon:
+def test_pause_resume_restart_and_shutdown(minilm: Callable[[str], Path], tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    port = free_port()
+    with running("--model", str(minilm("Q8_0")), "--port", str(port), home=home) as daemon:
         known = daemon.embed("known")
         send(daemon, "pause")
         assert (daemon.embed("known") == known).all()
@@ -35,15 +37,7 @@ def test_pause_resume_and_shutdown(minilm: Callable[[str], Path], tmp_path: Path
         send(daemon, "resume")
         assert daemon.get("/health")[1]["status"] == "ok" and daemon.get("/v1/status")[1]["paused"] is False
         daemon.embed("new")
-        send(daemon, "shutdown")
-        assert daemon.process.wait(30) == 0
-        daemon.wait_for("stopping: requests in flight are finished first")
 
-
-def test_a_restart_keeps_the_process_and_reads_the_settings_again(minilm: Callable[[str], Path], tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    port = free_port()
-    with running("--model", str(minilm("Q8_0")), "--port", str(port), home=home) as daemon:
         before = daemon.get("/v1/status")[1]
         assert daemon.embed("kept in the cache").shape == (1, 384)
         (home / "config.toml").write_text("max_request_texts = 1\n")
@@ -55,7 +49,10 @@ def test_a_restart_keeps_the_process_and_reads_the_settings_again(minilm: Callab
         assert after["pid"] == before["pid"] == daemon.process.pid
         assert after["uptime_seconds"] < before["uptime_seconds"] + 60 and after["engine"]["texts_computed"] == 0
         daemon.wait_for("restarting: requests in flight are finished first")
-        assert daemon.stop() == 0
+
+        send(daemon, "shutdown")
+        assert daemon.process.wait(30) == 0
+        daemon.wait_for("stopping: requests in flight are finished first")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM")

@@ -182,7 +182,11 @@ async def test_over_http_for_this_machine_alone_and_no_page(home: Path, folder: 
         body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
         accept = {"Accept": "application/json, text/event-stream"}
         async with aiohttp.ClientSession() as session:
-            for header in ({"Origin": "http://other.example"}, {"Host": "other.example"}):
+            for header in (
+                {"Origin": "http://other.example"},
+                {"Origin": "http://localhost:3000"},
+                {"Host": "other.example"},
+            ):
                 answer = await session.post(url, json=body, headers=accept | header)
                 assert answer.status in (403, 421), header
 

@@ -11,6 +11,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 
+from edgeembed.config.file import write_setting
 from tests.e2e.daemon import Daemon, running
 from tests.e2e.dashboard_page import Page
 from tests.e2e.models import install
@@ -24,7 +25,8 @@ NAME = "all-minilm-l6-v2"
 def daemon(tmp_path_factory: pytest.TempPathFactory, minilm: Callable[[str], Path]) -> Iterator[Daemon]:
     home = tmp_path_factory.mktemp("settings-page") / "home"
     install(home, NAME, "Q8_0", minilm("Q8_0"))
-    with running("--model", NAME, "--port", str(free_port()), home=home) as started:
+    write_setting(home / "config.toml", "port", free_port())
+    with running("--model", NAME, home=home) as started:
         yield started
 
 
@@ -151,3 +153,19 @@ def test_a_setting_is_edited_takes_effect_after_a_restart_and_is_unset(chromium:
     press(page, "Unset keep_alive, so that it has its default")
     page.wait_for("#restart-words", "started again")
     page.wait_for(row, "after a restart: 30m")
+
+
+def test_a_page_whose_daemon_moves_to_another_port_says_where(chromium: webdriver.Chrome, daemon: Daemon) -> None:
+    """The last test: the daemon is elsewhere afterwards."""
+    page = Page(chromium, daemon.url)
+    page.open("settings")
+    page.wait_for("[data-row='setting port']", "from config.toml")
+    port = free_port()
+    press(page, "Edit port")
+    edit(page, "port", str(port))
+    page.wait_for("[data-row='setting port']", f"after a restart: {port}")
+    page.find("#restart-now").send_keys(Keys.ENTER)
+    page.wait_for("#restart-words", f":{port}/")
+    daemon.wait_for(f"http://127.0.0.1:{port}")
+    page.find("#restart-words a").send_keys(Keys.ENTER)
+    page.wait_for("#pill", "ready")

@@ -234,7 +234,7 @@ def test_a_daemon_of_others_that_died_tells_why(
         "2026-05-04 12:00:01 ERROR   edgeembed.daemon: the disk is full",
     ]
     daemon.up()
-    controller = make(last_words=lambda: words)
+    controller = make(last_lines=lambda: words)
     controller.refresh()
     daemon.down()
     controller.refresh()

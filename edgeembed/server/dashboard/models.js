@@ -25,7 +25,12 @@ function languageName(code) {
 }
 
 const list = (value) => (Array.isArray(value) ? value : value ? [value] : []);
-const purposes = (model) => list(model.purposes).flatMap((words) => words.split(/,\s*/));
+const TASKS = { rerank: ["reranking"], classify: ["classification"] };
+/** Return what a model is for: in the catalogue's words, or else by its task. */
+function purposes(model) {
+  const found = list(model.purposes).flatMap((words) => words.split(/,\s*/));
+  return found.length ? found : (TASKS[model.task] ?? []);
+}
 const installed = (model) => model.types.some((type) => type.installed);
 const plain = (name) => name.replace("LicenseRef-", "");
 const spoken = (model, type) => `${model.name} ${type.type}`;
@@ -136,7 +141,8 @@ function typeButtons(model, type) {
         busy: busy || type.state === "loading",
       }),
     );
-  if (!type.default && !type.damage)
+  // Requests without a model's name ask for vectors nearly always. Those for scores find the only reranker by themselves.
+  if (!type.default && !type.damage && model.task === "embed")
     found.push(button("default", words("default", "Set as default", "Setting…"), `Set as default: ${name}`, { busy }));
   if (type.removable) found.push(button("delete", words("delete", "Delete", "Deleting…"), `Delete ${name}`, { busy }));
   return found;

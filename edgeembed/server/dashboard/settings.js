@@ -1,6 +1,6 @@
 // The tab Settings: all settings with their sources, and the restart that some changes need.
 
-import { $, Failure, announce, ask, make } from "./page.js";
+import { $, Failure, announce, ask, make, marked } from "./page.js";
 import { advice, button, onButtons, redraw, tag } from "./manage.js";
 import { actions, draw, parts, reload, shown } from "./settings_state.js";
 
@@ -101,7 +101,7 @@ function settingRow(setting) {
     make(
       "p",
       { class: "faint", id: `about-${name}` },
-      [setting.description, editing === name ? HOW[setting.kind] : ""].filter(Boolean).join(" "),
+      ...marked([setting.description, editing === name ? HOW[setting.kind] : ""].filter(Boolean).join(" ")),
     ),
   );
   if (setting.note) view.append(make("p", { class: "why" }, setting.note));
@@ -247,6 +247,15 @@ async function restarted(since) {
   return false;
 }
 
+/** Return the address that a restart gives this page; null if it stays as it is, or if the system chooses it. */
+function addressAfter() {
+  const { restart_needed, value, written, default: usual } = setting("port");
+  const there = new URL(document.baseURI);
+  if (!restart_needed || there.port !== String(value)) return null;
+  there.port = written ?? usual;
+  return there.port === "0" ? null : there.href;
+}
+
 $("restart-now").addEventListener("click", async () => {
   if (restarting) return;
   restarting = true;
@@ -254,8 +263,16 @@ $("restart-now").addEventListener("click", async () => {
   $("restart-words").textContent = "The daemon ends its requests and starts again.";
   $("restart-now").setAttribute("aria-disabled", "true");
   const since = performance.now();
+  const moved = addressAfter();
   try {
     await ask("v1/admin/restart", {});
+    if (moved) {
+      // No page may ask another address whether the daemon is there.
+      $("restart-now").hidden = true;
+      $("restart-words").replaceChildren("The daemon starts again at another address, with this page: ", make("a", { href: moved }, moved));
+      announce($("restart-words").textContent);
+      return;
+    }
     if (await restarted(since)) announce("The daemon was started again");
     else
       $("restart-error").textContent =
@@ -265,7 +282,7 @@ $("restart-now").addEventListener("click", async () => {
     if (failure.status === 401) dispatchEvent(new Event("locked"));
     else $("restart-error").textContent = advice(failure);
   } finally {
-    restarting = false;
+    restarting = $("restart-now").hidden;
     $("restart-now").removeAttribute("aria-disabled");
     dispatchEvent(new Event("changed"));
     if (!$("restart-error").textContent) $("settings").focus();

@@ -131,6 +131,11 @@ def _add(live: LiveSettings, name: str) -> str:
     if name.lower() in (*names, DEFAULT_NAME):
         raise ConflictError(f"there is an API key named {quoted(name)} already; choose another name", param="name")
     file = settings.api_key_file or str(config.parent / KEY_FILE)
+    if settings.api_key_file is None and expanded(file).exists():
+        raise ConflictError(
+            f"{file} is left from before, and no setting names it: its keys would be valid again. Remove it on the server's "
+            f"machine, or use it: edgeembed config set api_key_file {file}"
+        )
     key = secrets.token_urlsafe(32)
     try:
         add_key(file, name, key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
@@ -17,8 +17,9 @@ from edgeembed.config.file import read_config, remove_setting, write_setting
 from edgeembed.config.secrets import kind_of
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import check_value, did_you_mean
-from edgeembed.errors import ConfigError, ConflictError, ForbiddenError, RequestError, quoted
-from edgeembed.server.address import make_tls, read_keys
+from edgeembed.errors import ConfigError, ConflictError, ForbiddenError, RequestError, UnknownModelError, quoted
+from edgeembed.hub.named import check_models, names_file
+from edgeembed.server.address import check_address, make_tls, read_keys
 from edgeembed.server.app_keys import ACCESS, SERVICE
 from edgeembed.server.auth import origins_of
 from edgeembed.server.body import BodyType, read_body
@@ -33,6 +34,8 @@ _KINDS = {"duration": "duration", "base URL": "URL", "API key": "secret", "file"
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "text"}
 AT_ONCE = ("aliases", "allowed_origins", "allow_desktop_apps", "log_level")
 """Settings that take effect without a restart."""
+_MODELS = ("model", "preload", "pin", "aliases", "upstream_fallback")
+_CHECKED_AT_START = ("host", "port", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile")
 _PROTECTING = ("host", "no_auth", "allowed_hosts", "sandbox")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -75,13 +78,15 @@ async def change_setting(request: web.Request) -> web.Response:
             f"changed from that machine only, and with an API key. On its terminal: edgeembed config set {body.name} VALUE"
         )
     async with live.changing:
-        await asyncio.to_thread(_write, live, body.name, value)
+        value, notes = await asyncio.to_thread(_write, live, body.name, value)
         if body.name in AT_ONCE:
             _apply(request.app, body.name, value)
     log.info("the setting %s was %s over HTTP", body.name, "removed" if value is None else "changed")
     settings = (await _describe(request.app)).settings
     changed = next(each for each in settings if each.name == body.name)
-    return struct_response(replace(changed, note=live.hidden_note(body.name)))
+    if hidden := live.hidden_note(body.name):
+        notes.append(hidden)
+    return struct_response(replace(changed, note="; ".join(notes) or None))
 
 
 def _is_matter_of_machine(name: str, value: Any) -> bool:
@@ -91,10 +96,10 @@ def _is_matter_of_machine(name: str, value: Any) -> bool:
     """
     if name in _PROTECTING or kind_of(_FIELDS[name]) in ("file", "base URL", "API key"):
         return True
-    words = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
-    return isinstance(words, Iterable) and any(
-        str(word).lower().endswith(".gguf") and not str(word).lower().startswith("hf:") for word in words
-    )
+    if name not in _MODELS or value is None:
+        return False
+    models = [value] if isinstance(value, str) else value.values() if isinstance(value, dict) else value
+    return any(map(names_file, models))
 
 
 def _checked(name: str, value: Any, live: LiveSettings) -> Any:
@@ -108,32 +113,44 @@ def _checked(name: str, value: Any, live: LiveSettings) -> Any:
 def require_startable(live: LiveSettings) -> None:
     """Raise ConflictError if the daemon would not start with what config.toml has now."""
     try:
-        _check_start(_next(live))
-    except ConfigError as error:
+        after = _next(live)
+        _check_start(after, live)
+        if after.model != live.settings.model:
+            check_models("model", after.model, after, live.paths)
+    except (ConfigError, UnknownModelError) as error:
         raise ConflictError(f"the daemon would not start again: {error.message}") from None
 
 
-def _check_start(settings: Settings) -> None:
-    """Raise ConfigError if keys or certificates keep the daemon from starting."""
-    read_keys(settings)
-    make_tls(settings)
+def _check_start(after: Settings, live: LiveSettings) -> None:
+    """Raise ConfigError if keys, certificates or the address keep the daemon from starting."""
+    read_keys(after)
+    make_tls(after)
+    check_address(after, live.settings)
 
 
-def _write(live: LiveSettings, name: str, value: Any) -> None:
-    """Change config.toml. Raises ConflictError if the daemon would not start with it, or if the file cannot be changed."""
+def _write(live: LiveSettings, name: str, value: Any) -> tuple[Any, list[str]]:
+    """Change config.toml; return the value as it is written, and what the owner should know.
+
+    Raises ConflictError if the daemon would not start with it, or if the file cannot be changed; RequestError for a model
+    that exists nowhere.
+    """
     file = live.paths.config_file
     try:
         after = _next(live)
+        value, notes = check_models(name, value, after, live.paths)
         if not live.is_hidden(name):
             after = replace(after, **{name: _default(name) if value is None else value})
-        if name in ("host", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile"):
-            _check_start(after)
+        if name in _CHECKED_AT_START:
+            _check_start(after, live)
         if value is None:
             remove_setting(file, name)
         else:
             write_setting(file, name, value)
+    except UnknownModelError as error:
+        raise RequestError(error.message, param="value") from None
     except ConfigError as error:
         raise ConflictError(error.message, param="name") from None
+    return value, notes
 
 
 def _apply(app: web.Application, name: str, value: Any) -> None:

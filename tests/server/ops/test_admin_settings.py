@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import tomllib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -91,8 +92,8 @@ async def test_a_change_is_written_and_says_that_it_needs_a_restart(connect: Con
     [
         ("threads", "3", 3),
         ("cache", "false", False),
-        ("preload", "a,b", ["a", "b"]),
-        ("preload", ["a"], ["a"]),
+        ("preload", "tiny,bge-m3", ["tiny", "bge-m3"]),
+        ("preload", ["tiny:F32"], ["tiny:F32"]),
         ("keep_alive_of", {"tiny": "5m"}, {"tiny": "5m"}),
         ("keep_alive", "1h", "1h"),
         ("gpu_layers", 3, "3"),
@@ -117,6 +118,9 @@ async def test_values_are_taken_as_on_the_command_line(connect: Connect, name: s
         ("prot", 1, "Did you mean 'port'"),
         ("upstream", "http://user:secret@box/v1", "must not contain"),
         ("api_key", "two words", "contains a space"),
+        ("model", "all-minilm-l6-v3", "all-minilm-l6-v2"),
+        ("pin", ["tiny", "tinny"], "tiny"),
+        ("aliases", {"a": "nothing:query"}, "nothing"),
     ],
 )
 async def test_bad_values_are_refused_and_not_written(connect: Connect, name: str, value: Any, words: str) -> None:
@@ -155,15 +159,23 @@ async def test_what_would_keep_the_daemon_from_starting_is_refused(
         ("uds", "/tmp/socket", 403),
         ("sandbox", "off", 403),
         ("allowed_hosts", ["box.example"], 403),
-        ("model", "/home/me/file.gguf", 403),
-        ("pin", ["tiny", "~/file.GGUF"], 403),
-        ("aliases", {"a": "/home/me/file.gguf"}, 403),
+        ("model", "BAAI/bge-m3", 200),
+        ("model", "~/file.gguf", 403),
+        ("model", "~/letter", 403),
+        ("pin", ["tiny", "~/file.gguf"], 403),
+        ("aliases", {"a": "~/file.gguf"}, 403),
+        ("aliases", {"a": "~/file.gguf:query"}, 403),
+        ("upstream_fallback", "~/file.gguf", 403),
         ("uds", None, 403),
     ],
 )
 async def test_who_has_a_key_on_another_machine_names_no_files_and_no_servers(
-    connect: Connect, name: str, value: Any, elsewhere: int
+    connect: Connect, name: str, value: Any, elsewhere: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    for file in ("file.gguf", "letter"):
+        (tmp_path / file).touch()
     client = await connect({"keys": Keys.read("sesame", None), "check_host": False})
     away = {**bearer("sesame"), "X-Forwarded-For": "203.0.113.9"}
     body = {"name": name, "value": value}
@@ -189,6 +201,30 @@ async def test_over_a_unix_socket_the_user_of_the_daemon_may(home: Path) -> None
     app = daemon().app
     request = make_mocked_request("POST", "/v1/admin/settings", headers={"Host": "localhost"}, app=app)
     assert may_change_machine(request.clone(remote="")) and not may_change_machine(request.clone(remote="127.0.0.1"))
+
+
+async def test_a_model_that_is_not_installed_is_written_and_said(connect: Connect) -> None:
+    client = await connect()
+    status, changed = await post(client, "/v1/admin/settings", name="model", value="bge-m3")
+    assert status == 200 and "edgeembed pull bge-m3" in changed["note"]
+
+
+async def test_a_port_that_is_in_use_is_refused_before_the_daemon_is_gone(connect: Connect) -> None:
+    client = await connect(host="127.0.0.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, refused = await post(client, "/v1/admin/settings", name="port", value=port)
+        assert status == 409 and f"{port} is in use" in refused["error"]["message"] and config(client) == {}
+        client.machine.paths.config_file.write_text(f"port = {port}\n")
+        response = await client.post("/v1/admin/restart")
+        assert response.status == 409 and f"{port} is in use" in (await response.json())["error"]["message"]
+
+
+async def test_a_model_that_exists_nowhere_keeps_a_daemon_from_starting_again(connect: Connect) -> None:
+    client = await connect()
+    client.machine.paths.config_file.write_text('model = "nothing"\n')
+    response = await client.post("/v1/admin/restart")
+    assert response.status == 409 and "nothing" in (await response.json())["error"]["message"]
 
 
 async def test_a_key_file_that_was_not_made_here_is_not_removed(connect: Connect, tmp_path: Path) -> None:
@@ -296,6 +332,16 @@ async def test_keys_of_a_file_are_kept_with_its_comments(connect: Connect, tmp_p
     assert last.status == 409 and "make another one first" in (await last.json())["error"]["message"]
     setting = await client.post("/v1/admin/keys/delete", json={"name": "default"}, headers=allowed)
     assert setting.status == 409 and file.exists()
+
+
+async def test_keys_that_were_given_up_are_not_valid_again_with_a_new_one(connect: Connect) -> None:
+    client = await connect()
+    before = client.machine.paths.config_file.parent / "api-keys"
+    before.write_text("leaked: abcdefgh\n")
+    status, refused = await post(client, "/v1/admin/keys", name="new")
+    assert status == 409 and str(before) in refused["error"]["message"]
+    assert before.read_text() == "leaked: abcdefgh\n" and config(client) == {}
+    assert (await get(client, "/v1/models"))[0] == 200
 
 
 async def test_the_last_key_of_a_daemon_on_the_network_stays(connect: Connect) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.background.last_words import reason_in
+from edgeembed.background.end_reason import reason_in
 from edgeembed.background.log_file import follow, last_lines
 
 INFO = "2026-05-04 12:00:00 INFO    edgeembed.daemon: hello"
