@@ -73,9 +73,10 @@ class ByteStream:
         found: bytes = self.file.peek(HEAD_BYTES)
         return found[:HEAD_BYTES]
 
-    def done(self, at: int) -> int:
-        """Return how many bytes of the file were read for the first `at` bytes of its content."""
-        return at if self.compression is None or self._size is None else self.position()
+    @property
+    def plain(self) -> bool:
+        """Whether positions in the content are those in the file; also for standard input, of which only content counts."""
+        return self.compression is None or self._size is None
 
     def position(self) -> int:
         """Return how many bytes of the file were read; 0 for standard input."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeembed.bulk.content import HEAD_BYTES, Content, content_of
-from edgeembed.bulk.records import PAGE, Position, Read, Record, Reject
+from edgeembed.bulk.records import PAGE, Position, Read, Record, Reject, fingerprint_of
 from edgeembed.bulk.stores.interface import import_extra
 from edgeembed.errors import ConfigError
 
@@ -97,8 +97,7 @@ class DocumentFile:
         return self.path.stat().st_size
 
     def fingerprint(self) -> str:
-        status = self.path.stat()
-        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+        return fingerprint_of(self.path)
 
     def kept_types(self) -> Mapping[str, Any]:
         return DOCUMENT_COLUMNS

@@ -99,6 +99,7 @@ class Inputs:
         several = len(self._sources) > 1
         for index in range(start.input, len(self._sources)):
             source = self._sources[index]
+            name = source.name
             behind = sum(self._sizes[:index])
             files = isinstance(source, Folder)
             for read in self._records(source, start.place if index == start.input else Position()):
@@ -106,8 +107,8 @@ class Inputs:
                 found = read
                 if isinstance(read, Record) and (read.id is None or (files and several)):
                     own = read.number if read.id is None else read.id
-                    found = read._replace(id=f"{source.name}:{own}" if several else own)
-                yield Step(source.name, found, after)
+                    found = read._replace(id=f"{name}:{own}" if several else own)
+                yield Step(name, found, after)
 
     def _records(self, source: Source, start: Position) -> Iterator[Read]:
         """Yield the records of a source. Raises ConfigError for one that speaks for the whole input."""

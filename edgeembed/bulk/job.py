@@ -134,21 +134,9 @@ def claimed(job: Job) -> Iterator[None]:
         output.path.parent.mkdir(parents=True, exist_ok=True)
         lock = output.path.parent / f".{output.path.name}.lock"
         with filelock.FileLock(lock, timeout=0):
-            output.recover()
-            work = output.work()
-            if job.overwrite:
-                output.require_ours()
-            elif work.began and not job.resume:
-                raise ConfigError(
-                    f"{output.title} has an unfinished job; continue it with --resume or start again with --overwrite"
-                )
-            elif output.finished and not work.began and not job.rules.append:
-                add = ", add to it with --append" if job.rules.store else ""
-                raise ConfigError(
-                    f"{output.title} exists already; replace it with --overwrite{add} or choose another output"
-                )
-            work.folder.mkdir(parents=True, exist_ok=True)
             try:
+                _require_free(job)
+                output.work().folder.mkdir(parents=True, exist_ok=True)
                 yield
             finally:
                 output.remove_empty()
@@ -158,6 +146,20 @@ def claimed(job: Job) -> Iterator[None]:
         raise ConfigError(f"another process is writing {output.title}; wait until it is done") from error
     except OSError as error:
         raise ConfigError(f"cannot write {describe_os_error(error, output.path)}") from error
+
+
+def _require_free(job: Job) -> None:
+    """Tidy up after a run that was killed. Raises ConfigError if there is output, or a job, that must not be dropped."""
+    output = job.output
+    output.recover()
+    began = output.work().began
+    if job.overwrite:
+        output.require_ours()
+    elif began and not job.resume:
+        raise ConfigError(f"{output.title} has an unfinished job; continue it with --resume or start again with --overwrite")
+    elif output.finished and not began and not job.rules.append:
+        add = ", add to it with --append" if job.rules.store else ""
+        raise ConfigError(f"{output.title} exists already; replace it with --overwrite{add} or choose another output")
 
 
 async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeembed.bulk.content import SKIP_BYTES, ByteStream, opened, opened_stdin, problem_of
-from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject
+from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject, fingerprint_of
 from edgeembed.errors import ConfigError
 
 DELIMITERS = ",;\t|"
@@ -43,10 +43,7 @@ class Lines:
         return None if self.path is None else self.path.stat().st_size
 
     def fingerprint(self) -> str:
-        if self.path is None:
-            return "-"
-        status = self.path.stat()
-        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+        return "-" if self.path is None else fingerprint_of(self.path)
 
     def kept_types(self) -> dict[str, Any]:
         return {}
@@ -58,7 +55,7 @@ class Lines:
         """
         with self.opened() as stream:
             at = self._go_to(stream, offset)
-            file = stream.file
+            file, plain = stream.file, stream.plain
             while line := file.readline(MAX_BYTES):
                 at += len(line)
                 cut = len(line) == MAX_BYTES and not line.endswith(b"\n")
@@ -69,7 +66,7 @@ class Lines:
                 if self.path is None:
                     self._stdin_at = at
                 content = line.removeprefix(BOM) if at == len(line) else line
-                yield Line(content, cut, at, stream.done(at))
+                yield Line(content, cut, at, at if plain else stream.position())
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[ByteStream]:
@@ -165,8 +162,8 @@ class CsvLines(Lines):
             elif id_at is not None and not row[id_at]:
                 yield Reject(place, f"the column {self._id_column!r} is empty", after)
             else:
-                kept = {name: row[at] for name, at in kept_at.items()}
-                yield Record(None if id_at is None else row[id_at], row[text_at], number - 1, after, place, kept)
+                record = Record(None if id_at is None else row[id_at], row[text_at], number - 1, after, place)
+                yield record._replace(kept={name: row[at] for name, at in kept_at.items()}) if kept_at else record
 
     def _read_header(self) -> list[str]:
         """Return the names of the columns, read once because standard input cannot be read again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -104,3 +105,9 @@ def id_of(value: object) -> Id | None:
     if isinstance(value, str):
         return value or None
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def fingerprint_of(path: Path) -> str:
+    """Return a string that changes when a file does. Raises OSError."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"

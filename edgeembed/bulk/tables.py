@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeembed.bulk.lines import choose_column
-from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject, id_of
+from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject, fingerprint_of, id_of
 from edgeembed.common.installation import find_installation
 from edgeembed.errors import ConfigError
 
@@ -46,8 +46,7 @@ class ParquetRows:
         return self.path.stat().st_size
 
     def fingerprint(self) -> str:
-        status = self.path.stat()
-        return f"{self.path.absolute()} {status.st_size} {status.st_mtime_ns}"
+        return fingerprint_of(self.path)
 
     def kept_types(self) -> dict[str, Any]:
         """Return the Arrow types of the columns that pass to the output. Raises ConfigError."""

@@ -135,3 +135,15 @@ def test_no_file_takes_the_place_of_a_device_or_a_pipe(
         pass
     assert [file.name for file in folder.iterdir()] == [pipe]
     assert Path(pipe).is_fifo()
+
+
+@pytest.mark.parametrize("name", ["v.jsonl", "sqlite:{}/v"])
+def test_a_job_that_is_refused_leaves_nothing(tmp_path: Path, name: str) -> None:
+    job = make_job(tmp_path, name, ("dense",))
+    other = job.output.work()
+    other.folder.mkdir()
+    (other.folder / "manifest.json").touch()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ConfigError, match="has an unfinished job"), claimed(job):
+        pass
+    assert sorted(tmp_path.rglob("*")) == before
