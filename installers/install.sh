@@ -125,7 +125,7 @@ install_all() {
     *:"$prefix/bin":*) ;;
     *) echo "$prefix/bin is not in PATH: add it to your shell's configuration, or run $program" ;;
   esac
-  echo "Next: edgeembed serve"
+  echo "Next: edgeembed start"
   echo "At login: edgeembed autostart enable"
 }
 
