@@ -61,7 +61,8 @@ async def find_default(
     def find() -> InstalledModel:
         found = find_here(settings.model or DEFAULT_MODEL, paths=paths, report=report)
         if found is None:
-            pending.begin_fetch(f"fetching {settings.model or DEFAULT_MODEL}")
+            # Which one it will be for a user who named none depends on the hub; the steps name it.
+            pending.begin_fetch(f"fetching {settings.model or 'the first model'}")
         if settings.model is None:
             return first_model(paths=paths, settings=settings, report=report)
         return found or ensure_installed(settings.model, paths=paths, settings=settings, report=report)
