@@ -9,6 +9,7 @@ import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -21,7 +22,7 @@ from tests.cli.helpers import edgeembed
 ROUNDS = 12
 """Of each command. With other seeds, `SEED=7 pytest ...` looks elsewhere."""
 SEED = int(os.environ.get("SEED", "1"))
-NOT_RUN = {"tray", "autostart", "serve", "completion"}
+NOT_RUN = {"tray", "autostart", "serve", "start", "mcp", "completion"}
 """Commands that open windows, change the login, run until they are stopped, or read nothing."""
 
 HOSTILE = (
@@ -89,7 +90,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> str:
     """Run a command in this process and return what it printed. Exceptions that are not an exit are raised."""
-    out, stdin = io.TextIOWrapper(io.BytesIO(), encoding="utf-8"), io.TextIOWrapper(io.BytesIO(b"one\n\xff\n"))
+    out, stdin = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8"),
+        io.TextIOWrapper(io.BufferedReader(io.BytesIO(b"one\n\xff\n"))),
+    )
     monkeypatch.setattr(sys, "argv", ["edgeembed", *arguments])
     monkeypatch.setattr(sys, "stdin", stdin)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.suppress(SystemExit):
@@ -123,7 +127,14 @@ def hostile_arguments(command: click.Command, draw: random.Random) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", [" ".join(path) for path, _ in commands(cli)])
+def case(path: tuple[str, ...]) -> Any:
+    """Return a parameter; commands that look who listens at --host look up its name."""
+    return pytest.param(
+        " ".join(path), marks=[pytest.mark.e2e] if path[0] in ("stop", "restart", "logs", "status", "open") else []
+    )
+
+
+@pytest.mark.parametrize("path", [case(path) for path, _ in commands(cli)])
 @pytest.mark.usefixtures("folder")
 def test_hostile_arguments_give_a_message(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(f"{SEED} {path}")

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from edgeembed.config.settings import Settings
 from tests.autostart import stand_in
 from tests.cli.helpers import edgeembed
 from tests.ports import free_port
+from tests.signals import listening_to_sigint
 from tests.waiting import until
 
 pytestmark = [
@@ -143,16 +143,20 @@ def test_another_program_at_the_address_is_left_alone(port: int) -> None:
 
 def test_logs_follow_what_is_added(port: int) -> None:
     assert edgeembed("start").returncode == 0
-    with subprocess.Popen(
-        [sys.executable, "-m", "edgeembed", "logs", "-f", "-n", "0"], stdout=subprocess.PIPE, text=True
-    ) as following:
+    with listening_to_sigint():
+        following = subprocess.Popen(
+            [sys.executable, "-m", "edgeembed", "logs", "-f", "-n", "1"], stdout=subprocess.PIPE, text=True
+        )
+    try:
         assert following.stdout is not None
-        time.sleep(2)  # nothing tells when it has begun
+        assert following.stdout.readline()  # the last line so far: it follows from now on
         assert edgeembed("stop").returncode == 0
-        line = following.stdout.readline()
-        assert "shutdown requested" in line
+        assert any("shutdown requested" in line for line in following.stdout)
         following.send_signal(signal.SIGINT)
-        assert following.wait(10) == 0
+        assert following.wait(30) == 0
+    finally:
+        following.kill()
+        following.communicate()
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_builds_have_different_fingerprints(monkeypatch: pytest.MonkeyPatch) -> 
 
     found = []
     for record in ("libllama.so,sha256=AAA,1", "libllama.so,sha256=BBB,1", None):
-        monkeypatch.setattr(machine, "distribution", lambda name, record=record: Distribution(record))
+        monkeypatch.setattr(machine, "find_distribution", lambda record=record: Distribution(record))
         found.append(machine.build_fingerprint())
     assert len(set(found)) == 3 and all(name.startswith("0.3.36-") for name in found)
 
