@@ -62,10 +62,9 @@ C
 fi
 
 mount -t proc proc "$system/proc"
-inside() { chroot "$system" env -i PATH=/usr/bin:/bin HOME=/root WINEDEBUG=-all "DISPLAY=$DISPLAY" timeout 120 "$@"; }
-drive=$system/root/.wine/drive_c
-program=$drive/users/root/AppData/Local/Programs/edgeembed
-rm -rf "$system/root/.wine"
+inside() { chroot "$system" env -i PATH=/usr/bin:/bin HOME=/check WINEPREFIX=/check/wine WINEDEBUG=-all "DISPLAY=$DISPLAY" timeout 120 "$@"; }
+drive=$system/check/wine/drive_c
+program=$drive/users/$(id -un)/AppData/Local/Programs/edgeembed
 inside wine wineboot --init >/dev/null 2>&1
 for version in 1 2; do
   inside wine /check/inno/ISCC.exe /Q "/DVersion=$version.0" "/DBundle=Z:\\check\\v$version" '/DIcon=Z:\check\icon.ico' '/OZ:\check' \
