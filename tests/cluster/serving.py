@@ -121,7 +121,13 @@ class Serving:
 def serving(port: int, arguments: Mapping[str, Any], folder: Path, **more: str) -> Iterator[Serving]:
     """Run the application; its replicas have EDGEEMBED_HOME in the folder. more: variables."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEEMBED_", "RAY_"))}
-    own = {"EDGEEMBED_HOME": str(folder / "home"), "RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
+    own = {
+        "EDGEEMBED_HOME": str(folder / "home"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+        # A proxy takes longer than Serve's 5 s to start on a busy machine.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    }
     running = Serving(port, arguments, kept | own | more, folder / "serving.log")
     try:
         yield running
