@@ -7,9 +7,11 @@ import contextlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 from urllib.parse import urlsplit
+
+import msgspec
 
 from edgeembed.bulk.arrow_columns import column_of, column_type
 from edgeembed.bulk.computed import FIELDS
@@ -22,7 +24,9 @@ from edgeembed.bulk.shared_engine import SharedEngine, engine_connection
 from edgeembed.bulk.tables import import_pyarrow, is_text
 from edgeembed.client import connected
 from edgeembed.common.loop_thread import LoopThread, wait_for
-from edgeembed.config.resolution import Resolved, resolve
+from edgeembed.config.resolution import Resolved
+from edgeembed.config.settings import Settings
+from edgeembed.embedder.base import resolve_given
 from edgeembed.engine.interface import DENSE, OUTPUTS, Output, Side
 from edgeembed.engine.outputs import ordered
 from edgeembed.errors import ConfigError, RequestError
@@ -165,8 +169,10 @@ def _plan_of(
         raise ConfigError(f"dtype {dtype!r} is for vectors of length 1, which token vectors are not; use float16")
     if found.long_text == "mean" and (found.outputs != DENSE or found.truncate is not None):
         raise ConfigError("long_text='mean' is for dense vectors alone, and without truncate")
-    address = _address_of(daemon) if daemon else {"model": model}
-    return _Plan(found, resolve({**settings, **address}), column, dtype, errors, fixed_size, daemon is not None)
+    resolved = resolve_given(None if daemon else model, settings)
+    if daemon is not None:
+        resolved = replace(resolved, settings=_at(daemon, resolved.settings))
+    return _Plan(found, resolved, column, dtype, errors, fixed_size, daemon is not None)
 
 
 _WORDS: Sequence[tuple[str, Sequence[object]]] = (
@@ -176,18 +182,18 @@ _WORDS: Sequence[tuple[str, Sequence[object]]] = (
 )
 
 
-def _address_of(daemon: str) -> dict[str, Any]:
-    """Return the settings that lead to a daemon. Raises ConfigError."""
+def _at(daemon: str, settings: Settings) -> Settings:
+    """Return settings that lead to a daemon. Raises ConfigError."""
     if "://" not in daemon:
-        return {"uds": daemon}
+        return msgspec.structs.replace(settings, uds=daemon, certfile=None)
     parts = urlsplit(daemon)
     try:
         host, port = parts.hostname, parts.port or 80
     except ValueError:
-        host = None
+        host, port = None, 0
     if parts.scheme != "http" or not host or parts.path.strip("/"):
         raise ConfigError(f"daemon is {daemon!r}; expected http://HOST:PORT or the path of a Unix socket")
-    return {"host": host, "port": port, "uds": ""}
+    return msgspec.structs.replace(settings, host=host, port=port, uds=None, certfile=None)
 
 
 def _without_sizes(type_: Any) -> Any:
