@@ -130,7 +130,7 @@ class ParquetRows:
         """Return the name of the texts' column, and the columns to be read. Raises ConfigError."""
         pyarrow = import_pyarrow()
         schema = file.schema_arrow
-        texts = [field.name for field in schema if _is_text(pyarrow, field.type)]
+        texts = [field.name for field in schema if is_text(pyarrow, field.type)]
         text_name = choose_column(self._column, texts if self._column is None else list(schema.names), self.name)
         if text_name not in texts:
             raise ConfigError(
@@ -142,7 +142,8 @@ class ParquetRows:
         return text_name, list(dict.fromkeys([*names, *self._keep]))
 
 
-def _is_text(pyarrow: ModuleType, type_: Any) -> bool:
+def is_text(pyarrow: ModuleType, type_: Any) -> bool:
+    """Return whether a type of Arrow is one of strings."""
     types = pyarrow.types
     if types.is_dictionary(type_):
         type_ = type_.value_type
