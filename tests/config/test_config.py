@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,8 @@ def test_a_user_without_a_home_folder_is_an_error_that_names_the_variables(monke
     with pytest.raises(ConfigError, match="set HOME"):
         home_folder()
     assert Paths.resolve({"EDGEEMBED_HOME": "/embed"}).models == Path("/embed/models")
+    moved = Paths.resolve({"EDGEEMBED_HOME": "/embed", "EDGEEMBED_CACHE_HOME": "/fast"})
+    assert moved == replace(Paths.resolve({"EDGEEMBED_HOME": "/embed"}), cache=Path("/fast"))
 
 
 # --- bad values -------------------------------------------------------------------------------------------------------
@@ -247,8 +250,9 @@ def test_missing_and_unreadable_config_files(tmp_path: Path, home: Path) -> None
 
 
 def test_an_unknown_variable_is_ignored_with_a_warning(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert resolve({}, env(home, PROT="9")).settings == Settings()
+    assert resolve({}, env(home, PROT="9", CACHE_HOME="/fast")).settings == Settings()
     assert "EDGEEMBED_PROT" in caplog.text
+    assert "EDGEEMBED_CACHE_HOME" not in caplog.text
 
 
 # --- config set -------------------------------------------------------------------------------------------------------
