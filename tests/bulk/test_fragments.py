@@ -17,10 +17,11 @@ from edgeembed.bulk import fragments
 from edgeembed.bulk.formats import Columns
 from edgeembed.bulk.fragments import Fragment, kept_types, plan, read_fragment
 from edgeembed.bulk.inputs import Cursor, Step, open_inputs
-from edgeembed.bulk.places import Place
+from edgeembed.bulk.places import Place, PlaceError
 from edgeembed.bulk.records import Record, Reject
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
+from tests.bulk.dataset_hub import REPOSITORY, TOKEN, dataset_hub
 from tests.bulk.object_store import ObjectStore, object_store
 from tests.bulk.reading import count
 from tests.bulk.web_server import web_server
@@ -278,3 +279,26 @@ def test_several_inputs_have_their_names_before_numbers(tmp_path: Path) -> None:
         *((f"{name}:{offset}", text) for name in names for offset, text in ((0, "first"), (6, Path(name).name)))
     ]
     assert rows_of(found, Columns()) == expected
+
+
+def test_a_repository_of_a_hub_is_a_folder_and_needs_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year in (2024, 2025):
+        (tmp_path / f"year={year}").mkdir()
+        pq.write_table(pa.table({"text": [f"{year}"]}), tmp_path / f"year={year}" / "a.parquet")
+        (tmp_path / f"year={year}" / "b.jsonl").write_text(f'{{"text": "{year} b"}}\n')
+    with dataset_hub(tmp_path) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        name, columns = f"hf://datasets/{REPOSITORY}", Columns(keep=("year",))
+        for format_, texts in (("parquet", ["2024", "2025"]), ("jsonl", ["2024 b", "2025 b"])):
+            found = plan([name], format_, columns)  # type: ignore[arg-type]
+            reads = [step.read for step in steps_of(found, columns)]
+            assert [(read.text, read.kept["year"]) for read in reads if isinstance(read, Record)] == [
+                (text, int(text[:4])) for text in texts
+            ]
+        monkeypatch.setenv("HF_TOKEN", "hf_0ther")
+        with pytest.raises(
+            PlaceError, match=r"cannot list hf://datasets/owner/texts: .*401.*HF_TOKEN if it is private"
+        ) as caught:
+            Place.of(name).files()
+        assert "hf_0ther" not in caught.value.message
