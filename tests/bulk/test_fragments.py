@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -194,6 +195,30 @@ def test_the_texts_of_a_folder_are_cut_as_in_a_job_of_one_process(store: ObjectS
     require_resumable(found, Columns(), CHUNKER)
 
 
+def test_many_small_texts_are_few_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fragments, "FRAGMENT_FILES", 10)
+    for number in range(25):
+        (tmp_path / f"{number:02}.txt").write_text(f"text {number}. " * 3)
+    found = plan([str(tmp_path)], None, Columns())
+    assert [len(fragment.files) for fragment in found] == [10, 10, 5]
+    assert len({fragment.version for fragment in found}) == 3
+    assert rows_of(found, Columns(), CHUNKER) == stream_of(str(tmp_path))
+    require_resumable(found, Columns(), CHUNKER)
+    (tmp_path / "12.txt").write_text("other")
+    with pytest.raises(ConfigError, match=r"12\.txt has changed since the job began"):
+        rows_of(found, Columns(), CHUNKER)
+
+
+def test_a_document_among_the_inputs_gives_all_fragments_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.html").write_text("<title>Title</title><p>text")
+    for names in ([str(tmp_path)], [str(tmp_path / "a.txt"), str(tmp_path / "b" / "c.html")]):
+        found = plan(names, None, Columns())
+        assert [kept_types(fragment, Columns()) for fragment in found] == [{"title": "string", "page": "int64"}] * len(found)
+    assert [fragment.format for fragment in plan(names, None, Columns())] == ["text", "document"]
+
+
 def test_chunks_of_rows_have_the_ids_of_their_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one two three four five six seven"}\n{"text": "eight"}')
     found = plan([str(tmp_path / "a.jsonl")], None, Columns())
@@ -275,6 +300,8 @@ def test_several_inputs_have_their_names_before_numbers(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
     found = plan(names, None, Columns())
     assert [(fragment.input, fragment.index) for fragment in found] == [(0, 0), (1, 0)]
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own, as Ray sends them
+    assert len(pickle.dumps(found[0])) < 1000
     expected: list[tuple[Any, str]] = [
         *((f"{name}:{offset}", text) for name in names for offset, text in ((0, "first"), (6, Path(name).name)))
     ]
