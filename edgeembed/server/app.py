@@ -66,8 +66,8 @@ _DIALECTS = (
 )
 
 DEFAULT_MAX_REQUEST_TEXTS = 2048
-NOTE_USE_SECONDS = 60.0
-"""Interval at which model use is noted on disk."""
+NOTE_USE_SECONDS = 10.0
+"""Interval at which model use is noted; the file is written once a minute for a model at most."""
 
 SYNC_SECONDS = 10.0
 """Interval at which the drift baselines are read and written, and alarms are logged."""
