@@ -1,7 +1,7 @@
 """Computes the fragments of a job on a Ray cluster: Ray Data carries them to workers, each with its own copy of the model.
 
-Ray places the workers, adds and removes them, restarts those that die and gives their fragments to others. A worker reads its
-fragment and writes the shards; what comes back to this process is a receipt of each fragment.
+Ray places the workers, adds and removes them, restarts those that die and gives their fragments to others. A worker reads
+its fragment and writes the shards; what comes back to this process is a receipt of each fragment.
 """
 
 from __future__ import annotations
@@ -238,6 +238,8 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Under `uv run` Ray would copy the working directory and install the project from the copy into this environment.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if "RAY_AUTH_TOKEN" in os.environ:  # Ray itself would not use it for an address that is named
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Its C++ parts write to the terminal otherwise; what fails is raised, too.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:

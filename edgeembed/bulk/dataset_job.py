@@ -29,7 +29,8 @@ from edgeembed.bulk.fragment_shards import (
     compute,
     concurrently,
 )
-from edgeembed.bulk.fragments import Fragment, kept_types as types_of, plan, read_fragment
+from edgeembed.bulk.fragments import Fragment, plan, read_fragment
+from edgeembed.bulk.fragments import kept_types as types_of
 from edgeembed.bulk.inputs import Cursor, InputFormat
 from edgeembed.bulk.job import JobListener, JobResult
 from edgeembed.bulk.places import Place, PlaceFile

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.dataset_job 10000 100000 1000000
 
-The store is moto's server, a process of its own. The cluster's head node and the driver have a network namespace of their own
-where this is root, so that each byte to and from them is counted. Of each size:
+The store is moto's server, a process of its own. The cluster's head node and the driver have a network namespace of their
+own where this is root, so that each byte to and from them is counted. Of each size:
 
 1. one process computes the job;
 2. the cluster begins it, and after a quarter of the shards the driver is killed (-9);
@@ -19,6 +19,7 @@ import contextlib
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -87,6 +88,7 @@ def network() -> Iterator[Place]:
         ip(f"-n {SPACE} addr add {INNER}/30 dev bench1")
         ip(f"-n {SPACE} link set bench1 up")
         ip(f"-n {SPACE} link set lo up")
+        ip(f"-n {SPACE} route add default via {OUTER}")  # by which Ray finds the address of its machine
         yield Place(OUTER, INNER, ("ip", "netns", "exec", SPACE))
     finally:
         subprocess.run(["ip", "netns", "del", SPACE], check=False)
@@ -215,9 +217,12 @@ def measure(place: Place, store: Any, texts: int, model: Path, shard_rows: int) 
     temporary = f"--temp-dir={tempfile.mkdtemp(prefix='ray-')}"
     with contextlib.ExitStack() as stack:
         stack.enter_context(running(node(place, temporary, head=True)))
-        time.sleep(10)  # until its ports are open
-        nodes = [stack.enter_context(running(node(place))) for _ in range(NODES)]
-        time.sleep(10)
+        until(lambda: _listens(place.head, RAY_PORT), "the head node listens")
+        nodes = []
+        for count in range(NODES):  # one after the other: they choose ports
+            nodes.append(stack.enter_context(running(node(place))))
+            until(lambda wanted=count + 2: _raylets() == wanted, "a node runs")
+            time.sleep(5)  # until it is a member
         cluster = [*command, "-o", f"s3://{many}/", "--engine", "ray", "--ray-address", f"{place.head}:{RAY_PORT}"]
         first = Driver(place, cluster)
         until(lambda: first.sample() or shards(store, many) >= total / 4, "a quarter", 1500)
@@ -248,7 +253,7 @@ def main() -> None:
     arguments.add_argument("--model", type=Path)
     arguments.add_argument("--shard-rows", type=int, default=8192)
     options = arguments.parse_args()
-    os.environ |= {"RAY_AUTH_TOKEN": "bench" * 8}
+    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "bench" * 8}
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
     with tempfile.TemporaryDirectory() as folder, network() as place:
         os.environ |= {"AWS_ENDPOINT_URL": f"http://{place.host}:{STORE_PORT}", "EDGEEMBED_PORT": "1"}
@@ -263,6 +268,23 @@ def main() -> None:
             until(lambda: _answers(store), "the store answers")
             for texts in options.texts:
                 measure(place, store, texts, model, options.shard_rows)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _raylets() -> int:
+    ours = psutil.Process().children(recursive=True)
+    found = 0
+    for process in ours:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
+    return found
 
 
 def _answers(store: Any) -> bool:
