@@ -95,6 +95,8 @@ class FragmentWork(NamedTuple):
             return None
         try:
             with file:
+                if not file.size():
+                    return None  # begun: of all stores, only Azure shows this
                 metadata = pa.parquet.read_metadata(file).metadata
             return msgspec.json.decode(metadata[_RECEIPT], type=ShardReceipt)
         except (pa.ArrowInvalid, KeyError, ValueError) as error:

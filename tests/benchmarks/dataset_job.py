@@ -5,7 +5,7 @@
 The store is moto's server, a process of its own. The cluster's head node and the driver have a network namespace of their
 own where this is root, so that each byte to and from them is counted. Of each size:
 
-1. one process computes the job;
+1. one process computes the job, at the same time as
 2. the cluster begins it, and after a quarter of the shards the driver is killed (-9);
 3. the cluster goes on with --resume; a worker is killed after half of the shards, and a node after three quarters.
 
@@ -193,7 +193,7 @@ def node(place: Place, *flags: str, head: bool = False) -> list[str]:
     return [*ray, f"--node-ip-address={place.host}", f"--address={place.head}:{RAY_PORT}", "--num-cpus=1", *flags]
 
 
-def worker_processes(nodes: list[subprocess.Popen[bytes]]) -> list[psutil.Process]:
+def worker_processes() -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if is_worker(process)]
 
 
@@ -205,46 +205,52 @@ def is_worker(process: psutil.Process) -> bool:
 def measure(place: Place, store: Any, texts: int, model: Path, shard_rows: int) -> None:
     folder = write_inputs(store, texts)
     one, many = f"{BUCKET}/one-{texts}", f"{BUCKET}/many-{texts}"
+    total = sum(-(-(texts * (file + 1) // FILES - texts * file // FILES) // shard_rows) for file in range(FILES))
     command = [
         str(Path(sys.executable).with_name("edgeembed")),
         *("embed", f"s3://{folder}/", "--id", "key", "--model", str(model), "--shard-rows", str(shard_rows)),
     ]
     print(f"{texts:,} texts", flush=True)
-    alone = Driver(place, [*command, "--no-daemon", "-o", f"s3://{one}/"]).end((0,))
-    wanted = digests(store, one)
-    total = sum(name.startswith("/part-") for name in wanted)
-
-    temporary = f"--temp-dir={tempfile.mkdtemp(prefix='ray-')}"
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(running(node(place, temporary, head=True)))
-        until(lambda: _listens(place.head, RAY_PORT), "the head node listens")
-        nodes = []
-        for count in range(NODES):  # one after the other: they choose ports
-            nodes.append(stack.enter_context(running(node(place))))
-            until(lambda wanted=count + 2: _raylets() == wanted, "a node runs")
-            time.sleep(5)  # until it is a member
-        cluster = [*command, "-o", f"s3://{many}/", "--engine", "ray", "--ray-address", f"{place.head}:{RAY_PORT}"]
-        first = Driver(place, cluster)
+    # At the same time, outside the network namespace: its traffic is not that of the cluster's driver.
+    alone = Driver(place._replace(prefix=()), [*command, "--no-daemon", "-o", f"s3://{one}/"])
+    with cluster_of(place) as nodes:
+        on_ray = [*command, "-o", f"s3://{many}/", "--engine", "ray", "--ray-address", f"{place.head}:{RAY_PORT}"]
+        first = Driver(place, on_ray)
         until(lambda: first.sample() or shards(store, many) >= total / 4, "a quarter", 1500)
         first.process.kill()
         begun = first.end((-signal.SIGKILL,))
         kept = shards(store, many)
-        second = Driver(place, [*cluster, "--resume"])
+        second = Driver(place, [*on_ray, "--resume"])
         until(lambda: second.sample() or shards(store, many) >= total / 2, "a half", 1500)
-        found = worker_processes(nodes)
-        found[0].kill()
+        worker_processes()[0].kill()
         at_worker = shards(store, many)
         until(lambda: second.sample() or shards(store, many) >= total * 3 / 4, "three quarters", 1500)
         stop(nodes[0])
         at_node = shards(store, many)
         rest = second.end((0,))
-    same = digests(store, many) == wanted
+    here = alone.end((0,))
+    same = digests(store, many) == digests(store, one)
     print(f"    killed: driver at {kept}, worker at {at_worker}, node at {at_node} of {total} shards; same bytes: {same}")
-    print("| texts | run | s | driver's peak MiB | received kB | sent kB |")
-    for name, each in (("one process", alone), ("cluster, killed", begun), ("cluster, resumed", rest)):
+    print("| texts | run | s | peak MiB | received kB | sent kB |")
+    for name, each in (("one process", here), ("driver, until killed", begun), ("driver, resumed", rest)):
         mib, received, sent = each.peak / 2**20, each.received / 1000, each.sent / 1000
         print(f"| {texts:,} | {name} | {each.seconds:.0f} | {mib:.0f} | {received:,.0f} | {sent:,.0f} |", flush=True)
     assert same, "the outputs differ"
+
+
+@contextlib.contextmanager
+def cluster_of(place: Place) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Start a head node, where the driver runs, and nodes for one worker each. Yields the nodes."""
+    with contextlib.ExitStack() as stack:
+        temporary = f"--temp-dir={tempfile.mkdtemp(prefix='ray-')}"
+        stack.enter_context(running(node(place, temporary, head=True)))
+        until(lambda: _listens(place.head, RAY_PORT), "the head node listens")
+        nodes: list[subprocess.Popen[bytes]] = []
+        for count in range(NODES):  # one after the other: they choose ports
+            nodes.append(stack.enter_context(running(node(place))))
+            until(lambda wanted=count + 2: _raylets() == wanted, "a node runs")
+            time.sleep(5)  # until it is a member
+        yield nodes
 
 
 def main() -> None:
