@@ -115,7 +115,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 400) -> Any:
     """Wait for something outside this process, of which there is no event."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
