@@ -19,7 +19,7 @@ from edgeembed.bulk.embedders import DaemonEmbedder, EmbedderInfo, EmbedOptions
 from edgeembed.bulk.embedding import EmbeddedShard, embed_shard
 from edgeembed.bulk.inputs import Cursor, Step
 from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject
-from edgeembed.bulk.shards import Dtype, JobRules, Shard, cut
+from edgeembed.bulk.shards import SHARD_ROWS, Dtype, JobRules, Shard, cut
 from edgeembed.bulk.shared_engine import SharedEngine, engine_connection
 from edgeembed.bulk.tables import import_pyarrow, is_text
 from edgeembed.client import connected
@@ -350,7 +350,7 @@ def _embedded(batches: Iterator[Any], plan: _Plan) -> Iterator[Any]:
     """Yield the batches with what is computed. Shards and requests are divided as those of a file with these rows."""
     rows = _Rows(batches, plan)
     steps = rows.steps()
-    rules = JobRules(format="arrow", outputs=plan.wanted.outputs)
+    rules = JobRules(format="arrow", outputs=plan.wanted.outputs, shard_rows=SHARD_ROWS)
     started: deque[tuple[list[_Part], Future[EmbeddedShard]]] = deque()
     with contextlib.ExitStack() as stack:
         engine: _Engine | None = None

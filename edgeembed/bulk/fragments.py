@@ -20,7 +20,7 @@ from edgeembed.bulk.inputs import Cursor, Step, checked_records, require_files
 from edgeembed.bulk.kept import arrow_name
 from edgeembed.bulk.lines import ByteRange
 from edgeembed.bulk.listing import list_folder, partition_values, split_columns
-from edgeembed.bulk.places import Place, PlaceFile
+from edgeembed.bulk.places import Place, PlaceFile, PlaceStatus
 from edgeembed.bulk.records import Position, Read, Record, Source
 from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
@@ -83,6 +83,9 @@ def plan(names: Sequence[str], format_: InputFormat | None, columns: Columns) ->
     files = [file for index, name in enumerate(names) for file in _files_of(index, Place.of(name), format_, columns)]
     with ThreadPoolExecutor(PLANNING_THREADS) as threads:
         parts = list(threads.map(lambda file: _parts_of(file, columns), files))
+    for index in range(len(names)):
+        if first := next((part[0] for part in parts if part and part[0].input == index), None):
+            _check_first_record(first, columns)
     fragments: list[Fragment] = []
     index = 0
     for file, found in zip(files, parts, strict=True):
@@ -107,7 +110,7 @@ def read_fragment(
     Raises ConfigError if the file has changed since it was planned, and as the readers do; PlaceError, OSError.
     """
     status = fragment.place.status()
-    if status is None or status.version != fragment.version:
+    if status is None or _version(status) != fragment.version:
         what = "is gone" if status is None else "has changed"
         raise ConfigError(f"{fragment.name} {what} since the job began; start again with --overwrite, or restore the file")
     at = fragment.start if start is None else start
@@ -201,7 +204,7 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         place=place,
         name=place.name,
         relative=relative,
-        version=status.version,
+        version=_version(status),
         format=file.format_ or "text",
         start=Position(),
         end=None,
@@ -234,6 +237,17 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         )
         for first, following in itertools.pairwise(cuts)
     ]
+
+
+def _version(status: PlaceStatus) -> str:
+    """Return what differs after every change of a file, as far as its store can tell: some keep whole seconds."""
+    return f"{status.size} {status.version}"
+
+
+def _check_first_record(first: Fragment, columns: Columns) -> None:
+    """Raise ConfigError for a mistake that the first record of an input shows. Only Parquet has its columns elsewhere."""
+    if not first.chunks and first.format not in ("parquet", "document"):
+        next(checked_records(_source(first, columns), first.start), None)
 
 
 def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:

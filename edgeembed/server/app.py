@@ -44,7 +44,7 @@ from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 from edgeembed.server.paths import SPELLINGS, Spellings
 from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
-_DIALECTS = (
+DIALECTS = (
     openai,
     pooling,
     rerank_path,
@@ -105,7 +105,7 @@ def make_app(
     app[OPENAPI] = OpenApi()
     app[END_REASON] = EndReason()
     app[SPELLINGS] = Spellings(app)
-    for module in (*_DIALECTS, base_url, status, end_reason, metrics, dashboard, openapi, docs):
+    for module in (*DIALECTS, base_url, status, end_reason, metrics, dashboard, openapi, docs):
         app.add_routes(module.routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)
