@@ -97,7 +97,7 @@ class Job:
             assert self.process.poll() is None, (what, self.process.communicate()[1])
             if found:
                 return found
-            time.sleep(0.02)
+            time.sleep(0.02)  # between two looks at processes and files, of which there is no event
         raise TimeoutError(what)
 
     def end(self) -> str:
