@@ -30,6 +30,7 @@ FOLDERS = {
     "chaos": "e2e",
     "cli": "unit",
     "clients": "e2e",
+    "cluster": "unit",
     "common": "unit",
     "config": "unit",
     "convert": "unit",

@@ -8,7 +8,6 @@ import logging
 import os
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing import Any
 import psutil
 
 from edgeembed.common.logs import LOG_FILE, rotate_log
-from edgeembed.common.program import command
+from edgeembed.common.program import command, start_detached
 from edgeembed.config.settings import Settings
 
 log = logging.getLogger(__name__)
 
 BAD_SETTINGS = 2
 """Exit status of `edgeembed serve` for unusable settings."""
-_NO_WINDOW, _BREAKAWAY = 0x08000000, 0x01000000
-"""CREATE_NO_WINDOW and CREATE_BREAKAWAY_FROM_JOB, which Python has on Windows only."""
 
 
 def popen(
@@ -35,20 +32,7 @@ def popen(
 
     environ: its variables; None for ours.
     """
-    how: dict[str, Any] = {
-        "stdin": subprocess.DEVNULL,
-        "stdout": subprocess.DEVNULL,
-        "stderr": stderr,
-        "env": environ,
-        "start_new_session": True,
-    }
-    if sys.platform != "win32":
-        return subprocess.Popen(command(*arguments), **how)
-    try:
-        # Programs such as ssh's server end all processes of their job.
-        return subprocess.Popen(command(*arguments), creationflags=_NO_WINDOW | _BREAKAWAY, **how)
-    except PermissionError:  # the job does not allow it
-        return subprocess.Popen(command(*arguments), creationflags=_NO_WINDOW, **how)
+    return start_detached(command(*arguments), stderr=stderr, env=environ)
 
 
 class LoggedDaemon:

@@ -8,4 +8,24 @@ rules, not on who computes it or when, so shards can be computed in any order an
     embedders, cluster, embedding     turn texts into vectors: the running daemon, this process, or a Ray cluster
     writers, outputs                  shards as files, and one file of all shards
     job                               runs a job from start to end
+
+Without files: `embed_batches` is mapped over the partitions of Spark, Dask and others (batches). All tasks on a machine
+share one engine (shared_engine, engine_process).
 """
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgeembed.bulk.batches import embed_batches as embed_batches
+    from edgeembed.bulk.batches import embedded_schema as embedded_schema
+
+__all__ = ["embed_batches", "embedded_schema"]
+
+
+def __getattr__(name: str) -> Any:
+    """Return what `__all__` lists, imported when it is first used: commands import this package, too."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from edgeembed.bulk import batches
+
+    return getattr(batches, name)

@@ -10,9 +10,9 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from edgeembed.bulk.places import READ_BYTES, Place
 from edgeembed.errors import ConfigError
 
 HEAD_BYTES = 8192
@@ -84,7 +84,7 @@ class ByteStream:
 
     def skip_to(self, at: int, offset: int) -> int:
         """Go from an offset to a later one, and return what was reached: less if the content ends before."""
-        if self.compression is None and self._size is not None:
+        if self.compression is None and self._size is not None and self._source.seekable():
             return int(self.file.seek(offset))
         while at < offset and (skipped := len(self.file.read(min(SKIP_BYTES, offset - at)))):
             at += skipped
@@ -92,10 +92,14 @@ class ByteStream:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[ByteStream]:
-    """Open a file to read its decompressed bytes. Raises ConfigError for one that is damaged; OSError."""
-    with path.open("rb") as file:
-        yield ByteStream(file, str(path), path.stat().st_size)
+def opened(place: Place, buffer_bytes: int = READ_BYTES) -> Iterator[ByteStream]:
+    """Open a file to read its decompressed bytes. buffer_bytes: as in `Place.open`.
+
+    Raises ConfigError for one that is damaged; PlaceError, OSError.
+    """
+    status = place.status()
+    with place.open(status, buffer_bytes) as file:
+        yield ByteStream(file, place.name, (status.size or 0) if status else 0)
 
 
 def opened_stdin() -> ByteStream:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from edgeembed.bulk.content import HEAD_BYTES, Content, content_of
-from edgeembed.bulk.records import PAGE, Position, Read, Record, Reject, fingerprint_of
+from edgeembed.bulk.places import Place
+from edgeembed.bulk.records import PAGE, Position, Read, Record, Reject, fingerprint_of, size_of
 from edgeembed.bulk.stores.interface import import_extra
 from edgeembed.errors import ConfigError
 
@@ -47,30 +48,56 @@ class UnreadableError(Exception):
     """A document that cannot be read, with the reason."""
 
 
-def is_document(path: Path, content: Content) -> bool:
+def is_document(place: Place, content: Content) -> bool:
     """Return whether a file is a document by what it holds: a PDF or DOCX file, whatever its name."""
-    return content == "pdf" or (content == "zip" and _is_docx(path))
+    if content != "zip":
+        return content == "pdf"
+    try:
+        with _opened(place) as file:
+            return _is_docx(file)
+    except UnreadableError:
+        return False
 
 
-def read_document(path: Path) -> Document:
-    """Read a document. Raises UnreadableError, also for one without text; ConfigError without the library; OSError."""
-    if path.stat().st_size > MAX_DOCUMENT_BYTES:
-        raise UnreadableError(f"the file is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB; split it")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
+def read_document(place: Place) -> Document:
+    """Read a document.
+
+    Raises UnreadableError, also for one without text; ConfigError without the library; PlaceError, OSError.
+    """
+    with _opened(place) as file:
+        return _document(file, place.suffix.lower())
+
+
+def _opened(place: Place) -> BinaryIO:
+    """Open a document; one of a store is in memory. Raises UnreadableError if it is too large; PlaceError, OSError."""
+    status = place.require()
+    if (status.size or 0) <= MAX_DOCUMENT_BYTES:
+        file = place.open(status)
+        if not place.is_remote:
+            return file
+        with file:
+            content = file.read(MAX_DOCUMENT_BYTES + 1)
+        if len(content) <= MAX_DOCUMENT_BYTES:
+            return io.BytesIO(content)
+    raise UnreadableError(f"the file is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB; split it")
+
+
+def _document(file: BinaryIO, suffix: str) -> Document:
+    head = file.read(HEAD_BYTES)
+    file.seek(0)
     content = content_of(head)
     if content == "pdf":
         reader = _pdf
-    elif content == "zip" and _is_docx(path):
+    elif content == "zip" and _is_docx(file):
         reader = _docx
-    elif path.suffix.lower() in HTML_SUFFIXES and content in ("text", "utf-16"):
+    elif suffix in HTML_SUFFIXES and content in ("text", "utf-16"):
         reader = _html
     elif head.startswith(_OLE):
         raise UnreadableError("the document is encrypted, or of an old Office format; save it as .docx without a password")
     else:
         raise UnreadableError("the file is no PDF, DOCX or HTML document")
     try:
-        found = reader(path)
+        found = reader(file)
     except (ConfigError, UnreadableError, OSError):
         raise
     except Exception as error:  # of any class, for documents that are damaged
@@ -85,19 +112,19 @@ def read_document(path: Path) -> Document:
 class DocumentFile:
     """A document as one text, whose id is the file's name."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, place: Place) -> None:
+        self.place = place
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return self.place.name
 
     @property
-    def size_bytes(self) -> int:
-        return self.path.stat().st_size
+    def size_bytes(self) -> int | None:
+        return size_of(self.place)
 
     def fingerprint(self) -> str:
-        return fingerprint_of(self.path)
+        return fingerprint_of(self.place)
 
     def kept_types(self) -> Mapping[str, Any]:
         return DOCUMENT_COLUMNS
@@ -105,9 +132,9 @@ class DocumentFile:
     def read(self, start: Position) -> Iterator[Read]:
         if start.offset:
             return
-        after = Position(1, 1, done=self.size_bytes)
+        after = Position(1, 1, done=self.size_bytes or 0)
         try:
-            found = read_document(self.path)
+            found = read_document(self.place)
         except UnreadableError as error:
             yield Reject("document", str(error), after, self.name)
             return
@@ -115,34 +142,33 @@ class DocumentFile:
         yield Record(self.name, found.text, 0, after, "document", kept, found.pages)
 
 
-def _pdf(path: Path) -> Document:
+def _pdf(file: BinaryIO) -> Document:
     pypdf = import_extra("pypdf", EXTRA, "reading PDF documents")
     logging.getLogger("pypdf").setLevel(logging.ERROR)  # it warns of every flaw that it reads around
-    with path.open("rb") as file:
-        reader = pypdf.PdfReader(file)
-        if reader.is_encrypted:
-            try:
-                opened = reader.decrypt("")  # anyone may read many that are encrypted
-            except pypdf.errors.DependencyError as error:
-                raise UnreadableError("the document is encrypted by AES; install cryptography to read it") from error
-            if not opened:
-                raise UnreadableError("the document is encrypted; save it without a password")
-        text = ""
-        pages: list[int] = []
-        for page in reader.pages:
-            pages.append(len(text))
-            text += page.extract_text().strip() + "\n\n"
-        title = reader.metadata.title if reader.metadata else None
+    reader = pypdf.PdfReader(file)
+    if reader.is_encrypted:
+        try:
+            opened = reader.decrypt("")  # anyone may read many that are encrypted
+        except pypdf.errors.DependencyError as error:
+            raise UnreadableError("the document is encrypted by AES; install cryptography to read it") from error
+        if not opened:
+            raise UnreadableError("the document is encrypted; save it without a password")
+    text = ""
+    pages: list[int] = []
+    for page in reader.pages:
+        pages.append(len(text))
+        text += page.extract_text().strip() + "\n\n"
+    title = reader.metadata.title if reader.metadata else None
     # Half characters, of fonts without a proper table, cannot be embedded.
     return Document(text.rstrip().encode("utf-8", "replace").decode(), _title(title), tuple(pages))
 
 
-def _docx(path: Path) -> Document:
+def _docx(file: BinaryIO) -> Document:
     docx = import_extra("docx", EXTRA, "reading DOCX documents")
-    with zipfile.ZipFile(path) as archive:
+    with zipfile.ZipFile(file) as archive:
         if sum(part.file_size for part in archive.infolist()) > MAX_DOCUMENT_BYTES:
             raise UnreadableError(f"the document is larger than {MAX_DOCUMENT_BYTES // 2**20} MiB when unpacked")
-    document = docx.Document(str(path))
+    document = docx.Document(file)
     parts: list[str] = []
     for block in document.iter_inner_content():
         if hasattr(block, "rows"):
@@ -152,9 +178,9 @@ def _docx(path: Path) -> Document:
     return Document("\n\n".join(part for part in parts if part.strip()), _title(document.core_properties.title))
 
 
-def _html(path: Path) -> Document:
+def _html(file: BinaryIO) -> Document:
     html, etree = (import_extra(f"lxml.{module}", EXTRA, "reading HTML documents") for module in ("html", "etree"))
-    content = path.read_bytes()
+    content = file.read()
     try:
         content.decode("utf-8-sig")
         encoding = "utf-8"
@@ -186,9 +212,9 @@ def _title(title: object) -> str | None:
     return " ".join(str(title).split()) or None if title is not None else None
 
 
-def _is_docx(path: Path) -> bool:
+def _is_docx(file: BinaryIO) -> bool:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             return "word/document.xml" in archive.namelist()
     except (zipfile.BadZipFile, OSError):
         return False

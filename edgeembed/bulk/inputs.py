@@ -6,42 +6,29 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import msgspec
 
 from edgeembed.bulk.chunked_rows import ChunkedRows
-from edgeembed.bulk.content import content_of, opened, problem_of, without_compression
-from edgeembed.bulk.documents import DOCUMENT_SUFFIXES, DocumentFile, is_document
+from edgeembed.bulk.documents import DocumentFile
+from edgeembed.bulk.file_systems import redacted
 from edgeembed.bulk.folders import Folder
-from edgeembed.bulk.json_rows import JsonRows
+from edgeembed.bulk.formats import (
+    INPUT_FORMATS,
+    Columns,
+    InputFormat,
+    checked_format,
+    format_of,
+    require_no_columns,
+    source_of,
+)
 from edgeembed.bulk.kept import arrow_name
-from edgeembed.bulk.lines import CsvLines, TextLines
+from edgeembed.bulk.listing import WithPartitions, list_folder
+from edgeembed.bulk.places import Place, is_uri
 from edgeembed.bulk.records import Position, Read, Record, Reject, Source
-from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker
-
-InputFormat = Literal["text", "jsonl", "json", "csv", "parquet", "document"]
-INPUT_FORMATS: tuple[InputFormat, ...] = get_args(InputFormat)
-_SUFFIXES: dict[str, InputFormat] = {
-    ".txt": "text",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "json",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".parquet": "parquet",
-    **dict.fromkeys(DOCUMENT_SUFFIXES, "document"),
-}
-
-
-class Columns(NamedTuple):
-    """Which columns or fields to read: those of the text and of the ids, and those that pass to the output."""
-
-    text: str | None = None
-    id: str | None = None
-    keep: Sequence[str] = ()
 
 
 class Cursor(msgspec.Struct, frozen=True):
@@ -78,7 +65,7 @@ class Inputs:
         """Read the first record of each file of rows. Raises ConfigError for mistakes that show there."""
         for source in self._sources:
             if source.name != "-" and not isinstance(source, (Folder, DocumentFile)):
-                next(self._records(source, Position()), None)
+                next(checked_records(source, Position()), None)
 
     def kept_types(self) -> dict[str, str]:
         """Return the columns of the output that the inputs are sure to fill, with the names of their types.
@@ -102,7 +89,7 @@ class Inputs:
             name = source.name
             behind = sum(self._sizes[:index])
             files = isinstance(source, Folder)
-            for read in self._records(source, start.place if index == start.input else Position()):
+            for read in checked_records(source, start.place if index == start.input else Position()):
                 after = Cursor(index, read.after, behind + read.after.done)
                 found = read
                 if isinstance(read, Record) and (read.id is None or (files and several)):
@@ -110,12 +97,13 @@ class Inputs:
                     found = read._replace(id=f"{name}:{own}" if several else own)
                 yield Step(name, found, after)
 
-    def _records(self, source: Source, start: Position) -> Iterator[Read]:
-        """Yield the records of a source. Raises ConfigError for one that speaks for the whole input."""
-        for read in source.read(start):
-            if isinstance(read, Reject) and read.of_all:
-                raise ConfigError(f"{source.name}, {read.place}: {read.reason}")
-            yield read
+
+def checked_records(source: Source, start: Position) -> Iterator[Read]:
+    """Yield the records of a source. Raises ConfigError for one that speaks for the whole input."""
+    for read in source.read(start):
+        if isinstance(read, Reject) and read.of_all:
+            raise ConfigError(f"{source.name}, {read.place}: {read.reason}")
+        yield read
 
 
 def open_inputs(
@@ -129,19 +117,23 @@ def open_inputs(
     require_files(names)
     sources: list[Source] = []
     for name in names:
-        path = Path(name)
-        if name != "-" and path.is_dir():
-            if format_ is None:
-                _require_no_columns(name, "a folder of files", columns)
-                sources.append(Folder(path, chunker))
-                continue
-            files = sorted(file for file in path.iterdir() if file.is_file() and format_of(file) == format_)
-            if not files:
-                raise ConfigError(f"{path} has no {format_} files")
-            sources += [_source(file, format_, columns) for file in files]
+        if name == "-":
+            sources.append(source_of(None, format_, columns))
             continue
-        file = None if name == "-" else path
-        sources.append(_source(file, format_, columns))
+        place = Place.of(name)
+        if is_uri(name):
+            sources += _sources_of_uri(place, format_, columns, chunker)
+        elif not place.local.is_dir():
+            sources.append(source_of(place, checked_format(place, format_).format, columns))
+        elif format_ is None:
+            require_no_columns(name, "a folder of files", columns)
+            sources.append(Folder(place, chunker))
+        else:
+            found = sorted(file for file in place.local.iterdir() if file.is_file() and format_of(file.name) == format_)
+            if not found:
+                raise ConfigError(f"{place.name} has no {format_} files")
+            files = [Place.of_path(file) for file in found]
+            sources += [source_of(file, checked_format(file, format_).format, columns) for file in files]
     if chunk_rows:
         several = len(sources) > 1
         sources = [
@@ -150,10 +142,25 @@ def open_inputs(
     return Inputs(sources)
 
 
+def _sources_of_uri(place: Place, format_: InputFormat | None, columns: Columns, chunker: Chunker) -> list[Source]:
+    status = place.require()
+    if status.kind == "file":
+        return [source_of(place, checked_format(place, format_).format, columns)]
+    listing = list_folder(place, format_)
+    if listing.chunks:
+        require_no_columns(place.name, "a folder of files", columns)
+        return [Folder(place, chunker, [file for file, _ in listing.files])]
+    return [WithPartitions.around(file, columns, listing, found) for file, found in listing.files]
+
+
 def require_files(names: Sequence[str]) -> None:
     """Raise ConfigError unless all inputs exist and standard input is named only once."""
     for name in names:
         if name == "-":
+            continue
+        if is_uri(name):
+            if Place.of(name).status() is None:
+                raise ConfigError(f"no such file: {Place.of(name).name}")
             continue
         path = Path(name)
         if not path.exists():
@@ -164,14 +171,11 @@ def require_files(names: Sequence[str]) -> None:
         raise ConfigError("standard input can be read only once; give - once")
 
 
-def format_of(path: Path) -> InputFormat:
-    """Return the format of a file by its name, in which the suffix of a compressed file does not count."""
-    return _SUFFIXES.get(Path(without_compression(path.name)).suffix.lower(), "text")
-
-
 def require_texts(arguments: Sequence[str], remedy: str) -> None:
     """Raise ConfigError for an argument that is rather a file's name than a text. remedy: what to do with its content."""
     for text in arguments:
+        if is_uri(text) and not re.search(r"\s", text):
+            raise ConfigError(f"{redacted(text)} is a URI; {remedy}; to take it as a text, add --text")
         if os.path.exists(text):  # noqa: PTH110 - many texts are not valid paths
             raise ConfigError(f"{text} is a file; {remedy}; to take its name as a text, add --text")
         if looks_like_file(text):
@@ -183,50 +187,6 @@ def looks_like_file(text: str) -> bool:
     if text.startswith(("./", "../", "~/", ".\\", "..\\")) or re.match(r"[A-Za-z]:[\\/]", text):
         return "\n" not in text
     return not re.search(r"\s", text) and bool(re.search(r"[\\/]|[^.]\.[A-Za-z0-9]{1,8}$", text))
-
-
-def _source(path: Path | None, format_: InputFormat | None, columns: Columns) -> Source:
-    if path is not None and path.is_file():
-        format_ = _checked_format(path, format_)
-    if format_ in ("parquet", "document") and path is None:
-        raise ConfigError(f"a {format_} file cannot be read from standard input; name the file")
-    match format_:
-        case "jsonl" | "json":
-            return JsonRows(path, columns.text, columns.id, columns.keep)
-        case "csv":
-            return CsvLines(path, columns.text, columns.id, columns.keep)
-        case "parquet" if path:
-            return ParquetRows(path, columns.text, columns.id, columns.keep)
-        case "document" if path:
-            _require_no_columns(str(path), "a document", columns)
-            return DocumentFile(path)
-        case _:
-            _require_no_columns(str(path or "-"), "lines of text", columns)
-            return TextLines(path)
-
-
-def _checked_format(path: Path, wanted: InputFormat | None) -> InputFormat:
-    """Return the format in which to read a file. Raises ConfigError for content of another kind."""
-    with opened(path) as stream:
-        head, compression = stream.head(), stream.compression
-    content = content_of(head)
-    by_name = format_of(path)
-    found = wanted or by_name
-    if wanted is None and content == "parquet":
-        found = "parquet"
-    elif wanted is None and by_name == "text" and is_document(path, content):
-        found = "document"
-    if found in ("parquet", "document"):
-        if compression:
-            raise ConfigError(f"{path} is compressed ({compression}); decompress it, as {found}s are read from all places")
-    elif problem := problem_of(head):
-        raise ConfigError(f"{path} {problem}")
-    return found
-
-
-def _require_no_columns(name: str, what: str, columns: Columns) -> None:
-    if columns != Columns():
-        raise ConfigError(f"{name} is read as {what}, which have no columns; name its format with --format")
 
 
 __all__ = [

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import orjson
 
-from edgeembed.bulk.lines import BOM, Lines
+from edgeembed.bulk.lines import BOM, ByteRange, Lines
+from edgeembed.bulk.places import Place
 from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject, id_of
 from edgeembed.errors import ConfigError
 
@@ -21,15 +21,16 @@ class JsonRows(Lines):
 
     def __init__(
         self,
-        path: Path | None,
+        place: Place | None,
         column: str | None,
         id_column: str | None,
         keep: Sequence[str] = (),
         *,
         fields: Sequence[str] = JSON_FIELDS,
+        part: ByteRange | None = None,
     ) -> None:
         """keep: fields that pass to the output. fields: of which the first one found holds the text, without a column."""
-        super().__init__(path)
+        super().__init__(place, part)
         self._columns = (column,) if column else fields
         self._id_column = id_column
         self._keep = keep
@@ -46,8 +47,8 @@ class JsonRows(Lines):
     def _lines(self, start: Position) -> Iterator[Read]:
         number, first = start.number, not start.offset
         for line in self.lines(start.offset):
-            number += 1
-            place, after = f"line {number}", Position(line.at, number, done=line.done)
+            number, place = self.numbered(line, number)
+            after = Position(line.at, number, done=line.done)
             if line.cut:
                 yield Reject(place, TOO_LONG, after)
                 continue
@@ -69,14 +70,14 @@ class JsonRows(Lines):
 
     def _array(self, start: Position) -> Iterator[Read]:
         with self.opened() as stream:
-            if self.path is None:
+            if self.place is None:
                 elements = self._stdin_elements = self._stdin_elements or self._elements(stream.file)
                 number = self._elements_read
             else:
                 elements, number = self._elements(stream.file), 0
             for value in elements:
                 number += 1
-                if self.path is None:
+                if self.place is None:
                     self._elements_read = number
                 if number <= start.offset:
                     continue

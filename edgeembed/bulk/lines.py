@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from edgeembed.bulk.content import SKIP_BYTES, ByteStream, opened, opened_stdin, problem_of
-from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject, fingerprint_of
+from edgeembed.bulk.places import Place
+from edgeembed.bulk.records import MAX_BYTES, SURROGATE, TOO_LONG, Position, Read, Record, Reject, fingerprint_of, size_of
 from edgeembed.errors import ConfigError
 
 DELIMITERS = ",;\t|"
@@ -17,33 +17,48 @@ BOM = b"\xef\xbb\xbf"
 
 
 class Line(NamedTuple):
-    """A line. cut: it was too long. at, done: where the next one begins, in bytes of the content and of the file."""
+    """A line. cut: it was too long. at, done: where the next one begins, in bytes of the content and of the file.
+
+    start: where this one begins, in bytes of the content.
+    """
 
     content: bytes
     cut: bool
     at: int
     done: int
+    start: int
+
+
+class ByteRange(NamedTuple):
+    """A part of a file of lines: those that begin in it. end: None for that of the file."""
+
+    start: int = 0
+    end: int | None = None
 
 
 class Lines:
     """The bytes of a file, or of standard input, line by line."""
 
-    def __init__(self, path: Path | None) -> None:
-        """path: None for standard input, which cannot be read from an earlier position again."""
-        self.path = path
+    def __init__(self, place: Place | None, part: ByteRange | None = None) -> None:
+        """place: None for standard input, which cannot be read from an earlier position again.
+
+        part: to be read alone; the numbers of records are then the offsets of their lines, in bytes of the content.
+        """
+        self.place = place
+        self.part = part
         self._stdin: ByteStream | None = None
         self._stdin_at = 0
 
     @property
     def name(self) -> str:
-        return "-" if self.path is None else str(self.path)
+        return "-" if self.place is None else self.place.name
 
     @property
     def size_bytes(self) -> int | None:
-        return None if self.path is None else self.path.stat().st_size
+        return None if self.place is None else size_of(self.place)
 
     def fingerprint(self) -> str:
-        return "-" if self.path is None else fingerprint_of(self.path)
+        return "-" if self.place is None else fingerprint_of(self.place)
 
     def kept_types(self) -> dict[str, Any]:
         return {}
@@ -56,17 +71,25 @@ class Lines:
         with self.opened() as stream:
             at = self._go_to(stream, offset)
             file, plain = stream.file, stream.plain
-            while line := file.readline(MAX_BYTES):
+            end = self.part.end if self.part else None
+            while (end is None or at < end) and (line := file.readline(MAX_BYTES)):
+                start = at
                 at += len(line)
                 cut = len(line) == MAX_BYTES and not line.endswith(b"\n")
                 rest = line
                 while cut and rest and not rest.endswith(b"\n"):
                     rest = file.readline(SKIP_BYTES)
                     at += len(rest)
-                if self.path is None:
+                if self.place is None:
                     self._stdin_at = at
                 content = line.removeprefix(BOM) if at == len(line) else line
-                yield Line(content, cut, at, at if plain else stream.position())
+                yield Line(content, cut, at, at if plain else stream.position(), start)
+
+    def numbered(self, line: Line, number: int) -> tuple[int, str]:
+        """Return the number of the record after a line's, and where the line is, for people. number: of the line's."""
+        if self.part is None:
+            return number + 1, f"line {number + 1}"
+        return line.start + 1, f"byte {line.start}"
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[ByteStream]:
@@ -74,22 +97,30 @@ class Lines:
 
         Raises ConfigError for content that is no text.
         """
-        if self.path is None:
+        if self.place is None:
             if self._stdin is None:
                 self._stdin = opened_stdin()
                 self._require_text(self._stdin)
             yield self._stdin
             return
-        with opened(self.path) as stream:
+        with opened(self.place) as stream:
             self._require_text(stream)
             yield stream
 
     def _require_text(self, stream: ByteStream) -> None:
         if problem := problem_of(stream.head()):
-            raise ConfigError(f"{'standard input' if self.path is None else self.path} {problem}")
+            raise ConfigError(f"{'standard input' if self.place is None else self.place} {problem}")
 
     def _go_to(self, stream: ByteStream, offset: int) -> int:
-        if self.path is not None:
+        if self.part and offset:
+            # A cut may lie inside a line, which belongs to the range before it; a position never does.
+            at = stream.skip_to(0, offset - 1)
+            while line := stream.file.readline(SKIP_BYTES):
+                at += len(line)
+                if line.endswith(b"\n"):
+                    break
+            return at
+        if self.place is not None:
             return stream.skip_to(0, offset)
         self._stdin_at = stream.skip_to(self._stdin_at, offset)
         if self._stdin_at < offset:
@@ -103,26 +134,26 @@ class TextLines(Lines):
     def read(self, start: Position) -> Iterator[Read]:
         number = start.number
         for line in self.lines(start.offset):
-            number += 1
+            number, place = self.numbered(line, number)
             after = Position(line.at, number, done=line.done)
             if line.cut:
-                yield Reject(f"line {number}", TOO_LONG, after)
+                yield Reject(place, TOO_LONG, after)
                 continue
             try:
                 text = line.content.decode().rstrip("\r\n")
             except UnicodeDecodeError as error:
-                yield Reject(f"line {number}", f"not UTF-8: {error.reason}", after)
+                yield Reject(place, f"not UTF-8: {error.reason}", after)
                 continue
             if text.strip():
-                yield Record(None, text, number - 1, after, f"line {number}")
+                yield Record(None, text, number - 1, after, place)
 
 
 class CsvLines(Lines):
     """Comma-separated values with a header, which also shows whether the delimiter is a semicolon, tab or bar."""
 
-    def __init__(self, path: Path | None, column: str | None, id_column: str | None, keep: Sequence[str] = ()) -> None:
+    def __init__(self, place: Place | None, column: str | None, id_column: str | None, keep: Sequence[str] = ()) -> None:
         """keep: columns that pass to the output, as text."""
-        super().__init__(path)
+        super().__init__(place)
         self._column = column
         self._id_column = id_column
         self._keep = keep

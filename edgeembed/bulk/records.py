@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
+
+from edgeembed.bulk.places import Place
 
 Id = int | str
 
@@ -107,7 +108,12 @@ def id_of(value: object) -> Id | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def fingerprint_of(path: Path) -> str:
-    """Return a string that changes when a file does. Raises OSError."""
-    status = path.stat()
-    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+def fingerprint_of(place: Place) -> str:
+    """Return a string that changes when a file does. Raises PlaceError, OSError."""
+    status = place.require()
+    return f"{place.name if place.is_remote else place.local.absolute()} {status.size} {status.version}"
+
+
+def size_of(place: Place) -> int | None:
+    """Return the size of a file in bytes; None if its server does not say. Raises PlaceError, OSError."""
+    return place.require().size

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from edgeembed.bulk.embedders import EmbedOptions
-from edgeembed.bulk.inputs import format_of
+from edgeembed.bulk.formats import format_of
 from edgeembed.bulk.json_rows import JsonRows
 from edgeembed.bulk.lines import TextLines
+from edgeembed.bulk.places import Place
 from edgeembed.bulk.records import Position, Record
 from edgeembed.client import Connection, connected
 from edgeembed.common.files import describe_os_error
@@ -43,8 +44,9 @@ def read_queries(path: Path) -> list[str]:
 
     Raises CacheFileError naming the line that is wrong, or when the file cannot be read.
     """
-    as_json = format_of(path) in ("json", "jsonl")
-    source = JsonRows(path, None, None, fields=_FIELDS) if as_json else TextLines(path)
+    place = Place.of_path(path)
+    as_json = format_of(place.file_name) in ("json", "jsonl")
+    source = JsonRows(place, None, None, fields=_FIELDS) if as_json else TextLines(place)
     queries: dict[str, None] = {}
     try:
         for read in source.read(Position()):

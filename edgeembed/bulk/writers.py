@@ -12,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from edgeembed.bulk.arrow_columns import column_of, column_type, stored
 from edgeembed.bulk.computed import FIELDS, Computed, fields_of
 from edgeembed.bulk.kept import arrow_type, plain
 from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import Dtype, JobManifest
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.common.files import replacing
-from edgeembed.engine.interface import Output
-from edgeembed.inference.number_formats import quantised
 from edgeembed.inference.postprocess import Matrix
 
 OutputFormat = Literal["parquet", "arrow", "jsonl", "npy"]
@@ -42,14 +41,6 @@ class ShardRows(NamedTuple):
     computed: Computed
     texts: Sequence[str] | None
     kept: Mapping[str, Sequence[Any]] = MappingProxyType({})
-
-
-def stored(vectors: Matrix, dtype: Dtype) -> npt.NDArray[Any]:
-    """Return vectors, shape (rows, dimensions), in the type in which they are stored.
-
-    int8: scaled and rounded; binary: signs, eight in a byte, uint8 (see `edgeembed.inference.number_formats`).
-    """
-    return quantised(vectors, "ubinary" if dtype == "binary" else dtype)
 
 
 def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:
@@ -136,7 +127,8 @@ def _schema(manifest: JobManifest) -> Any:
     fields += [(name, arrow_type(type_)) for name, type_ in manifest.kept.items()]
     if rules.with_text:
         fields.append(("text", pa.string()))
-    fields += [(FIELDS[output], _type(output, manifest)) for output in rules.outputs]
+    widths = {**manifest.widths, "dense": manifest.dimensions}
+    fields += [(FIELDS[output], column_type(output, widths.get(output, 0), rules.dtype)) for output in rules.outputs]
     metadata = {
         "edgeembed.model": manifest.model,
         "edgeembed.model_type": manifest.type,
@@ -150,46 +142,15 @@ def _schema(manifest: JobManifest) -> Any:
     return pa.schema(fields, metadata=metadata)
 
 
-def _type(output: Output, manifest: JobManifest) -> Any:
-    """Return the type of a column: a vector, a list of vectors, or of sparse weights a map from token ids."""
-    pa = import_pyarrow()
-    if output == "sparse":
-        return pa.map_(pa.int32(), pa.float32())
-    number = {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8(), "binary": pa.uint8()}
-    dtype = manifest.rules.dtype
-    width = manifest.dimensions if output == "dense" else manifest.widths[output]
-    vector = pa.list_(number[dtype], (width + 7) // 8 if dtype == "binary" else width)
-    return vector if output == "dense" else pa.list_(vector)
-
-
 def _table(rows: ShardRows, manifest: JobManifest) -> Any:
     pa = import_pyarrow()
-    schema = _schema(manifest)
+    schema, rules = _schema(manifest), manifest.rules
     columns = [pa.array(rows.ids, type=schema.field("id").type)]
     columns += [pa.array(rows.kept[name], type=schema.field(name).type) for name in manifest.kept]
     if rows.texts is not None:
         columns.append(pa.array(rows.texts, type=pa.string()))
-    for output in manifest.rules.outputs:
-        type_ = schema.field(FIELDS[output]).type
-        if output == "dense":
-            columns.append(_vectors(stored(rows.computed.dense, manifest.rules.dtype), type_))
-            continue
-        matrices = rows.computed.others[output]
-        offsets = pa.array(np.cumsum([0, *map(len, matrices)]), type=pa.int32())
-        width = 2 if output == "sparse" else manifest.widths[output]
-        whole = np.concatenate([np.zeros((0, width), np.float32), *filter(len, matrices)])
-        if output == "sparse":
-            keys, values = pa.array(whole[:, 0].astype(np.int32)), pa.array(whole[:, 1])
-            columns.append(pa.MapArray.from_arrays(offsets, keys, values))
-        else:
-            vectors = _vectors(stored(whole, manifest.rules.dtype), type_.value_type)
-            columns.append(pa.ListArray.from_arrays(offsets, vectors, type=type_))
+    columns += [column_of(output, rows.computed, rules.dtype, schema.field(FIELDS[output]).type) for output in rules.outputs]
     return pa.Table.from_arrays(columns, schema=schema)
-
-
-def _vectors(numbers: npt.NDArray[Any], type_: Any) -> Any:
-    pa = import_pyarrow()
-    return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1), type=type_.value_type), type=type_)
 
 
 def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import platformdirs
@@ -13,12 +13,14 @@ from edgeembed.common.files import expanded
 from edgeembed.errors import ConfigError
 
 HOME_VARIABLE = "EDGEEMBED_HOME"
+CACHE_VARIABLE = "EDGEEMBED_CACHE_HOME"
+"""The cache's folder alone, for daemons that share models and settings but not their rows."""
 _NO_HOME = "the system knows no home folder of this user; set HOME"
 
 
 @dataclass(frozen=True)
 class Paths:
-    """Files and folders. EDGEEMBED_HOME moves all of them under one folder."""
+    """Files and folders. EDGEEMBED_HOME moves all of them under one folder, EDGEEMBED_CACHE_HOME only the cache."""
 
     config_file: Path
     models: Path
@@ -30,6 +32,12 @@ class Paths:
     def resolve(cls, environ: Mapping[str, str] | None = None) -> Paths:
         """Return the paths of the current user; nothing is created. Raises ConfigError if the user has no home folder."""
         environ = os.environ if environ is None else environ
+        found = cls._resolve(environ)
+        cache = environ.get(CACHE_VARIABLE)
+        return replace(found, cache=expanded(cache)) if cache else found
+
+    @classmethod
+    def _resolve(cls, environ: Mapping[str, str]) -> Paths:
         if home := environ.get(HOME_VARIABLE):
             root = expanded(home)
             return cls(root / "config.toml", root / "models", root / "cache", root / "state", root / "logs")

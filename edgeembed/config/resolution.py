@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeembed.common.files import expanded
 from edgeembed.config.file import read_config
-from edgeembed.config.paths import HOME_VARIABLE, Paths
+from edgeembed.config.paths import CACHE_VARIABLE, HOME_VARIABLE, Paths
 from edgeembed.config.secrets import ENV_PREFIX, hub_token_file, is_open, secret_names
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import Origin, check_value, field_names, may_be_empty
@@ -64,7 +64,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
     known = set(field_names())
     found = {}
     for name, value in environ.items():
-        if not name.startswith(ENV_PREFIX) or name == HOME_VARIABLE:
+        if not name.startswith(ENV_PREFIX) or name in (HOME_VARIABLE, CACHE_VARIABLE):
             continue
         key = name.removeprefix(ENV_PREFIX).lower()
         if not value and (key not in known or may_be_empty(key)):

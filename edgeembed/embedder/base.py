@@ -27,7 +27,7 @@ class BaseEmbedder:
             ConfigError: A setting is unknown or has an invalid value.
         """
         self._given = (model, daemon, settings)
-        self._backend = ThreadedBackend(_resolved(model, settings), model or None, daemon)
+        self._backend = ThreadedBackend(resolve_given(model, settings), model or None, daemon)
         close_at_exit(self, self._backend)
 
     def __repr__(self) -> str:
@@ -38,8 +38,8 @@ class BaseEmbedder:
         return _again, (type(self), *self._given)
 
 
-def _resolved(model: str | None, settings: dict[str, Any]) -> Resolved:
-    """Return the settings in effect. Raises ConfigError for an unknown one."""
+def resolve_given(model: str | None, settings: dict[str, Any]) -> Resolved:
+    """Return the settings in effect where a program gives some. Raises ConfigError for an unknown one."""
     known = set(field_names()) - {"model"}
     if unknown := [name for name in settings if name not in known]:
         raise ConfigError(f"{unknown[0]} is not a setting; `edgeembed serve --help` lists them")

@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,11 +46,14 @@ COLLECTIONS = (5_000, 20, 20)
 time of these on all, among them the rows in memory."""
 
 
-async def serve(resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce) -> int:
+async def serve(
+    resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce, idle_seconds: float | None = None
+) -> int:
     """Serve the configured model until SIGTERM or Ctrl-C; return the exit status, RESTART if it is to start anew.
 
-    sockets: see `listening`. announce: called with lines for a person at a terminal. Raises ConfigError when the address
-    cannot be used, HubError when there is no model.
+    sockets: see `listening`. announce: called with lines for a person at a terminal. idle_seconds: end once no model has
+    been used for so long; None for never. Raises ConfigError when the address cannot be used, HubError when there is no
+    model.
     """
     settings, paths = resolved.settings, resolved.paths
     stop = asyncio.Event()
@@ -83,6 +87,7 @@ async def serve(resolved: Resolved, sockets: Sequence[socket.socket], announce: 
 
     loading = asyncio.create_task(find_and_load())
     watching = asyncio.create_task(FileWatch(service.registry, service.pool, files).run(), name="model files")
+    idling: asyncio.Task[None] | None = None
     try:
         # Importing it takes about as long as the worker takes to load a small model; both happen at the same time. The
         # worker is started first, as all that leads to it would wait for the import of each module.
@@ -103,6 +108,8 @@ async def serve(resolved: Resolved, sockets: Sequence[socket.socket], announce: 
             await asyncio.wait([loading, stopping], return_when=asyncio.FIRST_COMPLETED)
             if loading.done():
                 default, engine = await loading
+                if idle_seconds is not None:
+                    idling = asyncio.create_task(_end_when_idle(service.pool, idle_seconds, lambda: end(0)))
                 for line in ready_lines(settings, url, default, engine):
                     announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
@@ -124,8 +131,21 @@ async def serve(resolved: Resolved, sockets: Sequence[socket.socket], announce: 
     finally:
         loading.cancel()
         watching.cancel()
+        if idling is not None:
+            idling.cancel()
         await service.pool.close()
     return status
+
+
+async def _end_when_idle(pool: ModelPool, seconds: float, stop: Callable[[], None]) -> None:
+    """Call a function once no model of the pool has been used for so long, from now on."""
+    used_at = time.monotonic()
+    while (left := used_at + seconds - time.monotonic()) > 0:
+        await asyncio.sleep(left)
+        in_use = any(slot.leases for slot in pool.slots)
+        used_at = time.monotonic() if in_use else max([used_at, *(slot.used_at for slot in pool.slots)])
+    log.info("nobody has used it for %g s", seconds)
+    stop()
 
 
 async def _until_a_worker_runs(loading: asyncio.Task[Any], pending: PendingModel, pool: ModelPool) -> None:
@@ -180,13 +200,13 @@ def _on_signals(stop: Callable[[], None]) -> None:
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(receive))
 
 
-def run(resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce) -> int:
+def run(resolved: Resolved, sockets: Sequence[socket.socket], announce: Announce, idle_seconds: float | None = None) -> int:
     """Run `serve` on a new event loop; return what it returns."""
     configure_heap()
     sys.setswitchinterval(SWITCH_SECONDS)
     gc.set_threshold(*COLLECTIONS)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(serve(resolved, sockets, announce))
+        return runner.run(serve(resolved, sockets, announce, idle_seconds))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -44,7 +44,7 @@ from edgeembed.server.ops.openapi import OPENAPI, OpenApi
 from edgeembed.server.paths import SPELLINGS, Spellings
 from edgeembed.server.reading import ROOM, ROOM_BYTES, BodyRoom
 
-_DIALECTS = (
+DIALECTS = (
     openai,
     pooling,
     rerank_path,
@@ -66,8 +66,8 @@ _DIALECTS = (
 )
 
 DEFAULT_MAX_REQUEST_TEXTS = 2048
-NOTE_USE_SECONDS = 60.0
-"""Interval at which model use is noted on disk."""
+NOTE_USE_SECONDS = 10.0
+"""Interval at which model use is noted; the file is written once a minute for a model at most."""
 
 SYNC_SECONDS = 10.0
 """Interval at which the drift baselines are read and written, and alarms are logged."""
@@ -105,7 +105,7 @@ def make_app(
     app[OPENAPI] = OpenApi()
     app[END_REASON] = EndReason()
     app[SPELLINGS] = Spellings(app)
-    for module in (*_DIALECTS, base_url, status, end_reason, metrics, dashboard, openapi, docs):
+    for module in (*DIALECTS, base_url, status, end_reason, metrics, dashboard, openapi, docs):
         app.add_routes(module.routes)
     app.cleanup_ctx.append(_cache)
     app.cleanup_ctx.append(_baselines)

@@ -46,7 +46,7 @@ _NOT_OF_OLLAMA: Mapping[str, str] = {
     **dict.fromkeys(("create", "push", "blobs"), _MAKES_NO_MODELS),
 }
 """Routes of Ollama that this server does not have, below /api, and what it does instead."""
-_OWN_PATH_ONLY = ("/v1/admin", "/v1/status", "/metrics", "/api/pull", "/api/delete", "/api/copy")
+OWN_PATH_ONLY = ("/v1/admin", "/v1/status", "/metrics", "/api/pull", "/api/delete", "/api/copy")
 """Routes without other spellings, as a proxy in front of this server may keep strangers from them by their path."""
 _MOST_PARTS = 10
 _MODEL = re.compile(r"/+(?:v1/+)*models/(.*[^/])/*", re.DOTALL)
@@ -107,10 +107,10 @@ class Spellings:
         """
         if path in self.plain or not path.startswith("/"):
             return None
-        if "%" in path and (decoded := unquote(path)) in self.plain and decoded.startswith(_OWN_PATH_ONLY):
+        if "%" in path and (decoded := unquote(path)) in self.plain and decoded.startswith(OWN_PATH_ONLY):
             return quote(path)
         meant = self.meant(path)
-        return None if meant is None or meant == path or meant.startswith(_OWN_PATH_ONLY) else meant
+        return None if meant is None or meant == path or meant.startswith(OWN_PATH_ONLY) else meant
 
     def is_ours(self, path: str) -> bool:
         """Return whether a path means one of our routes, or would with another base URL: nothing to forward."""
@@ -127,7 +127,7 @@ class Spellings:
             end = "/".join(parts[start:])
             if (route := self.meant(f"/{end}")) is not None:
                 dialect = dialect_of(method, route)
-                if route.startswith(_OWN_PATH_ONLY):
+                if route.startswith(OWN_PATH_ONLY):
                     return dialect, f"the path is {route}"
                 base = base_urls(origin)["openai" if route.startswith(BASE) and dialect != "cohere" else dialect]
                 return dialect, f"the base URL for clients of {_NAMES[dialect]} is {base}"

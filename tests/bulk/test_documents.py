@@ -13,6 +13,7 @@ import pytest
 
 from edgeembed.bulk.documents import UnreadableError, read_document
 from edgeembed.bulk.inputs import Columns, Cursor, open_inputs
+from edgeembed.bulk.places import Place
 from edgeembed.bulk.records import Record
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
@@ -131,7 +132,7 @@ def test_reading_goes_on_inside_a_document(tmp_path: Path) -> None:
     ("encoding", "head"), [("utf-8", ""), ("latin-1", '<meta charset="latin-1">'), ("utf-16", ""), ("utf-8-sig", "")]
 )
 def test_pages_are_read_in_their_own_encoding(tmp_path: Path, encoding: str, head: str) -> None:
-    assert read_document(write_html(tmp_path / "a.html", encoding, head)).text.endswith("Käse")
+    assert read_document(Place.of_path(write_html(tmp_path / "a.html", encoding, head))).text.endswith("Käse")
 
 
 def test_documents_are_read_under_any_name(tmp_path: Path) -> None:
@@ -190,7 +191,7 @@ def test_a_document_that_unpacks_to_more_than_memory_takes_is_a_reject(
     path = write_docx(tmp_path / "a.docx")
     monkeypatch.setattr("edgeembed.bulk.documents.MAX_DOCUMENT_BYTES", path.stat().st_size + 1)
     with pytest.raises(UnreadableError, match="when unpacked"):
-        read_document(path)
+        read_document(Place.of_path(path))
 
 
 @pytest.mark.parametrize(("name", "module"), [("a.pdf", "pypdf"), ("a.docx", "docx"), ("a.html", "lxml")])

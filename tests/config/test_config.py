@@ -6,6 +6,7 @@ import os
 import stat
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,43 @@ def test_a_bad_key_is_an_error_that_does_not_show_it(home: Path, name: str, key:
     with pytest.raises(ConfigError, match="contains a space, a line break or a control character") as caught:
         resolve({}, env(home, **{name.upper(): key}))
     assert "ame" not in str(caught.value).replace("name", "") and caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis://h:1/2", "rediss://me:ses%40me@h:1?ssl_ca_certs=/f", "unix:///s?db=1", "redis://:p@[::1]:1"]
+)
+def test_a_url_of_a_shared_cache(home: Path, url: str) -> None:
+    assert resolve({}, env(home, CACHE_URL=url)).settings.cache_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sesame",
+        "http://me:sesame@h",
+        "redis://",
+        "redis://me:sesame@",
+        "redis://me:sesame@h:port",
+        "redis://me:sesame@h/base",
+        "redis://me:sesame@h?sesame=1",
+        "redis://me:sesame@h?socket_timeout=9",
+        "redis://me:ses ame@h",
+        "unix://",
+        "redis://me:sesame@h#1",
+        "redis://me:sesame@[h",
+    ],
+)
+def test_a_bad_url_of_a_shared_cache_is_an_error_that_does_not_show_it(home: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="EDGEEMBED_CACHE_URL: expected") as caught:
+        resolve({}, env(home, CACHE_URL=url))
+    assert "ses" not in str(caught.value) and caught.value.__suppress_context__
+
+
+def test_a_password_in_a_flag_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="--cache-url: other users of this machine can see a password") as caught:
+        resolve({"cache_url": "redis://me:sesame@h"}, env(home))
+    assert "sesame" not in str(caught.value)
+    assert resolve({"cache_url": "redis://h"}, env(home)).settings.cache_url == "redis://h"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +198,8 @@ def test_a_user_without_a_home_folder_is_an_error_that_names_the_variables(monke
     with pytest.raises(ConfigError, match="set HOME"):
         home_folder()
     assert Paths.resolve({"EDGEEMBED_HOME": "/embed"}).models == Path("/embed/models")
+    moved = Paths.resolve({"EDGEEMBED_HOME": "/embed", "EDGEEMBED_CACHE_HOME": "/fast"})
+    assert moved == replace(Paths.resolve({"EDGEEMBED_HOME": "/embed"}), cache=Path("/fast"))
 
 
 # --- bad values -------------------------------------------------------------------------------------------------------
@@ -210,8 +250,9 @@ def test_missing_and_unreadable_config_files(tmp_path: Path, home: Path) -> None
 
 
 def test_an_unknown_variable_is_ignored_with_a_warning(home: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert resolve({}, env(home, PROT="9")).settings == Settings()
+    assert resolve({}, env(home, PROT="9", CACHE_HOME="/fast")).settings == Settings()
     assert "EDGEEMBED_PROT" in caplog.text
+    assert "EDGEEMBED_CACHE_HOME" not in caplog.text
 
 
 # --- config set -------------------------------------------------------------------------------------------------------
@@ -334,7 +375,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(home: Path, mo
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key"])
+@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key", "cache_secret"])
 def test_a_file_with_a_key_is_readable_by_its_owner_only(home: Path, name: str) -> None:
     path = home / "config.toml"
     assert not write_setting(path, name, "sesame") and stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from edgeembed.cli.main import cli
+from edgeembed.config.paths import CACHE_VARIABLE, HOME_VARIABLE
 from edgeembed.config.settings import Settings
 from edgeembed.server.ops.openapi import served
 from tests.docs.pages import PAGES, ROOT, Block, Command, blocks, commands, prose
@@ -171,7 +172,10 @@ def test_json_is_json() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_variables_that_a_page_names_are_settings(page: Path) -> None:
     named = set(re.findall(r"\bEDGEEMBED_[A-Z_]*[A-Z]\b", page.read_text(encoding="utf-8")))
-    known = {f"EDGEEMBED_{field.name.upper()}" for field in msgspec.structs.fields(Settings)} | {"EDGEEMBED_HOME"}
+    known = {f"EDGEEMBED_{field.name.upper()}" for field in msgspec.structs.fields(Settings)} | {
+        HOME_VARIABLE,
+        CACHE_VARIABLE,
+    }
     assert not named - known - ELSEWHERE
 
 

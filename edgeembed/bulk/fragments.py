@@ -1,0 +1,266 @@
+"""Fragments: the parts of the inputs that are read by themselves, on any machine, and how the inputs are cut into them.
+
+Planning reads metadata alone: lists of files, the footers of Parquet files, and the first bytes of files of lines.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import msgspec
+
+from edgeembed.bulk.chunked_rows import ChunkedRows
+from edgeembed.bulk.documents import DOCUMENT_COLUMNS
+from edgeembed.bulk.folders import chunks_of, is_named_document
+from edgeembed.bulk.formats import Columns, InputFormat, checked_format, require_no_columns, source_of
+from edgeembed.bulk.inputs import Cursor, Step, checked_records, require_files
+from edgeembed.bulk.kept import arrow_name
+from edgeembed.bulk.lines import ByteRange
+from edgeembed.bulk.listing import list_folder, partition_values, split_columns
+from edgeembed.bulk.places import Place, PlaceFile
+from edgeembed.bulk.records import Position, Read, Record, Source
+from edgeembed.bulk.tables import ParquetRows
+from edgeembed.errors import ConfigError
+from edgeembed.inference.chunking import Chunker
+
+FRAGMENT_BYTES = 32 * 2**20
+"""Of a file of lines, and about the most of several row groups that are one fragment."""
+FRAGMENT_ROWS = 2**16
+"""Row groups are one fragment together up to so many rows."""
+PLANNING_THREADS = 16
+"""How many files are asked for their metadata at a time; each waits for its store."""
+
+
+class Fragment(msgspec.Struct, frozen=True):
+    """A part of one input. Its place may hold secrets; `name` and `relative` never do.
+
+    input: which of the inputs. index: of the fragment among those of its input, in order. name: of the file, for people.
+    relative: of the file, in its input. version: of the file, when it was planned. start, end: the first record, and the
+    offset before which the last one begins; None for the end of the file. bytes: of the file that it stands for. rows: None
+    if unknown. prefix: in front of ids that are numbers or names. partitions: columns that the file's path holds, and their
+    types. chunks: the file is a text of a folder, to be cut.
+    """
+
+    input: int
+    index: int
+    place: Place
+    name: str
+    relative: str
+    version: str
+    format: InputFormat
+    start: Position
+    end: int | None
+    bytes: int
+    rows: int | None = None
+    prefix: str = ""
+    partitions: dict[str, Any] = {}
+    partition_types: dict[str, str] = {}
+    chunks: bool = False
+
+
+class _File(NamedTuple):
+    """A file of the inputs. format_: None if its content decides. named: the user named it, and not its folder."""
+
+    input: int
+    file: PlaceFile
+    format_: InputFormat | None
+    named: bool
+    chunks: bool = False
+    partitions: Mapping[str, str] = {}
+
+
+def plan(names: Sequence[str], format_: InputFormat | None, columns: Columns) -> list[Fragment]:
+    """Return the fragments of inputs, in their order. names: local paths and URIs, of files and folders.
+
+    Raises ConfigError for mistakes that show in the metadata; PlaceError, OSError.
+    """
+    if "-" in names:
+        raise ConfigError("standard input cannot be divided among workers; write it to a file first")
+    require_files(names)
+    files = [file for index, name in enumerate(names) for file in _files_of(index, Place.of(name), format_, columns)]
+    with ThreadPoolExecutor(PLANNING_THREADS) as threads:
+        parts = list(threads.map(lambda file: _parts_of(file, columns), files))
+    fragments: list[Fragment] = []
+    index = 0
+    for file, found in zip(files, parts, strict=True):
+        if fragments and fragments[-1].input != file.input:
+            index = 0
+        shown = file.file.place.name if len(names) > 1 else file.file.relative
+        prefix = f"{shown}:" if len(files) > 1 and not (file.chunks and len(names) == 1) else ""
+        for part in found:
+            fragments.append(msgspec.structs.replace(part, index=index, prefix=prefix))
+            index += 1
+    return fragments
+
+
+def read_fragment(
+    fragment: Fragment, columns: Columns, chunker: Chunker | None, start: Position | None = None
+) -> Iterator[Step]:
+    """Yield the records of a fragment, from a position in it on, with ids. chunker: cuts the rows; None leaves them whole.
+
+    It also cuts the text files of a folder. A row without an id gets its number: of the row in a Parquet file, a CSV file or
+    a JSON array, else the offset of its line in bytes. The cursors count the bytes of the fragment alone.
+
+    Raises ConfigError if the file has changed since it was planned, and as the readers do; PlaceError, OSError.
+    """
+    status = fragment.place.status()
+    if status is None or status.version != fragment.version:
+        what = "is gone" if status is None else "has changed"
+        raise ConfigError(f"{fragment.name} {what} since the job began; start again with --overwrite, or restore the file")
+    at = fragment.start if start is None else start
+    behind = fragment.start.done
+    for read in _records(fragment, columns, chunker, at):
+        done = min(max(read.after.done - behind, 0), fragment.bytes)
+        yield Step(fragment.name, read, Cursor(fragment.input, read.after, done))
+
+
+def kept_types(fragment: Fragment, columns: Columns) -> dict[str, str]:
+    """Return the columns of the output that a fragment is sure to fill, with the names of their types.
+
+    Raises ConfigError for a column that it lacks; PlaceError, OSError.
+    """
+    if fragment.chunks:
+        return dict(DOCUMENT_COLUMNS) if is_named_document(fragment.relative) else {}
+    found = _source(fragment, columns).kept_types()
+    types = {name: type_ if isinstance(type_, str) else arrow_name(type_) for name, type_ in found.items()}
+    return types | fragment.partition_types
+
+
+def _records(fragment: Fragment, columns: Columns, chunker: Chunker | None, start: Position) -> Iterator[Read]:
+    if fragment.chunks:
+        assert chunker is not None, "text files of a folder are cut"
+        file = PlaceFile(fragment.place, fragment.relative, fragment.place.require())
+        for read in chunks_of(file, chunker, Position(start.offset, start.number)):
+            prefixed = isinstance(read, Record) and fragment.prefix
+            yield read._replace(id=f"{fragment.prefix}{read.id}") if prefixed else read
+        return
+    source: Source = _WithIds(_source(fragment, columns), fragment)
+    if chunker is not None:
+        source = ChunkedRows(source, chunker, several=False)
+    yield from checked_records(source, start)
+
+
+def _source(fragment: Fragment, columns: Columns) -> Source:
+    own = columns._replace(keep=[name for name in columns.keep if name not in fragment.partition_types])
+    part = ByteRange(fragment.start.offset, fragment.end)
+    return source_of(fragment.place, fragment.format, own, part)
+
+
+class _WithIds:
+    """The rows of a fragment, with ids and the columns of its path."""
+
+    def __init__(self, source: Source, fragment: Fragment) -> None:
+        self._source = source
+        self._prefix = fragment.prefix
+        self._partitions = fragment.partitions
+        self.name = source.name
+        self.size_bytes = fragment.bytes
+
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
+    def kept_types(self) -> Mapping[str, Any]:
+        return self._source.kept_types()
+
+    def read(self, start: Position) -> Iterator[Read]:
+        for read in self._source.read(start):
+            if not isinstance(read, Record):
+                yield read
+                continue
+            found = read
+            if read.id is None:
+                found = found._replace(id=f"{self._prefix}{read.number}" if self._prefix else read.number)
+            yield found._replace(kept={**read.kept, **self._partitions}) if self._partitions else found
+
+
+def _files_of(index: int, place: Place, format_: InputFormat | None, columns: Columns) -> list[_File]:
+    """Return the files of an input. Raises ConfigError, PlaceError, OSError."""
+    status = place.require()
+    if status.kind == "file":
+        return [_File(index, PlaceFile(place, place.file_name, status), format_, True)]
+    listing = list_folder(place, format_)
+    if listing.chunks:
+        require_no_columns(place.name, "a folder of files", columns)
+    return [
+        _File(index, file, None if listing.chunks else found, False, listing.chunks, listing.partitions)
+        for file, found in listing.files
+    ]
+
+
+def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
+    """Return the fragments of a file, not yet numbered."""
+    place, relative, status = file.file
+    own, types = split_columns(columns, file.partitions)
+    size = status.size or 0
+    whole = Fragment(
+        input=file.input,
+        index=0,
+        place=place,
+        name=place.name,
+        relative=relative,
+        version=status.version,
+        format=file.format_ or "text",
+        start=Position(),
+        end=None,
+        bytes=size,
+        partitions=partition_values(relative, types) if types else {},
+        partition_types=types,
+        chunks=file.chunks,
+    )
+    if file.chunks:
+        return [whole] if size or status.size is None else []
+    format_, divisible = file.format_, False
+    # Small files of a folder are not asked what they hold: that shows when they are read.
+    if file.named or (format_ != "parquet" and size > FRAGMENT_BYTES):
+        format_, divisible = checked_format(place, file.format_)
+    assert format_ is not None, "a file of a folder has the format of its name"
+    whole = msgspec.structs.replace(whole, format=format_)
+    if format_ == "parquet":
+        return _row_groups(whole, own)
+    if format_ in ("text", "document"):
+        require_no_columns(place.name, "a document" if format_ == "document" else "lines of text", columns)
+    if not divisible or not status.ranges or size <= FRAGMENT_BYTES:
+        return [whole] if size or status.size is None else []
+    cuts = [*range(0, size, FRAGMENT_BYTES), size]
+    return [
+        msgspec.structs.replace(
+            whole,
+            start=Position(first, done=first),
+            end=following if following < size else None,
+            bytes=following - first,
+        )
+        for first, following in itertools.pairwise(cuts)
+    ]
+
+
+def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:
+    """Return the fragments of a Parquet file, whose footer is read."""
+    rows = ParquetRows(whole.place, columns.text, columns.id, columns.keep)
+    with rows.opened() as file:
+        rows.columns(file)
+        metadata = file.metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+    total = max(sum(counts), 1)
+    found: list[Fragment] = []
+    first = at = taken = 0
+    for group, (count, size) in enumerate(zip(counts, sizes, strict=True)):
+        at += count
+        taken += size
+        following = group + 1
+        full = following == len(counts) or (
+            at - first + counts[following] > FRAGMENT_ROWS or taken + sizes[following] > FRAGMENT_BYTES
+        )
+        if not full or at == first:
+            continue
+        begin, end = whole.bytes * first // total, whole.bytes * at // total
+        found.append(
+            msgspec.structs.replace(
+                whole, start=Position(first, first, done=begin), end=at, bytes=end - begin, rows=at - first
+            )
+        )
+        first, taken = at, 0
+    return found
