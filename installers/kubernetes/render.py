@@ -31,10 +31,8 @@ def rendered(helm: str) -> str:
     values = WRITTEN.with_name("values.yaml")
     command = [helm, "template", "edgeembed", str(CHART), "--namespace", "edgeembed", "--values", str(values)]
     made = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    # Helm's own labels would claim an installation by Helm.
-    lines = [
-        line for line in made.splitlines() if "app.kubernetes.io/managed-by:" not in line and "helm.sh/chart:" not in line
-    ]
+    # Helm's own labels would claim an installation by Helm; Helm 3 and 4 differ in empty lines.
+    lines = [line for line in made.splitlines() if line and not line.lstrip().startswith(HELMS)]
     return HEAD + "\n".join(lines) + "\n"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
+from edgeembed.cli.embed import embed
 from edgeembed.config.settings import Settings
 from tests.installers.kubernetes_tools import CHART, VERSIONS, faults, helm, needs_helm, of_kind, programs, render
 from tests.installers.loading import INSTALLERS, load
@@ -106,6 +107,7 @@ def test_the_schemas_find_a_misspelt_field() -> None:
         (("apiKeys.none=true", "model.source=claim", "model.claim=x"), "needs a model.name below /models/"),
         (("apiKeys.none=true", "model.source=image"), "needs model.image"),
         (("apiKeys.none=true", "sharedCache.url=http://cache"), "at '/sharedCache/url'"),
+        (("apiKeys.none=true", "sharedCache.url=redis://:password@cache"), "at '/sharedCache/url'"),
         (("apiKeys.none=true", "sharedCache.url=redis://c", "sharedCache.secret=c"), "contradict each other"),
         (("apiKeys.none=true", "gpu.enabled=true"), "gpu.enabled needs gpu.image"),
         (("apiKeys.none=true", "autoscaling.enabled=true", "autoscaling.minReplicas=9"), r"minReplicas \(9\) is more than"),
@@ -119,7 +121,7 @@ def test_wrong_values_are_refused_with_a_reason(values: tuple[str, ...], said: s
     assert re.search(said, made.stderr), made.stderr
 
 
-def test_each_value_is_in_the_schema_and_the_other_way_round() -> None:
+def test_values_and_schema_have_the_same_names() -> None:
     schema = yaml.safe_load((CHART / "values.schema.json").read_text(encoding="utf-8"))
     defaults = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 
@@ -210,6 +212,7 @@ def test_a_pod_has_time_to_end() -> None:
 def test_secrets_are_not_written_into_manifests() -> None:
     container = box(*CASES["init"], "sharedCache.secret=redis")
     assert variables(container)["EDGEEMBED_CACHE_URL"] == {"secretKeyRef": {"name": "redis", "key": "url"}}
+    assert variables(container)["EDGEEMBED_CACHE_SECRET"]["secretKeyRef"]["optional"] is True
     assert variables(container)["EDGEEMBED_API_KEY_FILE"] == "/etc/edgeembed/keys"
     assert "EDGEEMBED_NO_AUTH" not in variables(container)
     assert variables(box())["EDGEEMBED_NO_AUTH"] == "true"
@@ -292,6 +295,28 @@ def test_the_chart_has_the_version_of_the_release() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     version = load("release.py").current_version()
     assert chart["appVersion"] == version
+
+
+@pytest.mark.parametrize("name", ["rayservice", "rayjob"])
+def test_the_pods_of_the_ray_examples_are_pods(name: str) -> None:
+    """KubeRay's own fields are checked by nothing here."""
+    spec = yaml.safe_load((KUBERNETES / "ray" / f"{name}.yaml").read_text(encoding="utf-8"))["spec"]
+    cluster = spec.get("rayClusterConfig") or spec["rayClusterSpec"]
+    image = (KUBERNETES / "ray" / "image.Dockerfile").read_text(encoding="utf-8")
+    assert f"FROM rayproject/ray:{cluster['rayVersion']}-" in image
+    assert f"ray[serve,data]=={cluster['rayVersion']}" in image
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
+        assert faults(pod, VERSIONS[-1]) == []
+        assert pod["spec"]["enableServiceLinks"] is False
+    if "serveConfigV2" in spec:
+        (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
+        (example,) = yaml.safe_load((INSTALLERS / "ray-serve" / "serve.yaml").read_text(encoding="utf-8"))["applications"]
+        assert application["import_path"] == example["import_path"]
+        assert set(application["args"]) <= set(example["args"])
+    else:
+        flags = set(re.findall(r"--[a-z-]+", spec["entrypoint"]))
+        assert flags <= {flag for option in embed.params for flag in option.opts}
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="promtool (Debian: prometheus) is not installed")

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ from tests.installers.kubernetes_tools import needs_helm, of_kind, render
 from tests.installers.loading import INSTALLERS
 from tests.installers.name_server import NameServer
 from tests.ports import free_port
-from tests.waiting import SECONDS, until_async
+from tests.waiting import until_async
 
 HAPROXY = shutil.which("haproxy", path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin")
 needs_haproxy = pytest.mark.skipif(not HAPROXY, reason="haproxy is not on this machine (apt install haproxy)")
@@ -167,19 +168,20 @@ class Balancer:
         """Return the box of each text."""
         return {text: await self.ask(json.dumps({"input": text}).encode()) for text in texts}
 
-    async def up(self) -> set[int]:
+    def up(self) -> set[int]:
         """Return the boxes to which it sends requests."""
-        with contextlib.suppress(aiohttp.ClientError):
-            async with self.session.get(f"{self.metrics}/metrics") as answer:
-                found = re.findall(r'haproxy_server_status\{.*server="edgeembed-(\d+)",state="UP"\} 1', await answer.text())
-                return {int(number) for number in found}
-        return set()
+        try:
+            with urllib.request.urlopen(f"{self.metrics}/metrics", timeout=5) as answer:
+                found = re.findall(
+                    r'haproxy_server_status\{.*server="edgeembed-(\d+)",state="UP"\} 1', answer.read().decode()
+                )
+        except OSError:  # it has not started yet
+            return set()
+        return {int(number) for number in found}
 
     async def until_up(self, numbers: set[int]) -> None:
         """Wait until exactly these boxes are up."""
-        async with asyncio.timeout(SECONDS):
-            while await self.up() != numbers:
-                await asyncio.sleep(0.05)
+        await until_async(lambda: self.up() == numbers, interval=0.05)
 
 
 @pytest.fixture
