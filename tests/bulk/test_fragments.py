@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,10 +18,11 @@ from edgeembed.bulk import fragments
 from edgeembed.bulk.formats import Columns
 from edgeembed.bulk.fragments import Fragment, kept_types, plan, read_fragment
 from edgeembed.bulk.inputs import Cursor, Step, open_inputs
-from edgeembed.bulk.places import Place
+from edgeembed.bulk.places import Place, PlaceError
 from edgeembed.bulk.records import Record, Reject
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
+from tests.bulk.dataset_hub import REPOSITORY, TOKEN, dataset_hub
 from tests.bulk.object_store import ObjectStore, object_store
 from tests.bulk.reading import count
 from tests.bulk.web_server import web_server
@@ -193,6 +195,30 @@ def test_the_texts_of_a_folder_are_cut_as_in_a_job_of_one_process(store: ObjectS
     require_resumable(found, Columns(), CHUNKER)
 
 
+def test_many_small_texts_are_few_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fragments, "FRAGMENT_FILES", 10)
+    for number in range(25):
+        (tmp_path / f"{number:02}.txt").write_text(f"text {number}. " * 3)
+    found = plan([str(tmp_path)], None, Columns())
+    assert [len(fragment.files) for fragment in found] == [10, 10, 5]
+    assert len({fragment.version for fragment in found}) == 3
+    assert rows_of(found, Columns(), CHUNKER) == stream_of(str(tmp_path))
+    require_resumable(found, Columns(), CHUNKER)
+    (tmp_path / "12.txt").write_text("other")
+    with pytest.raises(ConfigError, match=r"12\.txt has changed since the job began"):
+        rows_of(found, Columns(), CHUNKER)
+
+
+def test_a_document_among_the_inputs_gives_all_fragments_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c.html").write_text("<title>Title</title><p>text")
+    for names in ([str(tmp_path)], [str(tmp_path / "a.txt"), str(tmp_path / "b" / "c.html")]):
+        found = plan(names, None, Columns())
+        assert [kept_types(fragment, Columns()) for fragment in found] == [{"title": "string", "page": "int64"}] * len(found)
+    assert [fragment.format for fragment in plan(names, None, Columns())] == ["text", "document"]
+
+
 def test_chunks_of_rows_have_the_ids_of_their_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one two three four five six seven"}\n{"text": "eight"}')
     found = plan([str(tmp_path / "a.jsonl")], None, Columns())
@@ -274,7 +300,32 @@ def test_several_inputs_have_their_names_before_numbers(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("a.txt", "b.txt")]
     found = plan(names, None, Columns())
     assert [(fragment.input, fragment.index) for fragment in found] == [(0, 0), (1, 0)]
+    assert pickle.loads(pickle.dumps(found)) == found  # noqa: S301 - our own, as Ray sends them
+    assert len(pickle.dumps(found[0])) < 1000
     expected: list[tuple[Any, str]] = [
         *((f"{name}:{offset}", text) for name in names for offset, text in ((0, "first"), (6, Path(name).name)))
     ]
     assert rows_of(found, Columns()) == expected
+
+
+def test_a_repository_of_a_hub_is_a_folder_and_needs_its_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for year in (2024, 2025):
+        (tmp_path / f"year={year}").mkdir()
+        pq.write_table(pa.table({"text": [f"{year}"]}), tmp_path / f"year={year}" / "a.parquet")
+        (tmp_path / f"year={year}" / "b.jsonl").write_text(f'{{"text": "{year} b"}}\n')
+    with dataset_hub(tmp_path) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        name, columns = f"hf://datasets/{REPOSITORY}", Columns(keep=("year",))
+        for format_, texts in (("parquet", ["2024", "2025"]), ("jsonl", ["2024 b", "2025 b"])):
+            found = plan([name], format_, columns)  # type: ignore[arg-type]
+            reads = [step.read for step in steps_of(found, columns)]
+            assert [(read.text, read.kept["year"]) for read in reads if isinstance(read, Record)] == [
+                (text, int(text[:4])) for text in texts
+            ]
+        monkeypatch.setenv("HF_TOKEN", "hf_0ther")
+        with pytest.raises(
+            PlaceError, match=r"cannot list hf://datasets/owner/texts: .*401.*HF_TOKEN if it is private"
+        ) as caught:
+            Place.of(name).files()
+        assert "hf_0ther" not in caught.value.message

@@ -172,6 +172,17 @@ def test_a_file_of_a_web_server_is_read_with_and_without_ranges(server: WebServe
         place.child("x")
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+def test_an_answer_that_breaks_off_is_an_error_and_no_shorter_file(server: WebServer, tmp_path: Path, ranges: bool) -> None:
+    server.ranges = ranges
+    (tmp_path / "a.bin").write_bytes(b"x" * 1_000_000)
+    place = Place.of(f"{server.url}/a.bin")
+    status = place.status()
+    server.broken = True
+    with pytest.raises(PlaceError, match="cannot read"), place.open(status) as file:
+        file.read()
+
+
 @pytest.fixture
 def own_file_systems() -> Iterator[None]:
     """Nothing that another test opened, or that this one opens, is used again."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 
 class WebServer:
-    """ranges: whether it answers to them. sent: the bytes of all answers."""
+    """ranges: whether it answers to them. sent: the bytes of all answers. broken: answers end in the middle."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.ranges = True
         self.sent = 0
+        self.broken = False
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -49,6 +50,9 @@ class WebServer:
             request.send_header("Content-Range", f"bytes {first}-{first + len(content) - 1}/{total}")
         request.send_header("Content-Length", str(len(content)))
         request.end_headers()
+        if self.broken:
+            content = content[: len(content) // 2]
+            request.close_connection = True
         try:
             request.wfile.write(content)
         except OSError:  # the client has what it wanted
