@@ -85,7 +85,8 @@ def file_system(scheme: str, authority: str, name: str) -> Any:
             return _hdfs(library, authority)
         case "hf":
             # Repositories change; a listing of an hour ago would hide that.
-            return library.HfFileSystem(use_listings_cache=False, skip_instance_cache=True)
+            hub = os.environ.get("HF_ENDPOINT") or None
+            return library.HfFileSystem(endpoint=hub, use_listings_cache=False, skip_instance_cache=True)
         case _:
             return _http(library, STALL_SECONDS)
 

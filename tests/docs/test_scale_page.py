@@ -53,3 +53,8 @@ def test_the_same_seed_gives_the_same_job() -> None:
 def test_an_input_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="no such input: prise"):
         with_values(Inputs(), {"prise": 1})
+
+
+def test_fragments_larger_than_a_worker_s_share_make_a_job_longer() -> None:
+    fine, coarse = (simulate(Inputs(), Job(MINILM, 100, 2e7, 16, "cpu", fragment_rows=rows)) for rows in (65_536, 2_000_000))
+    assert coarse.seconds > 1.2 * fine.seconds

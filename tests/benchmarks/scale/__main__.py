@@ -16,7 +16,7 @@ import dataclasses
 from pathlib import Path
 
 from tests.benchmarks.report import write_table
-from tests.benchmarks.scale.failures import Job
+from tests.benchmarks.scale.failures import FRAGMENT_ROWS, Job
 from tests.benchmarks.scale.inputs import Inputs, with_values
 from tests.benchmarks.scale.rates import MODELS
 from tests.benchmarks.scale.tables import TABLES, own_job
@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--machine", choices=["cpu", "l4", "h100"], default="cpu", help="of a worker: 2 vCPUs, or a card")
     found.add_argument("--price", type=float, help="USD an hour of a worker, on demand")
     found.add_argument("--spot", action="store_true")
-    found.add_argument("--fragment-rows", type=int, default=131_072)
+    found.add_argument("--fragment-rows", type=int, default=FRAGMENT_ROWS)
     return found
 
 

@@ -69,10 +69,13 @@ class Inputs:
     worker_network: float = named(94e6, "bytes/s", "published", "0.75 Gbit/s, the baseline of c5.large", 94e6, 1.5e9)
 
     # The driver and Ray.
-    plan_requests: float = named(2, "requests a file", "assumed", "the footer's length, the footer", 1, 3)
+    plan_requests: float = named(
+        2, "requests a file", "measured", "by scale/measure_plan.py on a stand-in, small files", 1, 3
+    )
+    plan_cpu_ms: float = named(1.6, "ms a file", "measured", "processor time of the planning: the same", 0.8, 3)
     plan_parallel: float = named(16, "at a time", "measured", "PLANNING_THREADS of bulk/fragments.py", 1, 64)
-    receipts: float = named(100, "a second", "assumed", "fragments handed out and receipts taken back", 20, 1000)
-    driver_bytes: float = named(10_000, "bytes a fragment", "assumed", "in the driver: fragment, task, receipt", 1e3, 5e4)
+    block_ms: float = named(9.6, "ms a block", "measured", "driver 5.8, Ray's head 3.9: scale/measure_driver.py", 5, 30)
+    driver_bytes: float = named(2_600, "bytes a fragment", "measured", "of the driver's memory: the same", 1e3, 2e4)
     ray_nodes: float = named(250, "nodes", "published", "'250+': Ray's scalability envelope", 250, 4000)
     ray_actors: float = named(10_000, "actors", "published", "'10k+': the same")
 
@@ -98,7 +101,7 @@ class Inputs:
     memory_rows: float = named(24_000, "rows", "measured", "of 384 numbers in 64 MiB of memory: benchmarks.md")
     disk_rows: float = named(500_000, "rows", "measured", "on 1 GiB of disk: growth.md")
     zipf: float = named(0.9, "exponent", "assumed", "of the popularity of queries", 0.7, 1.1)
-    haproxy_core: float = named(32_000, "requests/s", "published", "2.04 million by 64 cores: HAProxy, 2021", 5e3, 64e3)
+    haproxy_us: float = named(55, "us", "measured", "HAProxy 2.6's processor time: scale/measure_balancer.py", 30, 110)
     redis_us: float = named(5.7, "us", "measured", "Redis 7.0's processor time for 1,600 bytes, unpipelined", 2, 12)
     redis_bytes: float = named(1700, "bytes a row", "assumed", "384 numbers, the key, Redis's own", 1600, 2000)
 

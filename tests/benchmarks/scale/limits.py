@@ -5,13 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from tests.benchmarks.scale.failures import FRAGMENT_ROWS, MOST_PER_BLOCK
 from tests.benchmarks.scale.inputs import Inputs
 from tests.benchmarks.scale.rates import MINILM, QWEN, SHARD_ROWS, WORKERS_A_BOX, Kind, Model, worker_rate
-
-FRAGMENT_ROWS = 131_072
-"""Of a fragment in the tables; DuckDB's row groups have 122,880 rows, pyarrow's 1,048,576."""
-FILES = 1000
-"""Input files of the table of limits."""
 
 BulkCase = tuple[str, Model, int, Kind]
 BULK_CASES: tuple[BulkCase, ...] = (
@@ -32,7 +28,7 @@ class Limit(NamedTuple):
 
 
 def bulk_limits(given: Inputs, model: Model, kind: Kind) -> list[Limit]:
-    """Return the limits of a job whose fragments have 131,072 rows."""
+    """Return the limits of a job whose fragments have 65,536 rows."""
     row = model.bytes_row(given)
     return [
         Limit(
@@ -49,9 +45,9 @@ def bulk_limits(given: Inputs, model: Model, kind: Kind) -> list[Limit]:
         ),
         Limit(
             "driver: fragments out, receipts in",
-            f"{given.receipts:g} fragments/s",
+            f"1 s / {given.block_ms:g} ms for a block of {MOST_PER_BLOCK} fragments",
             "larger fragments; several jobs",
-            texts=given.receipts * FRAGMENT_ROWS,
+            texts=1000 / given.block_ms * MOST_PER_BLOCK * FRAGMENT_ROWS,
         ),
         Limit(
             "nodes of Ray",
@@ -86,8 +82,9 @@ def network_share(given: Inputs, case: BulkCase) -> float:
 
 
 def plan_seconds(given: Inputs, files: float) -> float:
-    """Return how long the planning of Parquet files takes: their footers, nothing else."""
-    return files * given.plan_requests * given.first_byte_s / given.plan_parallel
+    """Return how long the planning of Parquet files takes: waiting for their footers, or the processor's time for them."""
+    waiting = given.plan_requests * given.first_byte_s / given.plan_parallel
+    return files * max(waiting, given.plan_cpu_ms / 1000)
 
 
 def driver_mib(given: Inputs, texts: float, fragment_rows: float = FRAGMENT_ROWS) -> float:
@@ -120,8 +117,8 @@ def serving_limits(given: Inputs, width: int = 384) -> list[ServingLimit]:
         ),
         ServingLimit(
             "the balancer, for each core",
-            f"{given.haproxy_core:,.0f}, parsing of JSON not included",
-            given.haproxy_core,
+            f"1 s / {given.haproxy_us:g} us, the key from the JSON included",
+            1e6 / given.haproxy_us,
             "more cores; several balancers by DNS, all with the same hash",
         ),
         ServingLimit(

@@ -142,10 +142,10 @@ def lru_hits(popular: Popularity, rows: float) -> float:
     return float((texts * shares * -np.expm1(-shares * high)).sum())
 
 
-def fleet_hits(given: Inputs, boxes: int, different: int, *, hashed: bool) -> tuple[float, float]:
-    """Return the shares of hits in memory, and in memory or on disk, of a fleet in the long run.
+def long_run_hits(given: Inputs, boxes: int, different: int, *, hashed: bool) -> tuple[float, float]:
+    """Return the shares of hits in memory, and in memory or on disk, of several boxes in the long run.
 
-    By text, each box keeps its own texts, so the fleet has `boxes` times the rows; by round robin each box sees all texts.
+    By text, each box keeps its own texts: together they have `boxes` times the rows. By round robin each box sees all texts.
     """
     popular, times = popularity(given, different), boxes if hashed else 1
     return lru_hits(popular, given.memory_rows * times), lru_hits(popular, given.disk_rows * times)

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from tests.benchmarks.scale import limits, serving
 from tests.benchmarks.scale.checks import checks
-from tests.benchmarks.scale.failures import Job, Outcome, hourly_failures, simulate
+from tests.benchmarks.scale.failures import FRAGMENT_ROWS, Job, Outcome, hourly_failures, simulate
 from tests.benchmarks.scale.inputs import Inputs, sources, with_values
 from tests.benchmarks.scale.rates import (
     LENGTHS,
@@ -127,9 +127,9 @@ def bulk_sizes(given: Inputs) -> Iterator[str]:
 
     def rows() -> Iterator[list[str]]:
         for texts in (1e6, 1e8, 1e9, 1e10):
-            fragments = math.ceil(texts / limits.FRAGMENT_ROWS)
+            fragments = math.ceil(texts / FRAGMENT_ROWS)
             terabytes = [texts * model.bytes_row(given) / 1e12 for model in (MINILM, QWEN)]
-            money = store_usd(given, texts, limits.FRAGMENT_ROWS)
+            money = store_usd(given, texts, FRAGMENT_ROWS)
             month = [1000 * each * given.month_usd for each in terabytes]
             yield [
                 f"{texts:,.0f}",
@@ -195,7 +195,7 @@ def fragments(given: Inputs) -> Iterator[str]:
     """The end of a job by the size of its fragments."""
 
     def rows() -> Iterator[list[str]]:
-        for size in (8192, 32_768, 131_072, 1_048_576):
+        for size in (8192, 65_536, 122_880, 1_048_576):
             cells = []
             for workers in (100, 1000):
                 job = Job(MINILM, 100, BILLION, workers, "cpu", True, size)
@@ -269,13 +269,13 @@ def serving_limits(given: Inputs) -> Iterator[str]:
 
 
 def hits(given: Inputs) -> Iterator[str]:
-    """Hits of a fleet by text and by round robin."""
+    """Hits of several boxes by text and by round robin."""
 
     def rows() -> Iterator[list[str]]:
         for different in (1_000_000, 10_000_000, 100_000_000):
             for count in (1, 3, 10, 30):
-                text = serving.fleet_hits(given, count, different, hashed=True)
-                turns = serving.fleet_hits(given, count, different, hashed=False)
+                text = serving.long_run_hits(given, count, different, hashed=True)
+                turns = serving.long_run_hits(given, count, different, hashed=False)
                 cells = [f"{different:,}", str(count), *(f"{each:.0%}" for each in (*text, *turns))]
                 saved = (1 - turns[1]) / max(1 - text[1], 1e-9)
                 fewer = f"{short(saved, 2)} times" if saved < 100 else "none by text"
