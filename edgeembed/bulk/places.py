@@ -151,6 +151,8 @@ class Place:
         """Return a place below this one. Raises ConfigError for a web server, which has no folders."""
         if self.is_web:
             raise ConfigError(f"{self.name} is on a web server, which has no folders; name its files")
+        if not self.is_remote:
+            return Place(self.scheme, "", str(self.local / relative))
         path = f"{self.path}/{relative}" if self.path and not self.path.endswith("/") else f"{self.path}{relative}"
         return Place(self.scheme, self.authority, path)
 

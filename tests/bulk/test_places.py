@@ -12,6 +12,7 @@ import pyarrow.fs
 import pytest
 
 from edgeembed.bulk import file_systems
+from edgeembed.bulk.inputs import require_texts
 from edgeembed.bulk.places import Place, PlaceError
 from edgeembed.errors import ConfigError
 from tests.bulk.object_store import ObjectStore, object_store
@@ -233,3 +234,9 @@ def test_the_real_clients_of_the_other_stores_can_be_made(monkeypatch: pytest.Mo
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     assert file_systems.file_system("gs", "bucket", "gs://bucket").type_name == "gcs"
     assert file_systems.file_system("abfs", "c@account.dfs.core.windows.net", "abfs://c").type_name == "abfs"
+
+
+def test_a_uri_on_the_command_line_is_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"https://host/a.jsonl\?… is a URI; name an output file; .* add --text"):
+        require_texts(["https://user:pa55word@host/a.jsonl?sig=53cret"], "name an output file")
+    require_texts(["what does s3://bucket mean"], "name an output file")
