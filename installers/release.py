@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a release's version one: in pyproject.toml, CHANGELOG.md and the tag.
+"""Make a release's version one: in pyproject.toml, CHANGELOG.md, the Helm chart and the tag.
 
     release.py VERSION            set the version, name CHANGELOG's "Unreleased" after it, print the steps that remain
     release.py --check TAG        exit with 1 unless the tag, pyproject.toml and CHANGELOG.md have the same version
@@ -18,6 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 UNRELEASED = "## Unreleased"
+CHART = Path("installers/kubernetes/edgeembed/Chart.yaml")
 # The public versions of PEP 440 in their normal form, without epochs, which no release needs.
 VERSION = re.compile(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}((a|b|rc)(0|[1-9]\d*))?(\.post(0|[1-9]\d*))?")
 
@@ -54,7 +55,10 @@ def check_tag(tag: str, root: Path = ROOT) -> str:
 
 
 def set_version(version: str, date: str, root: Path = ROOT) -> None:
-    """Write a version into pyproject.toml and CHANGELOG.md; both stay as they are if that fails. Raises ReleaseError."""
+    """Write a version into pyproject.toml, CHANGELOG.md and the chart; all stay as they are if that fails.
+
+    Raises ReleaseError.
+    """
     if not VERSION.fullmatch(version):
         raise ReleaseError(f"{version!r} is not a version such as 1.2.3 or 1.2.3rc1")
     pyproject = (root / "pyproject.toml").read_text(encoding="utf-8")
@@ -74,14 +78,24 @@ def set_version(version: str, date: str, root: Path = ROOT) -> None:
     )
     if count != 1:
         raise ReleaseError("pyproject.toml has no line 'version = \"…\"' below [project]")
+    chart = (root / CHART).read_text(encoding="utf-8")
+    chart = re.sub(r"^version: .*$", f"version: {semantic(version)}", chart, flags=re.MULTILINE)
+    chart = re.sub(r"^appVersion: .*$", f'appVersion: "{version}"', chart, flags=re.MULTILINE)
+    (root / CHART).write_text(chart, encoding="utf-8")
     (root / "pyproject.toml").write_text(renamed, encoding="utf-8")
     (root / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
 
 
+def semantic(version: str) -> str:
+    """Return a version of Python in the form of Helm, semantic versioning: 1.2.3-rc1, 1.2.3+post1."""
+    return re.sub(r"\.(post\d+)$", r"+\1", re.sub(r"(?<=\d)(?=(a|b|rc)\d)", "-", version))
+
+
 def steps(version: str) -> str:
     """Return what remains to be done for a release, as commands."""
-    return f"""pyproject.toml and CHANGELOG.md have version {version}. Next:
+    return f"""pyproject.toml, CHANGELOG.md and the chart have version {version}. Next:
 
+  installers/kubernetes/render.py                # needs Helm; the manifests name the version, too
   bash .ci/run                                   # on a clean clone
   git commit -am 'Release {version}'
   git tag -a v{version} -m 'edgeembed {version}'

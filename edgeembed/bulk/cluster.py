@@ -1,8 +1,7 @@
-"""Many engines for one job: Ray actors, each with its own copy of the model, on this machine or on a cluster.
+"""Computes the fragments of a job on a Ray cluster: Ray Data carries them to workers, each with its own copy of the model.
 
-Ray places the workers, restarts them when they die and moves texts and vectors. Everything else works as without Ray: one
-process reads the inputs, cuts them into shards and writes shards and receipts, so output and --resume are the same. Ray Data
-does not fit: it chooses its own blocks, while the receipts of a job name numbered shards.
+Ray places the workers, adds and removes them, restarts those that die and gives their fragments to others. A worker reads
+its fragment and writes the shards; what comes back to this process is a receipt of each fragment.
 """
 
 from __future__ import annotations
@@ -11,15 +10,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import pickle
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from edgeembed.bulk.computed import Computed
-from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder
+from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, fitted_rules
+from edgeembed.bulk.fragment_shards import CONCURRENT_FRAGMENTS, FragmentReceipt, FragmentWork, compute, concurrently
+from edgeembed.bulk.fragments import Fragment
 from edgeembed.client import error_of
 from edgeembed.common.installation import find_installation
 from edgeembed.common.progress import ReportLine
@@ -28,16 +29,18 @@ from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import HUB_TOKENS, hide_secrets, secret_names
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
-from edgeembed.models.profiles import DEFAULT_BATCH_TOKENS
+from edgeembed.inference.chunking import ChunkRules
 from edgeembed.runtime.in_process import in_process_service
 
-REQUESTS_PER_WORKER = 3
-"""While a worker computes one, the next is there and the rows of the last one are being transferred."""
-RESTART_SECONDS = 2.0
-"""A worker that died gets no requests for this long."""
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
-"""For a cluster on this machine; a request and its dense rows take less than a megabyte, and token rows 16."""
+"""For a cluster on this machine; fragments and receipts take a few hundred bytes each."""
+BLOCKS_PER_WORKER = 16
+"""At least, as far as there are fragments: so the last ones are spread over all workers."""
+MOST_PER_BLOCK = 8
+"""Fragments that a worker is given at a time."""
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -45,54 +48,99 @@ log = logging.getLogger(__name__)
 class ClusterRules(NamedTuple):
     """The workers of a job. address: of the Ray cluster, as for `ray.init`; None for RAY_ADDRESS, or else this machine.
 
-    workers: None for as many as fit. cpus, gpus: per worker.
+    workers: least and most; None for one to as many as fit. cpus, gpus: per worker.
     """
 
     address: str | None = None
-    workers: int | None = None
+    workers: tuple[int, int] | None = None
     cpus: int = 1
     gpus: float = 0
 
 
-class _Failure(NamedTuple):
-    """An error sent between processes, where exceptions do not pickle well. status: of HTTP."""
+class _Failure(msgspec.Struct, frozen=True):
+    """An error sent between processes, where exceptions do not pickle well. status: of HTTP; 0 for one of the system."""
 
     status: int
     message: str
-    param: str | None
+
+    def error(self) -> EdgeEmbedError:
+        return error_of(self.status, self.message, None)
+
+
+class Described(NamedTuple):
+    """The model that the workers have. chunks: the job's rules, as far as the model takes them."""
+
+    info: EmbedderInfo
+    chunks: ChunkRules
 
 
 class EngineWorker:
-    """The Ray actor: a model in its own engine, loaded when it is first needed."""
+    """A Ray actor with a model in its own engine, loaded when it is first needed."""
 
-    def __init__(self, settings: Settings, options: EmbedOptions) -> None:
+    def __init__(self, settings: Settings, options: EmbedOptions, work: FragmentWork | None = None) -> None:
         """settings: of the job; the folders are those of the worker's machine."""
         self._settings = settings
         self._options = options
+        self._work = work
         self._lock = asyncio.Lock()
         self._embedder: LocalEmbedder | None = None
         self._resources = contextlib.AsyncExitStack()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
-    async def info(self) -> EmbedderInfo | _Failure:
+    def describe(self, chunks: ChunkRules) -> Described | _Failure:
         """Load the model and describe it."""
-        try:
-            return (await self._ready()).info
-        except EdgeEmbedError as error:
-            return _Failure(error.status, error.message, None)
 
-    async def embed(self, texts: Sequence[str]) -> Computed | _Failure:
-        """See `Embedder.embed`."""
-        try:
-            return await (await self._ready()).embed(texts)
-        except EdgeEmbedError as error:
-            return _Failure(error.status, error.message, error.param)
+        async def described() -> Described:
+            embedder = await self._ready()
+            return Described(embedder.info, await fitted_rules(chunks, embedder))
 
-    async def count(self, texts: Sequence[str]) -> list[int] | _Failure:
-        """See `Embedder.count`."""
+        return self._run(described())
+
+    def __call__(self, block: Any) -> Any:
+        """Compute the fragments of a row; called by Ray Data, in tables of Arrow. Returns receipts, or a failure."""
+        import pyarrow as pa
+
+        fragments: list[Fragment] = pickle.loads(block.column("fragments")[0].as_py())  # noqa: S301 - of the process that began the job
+        found = self._run(self._computed(fragments))
+        return pa.table({"receipts": [msgspec.msgpack.encode(found)]})
+
+    async def _computed(self, fragments: Sequence[Fragment]) -> list[FragmentReceipt]:
+        work = self._work
+        assert work is not None, "it is given to the workers of Ray Data"
+        limit = asyncio.Semaphore(4)
+
+        async def jobs() -> Any:
+            for fragment in fragments:
+                yield compute(work, fragment, self._same_as_others, limit)
+
+        return [receipt async for receipt in concurrently(jobs(), CONCURRENT_FRAGMENTS)]
+
+    def _run(self, job: Coroutine[Any, Any, T]) -> T | _Failure:
         try:
-            return await (await self._ready()).count(texts)
+            return asyncio.run_coroutine_threadsafe(job, self._loop).result()
         except EdgeEmbedError as error:
-            return _Failure(error.status, error.message, error.param)
+            return _Failure(error.status, f"{error.message} (on {socket.gethostname()})")
+        except OSError as error:
+            return _Failure(500, f"{error} (on {socket.gethostname()})")
+
+    async def _same_as_others(self) -> Embedder:
+        """Return the engine. Raises ConfigError if its model differs from the job's."""
+        assert self._work is not None, "see above"
+        info, manifest = (await self._ready()).info, self._work.manifest
+        widths = {output: width for output, width in info.widths.items() if output != "dense"}
+        for name, found, wanted in (
+            ("model file", info.digest, manifest.digest),
+            ("vector length", info.dimensions, manifest.dimensions),
+            ("row lengths", widths, manifest.widths),
+            ("batch_tokens", info.batch_tokens, manifest.batch_tokens),
+        ):
+            if found != wanted:
+                raise ConfigError(
+                    f"a worker's {name} is {found}, not {wanted} as where the job began; give all machines the same model "
+                    "and version, then continue with --resume"
+                )
+        return self._embedder or await self._ready()
 
     async def _ready(self) -> LocalEmbedder:
         async with self._lock:
@@ -106,130 +154,83 @@ class EngineWorker:
             return self._embedder
 
 
-@asynccontextmanager
-async def open_cluster(
-    resolved: Resolved, options: EmbedOptions, report: ReportLine, rules: ClusterRules
-) -> AsyncIterator[Embedder]:
-    """Start workers and wait until the first one has loaded the model. Raises ConfigError, EdgeEmbedError."""
-    ray = import_ray()
-    settings = msgspec.structs.replace(
-        resolved.settings,
-        threads=resolved.settings.threads or max(rules.cpus, 1),
-        # Batch sizes tuned on one machine would make its rows differ from those of the others.
-        batch_tokens=resolved.settings.batch_tokens or DEFAULT_BATCH_TOKENS,
-        # Ray assigns GPUs: a worker that asked for none must not use those of others.
-        device=resolved.settings.device if rules.gpus or resolved.settings.device != "auto" else "cpu",
-        **dict.fromkeys(secret_names()),
-    )
-    with _connected(ray, rules):
-        count = worker_count(ray, rules, report)
-        actor_options = {
-            "num_cpus": rules.cpus,
-            "num_gpus": rules.gpus,
-            "max_restarts": -1,
-            "max_concurrency": REQUESTS_PER_WORKER + 1,
-        }
-        actor = ray.remote(**actor_options)(EngineWorker)
-        workers = [actor.remote(settings, options) for _ in range(count)]
-        embedder = ClusterEmbedder(ray, workers, report)
-        try:
-            await embedder.start()
-            yield embedder
-        finally:
-            embedder.close()
-            for worker in workers:
-                ray.kill(worker)
+class Cluster:
+    """A connection to a Ray cluster, and the workers that a job may have there."""
 
-
-class ClusterEmbedder:
-    """The workers of a cluster; each request goes to one that has room."""
-
-    info: EmbedderInfo
-
-    def __init__(self, ray: Any, workers: Sequence[Any], report: ReportLine) -> None:
+    def __init__(self, ray: Any, rules: ClusterRules, settings: Settings, options: EmbedOptions, report: ReportLine) -> None:
         self._ray = ray
-        self._workers = workers
-        self._report = report
-        self._free: asyncio.Queue[Any] = asyncio.Queue()
-        """Holds a worker once for each further request that it can take."""
-        self._joining: list[asyncio.Task[None]] = []
-        self._left = len(workers)
+        self._rules = rules
+        self._settings = msgspec.structs.replace(
+            settings,
+            threads=settings.threads or max(rules.cpus, 1),
+            # Ray assigns GPUs: a worker that asked for none must not use those of others.
+            device=settings.device if rules.gpus or settings.device != "auto" else "cpu",
+            **dict.fromkeys(secret_names()),
+        )
+        self._options = options
+        self.workers = worker_range(ray, rules, report)
 
-    async def start(self) -> None:
-        """Wait until one worker is ready; the others join later. Raises EdgeEmbedError when no worker can compute."""
-        first: asyncio.Future[EmbedderInfo] = asyncio.get_running_loop().create_future()
-        self._joining = [asyncio.create_task(self._join(worker, first)) for worker in self._workers]
-        info = await first
-        count = len(self._workers)
-        description = f"{count} worker{'s' if count > 1 else ''} on Ray"
-        self.info = info._replace(description=description, max_requests=REQUESTS_PER_WORKER * count)
+    @property
+    def description(self) -> str:
+        """What computes, for people."""
+        least, most = self.workers
+        count = str(most) if least == most else f"{least} to {most}"
+        return f"{count} worker{'s' if most > 1 else ''} on Ray"
 
-    async def embed(self, texts: Sequence[str]) -> Computed:
-        found: Computed = await self._ask(lambda worker: worker.embed.remote(texts))
-        return found
-
-    async def count(self, texts: Sequence[str]) -> list[int]:
-        found: list[int] = await self._ask(lambda worker: worker.count.remote(texts))
-        return found
-
-    def close(self) -> None:
-        """Stop waiting for workers that have not joined."""
-        for task in self._joining:
-            task.cancel()
-
-    async def _join(self, worker: Any, first: asyncio.Future[EmbedderInfo]) -> None:
-        """Let a worker take requests once it has loaded the same model as the first worker."""
+    def describe(self, chunks: ChunkRules) -> Described:
+        """Load the model in one worker and describe it. Raises EdgeEmbedError."""
+        actor = self._ray.remote(max_restarts=3, max_task_retries=3, **self._resources)(EngineWorker)
+        worker = actor.remote(self._settings, self._options)
         try:
-            info = await self._answer(worker.info.remote())
-        except EdgeEmbedError as error:
-            self._drop(f"a worker cannot load the model: {error.message}", first, error)
-            return
-        if not first.done():
-            first.set_result(info)
-        model = first.result()
-        for name in ("digest", "widths", "batch_tokens"):
-            if getattr(info, name) != getattr(model, name):
-                reason = f"a worker was left out: its {name} is {getattr(info, name)}, expected {getattr(model, name)}"
-                self._drop(reason, first, EngineUnavailableError(reason))
-                return
-        if info.engine != model.engine:
-            self._report(f"workers differ ({model.engine}; {info.engine}): the last digits of a vector depend on its worker")
-        for _ in range(REQUESTS_PER_WORKER):
-            self._free.put_nowait(worker)
-
-    def _drop(self, reason: str, first: asyncio.Future[EmbedderInfo], error: EdgeEmbedError) -> None:
-        self._left -= 1
-        self._report(reason)
-        if self._left == 0 and not first.done():
-            first.set_exception(error)
-
-    async def _ask(self, call: Callable[[Any], Any]) -> Any:
-        """Call a worker that has room. Raises EngineUnavailableError when it dies, and the errors of the call."""
-        worker = await self._free.get()
-        pause = 0.0
-        try:
-            return await self._answer(call(worker))
-        except _WorkerDiedError as error:
-            pause = RESTART_SECONDS
-            log.info("%s", error.message)
-            raise
-        finally:
-            asyncio.get_running_loop().call_later(pause, self._free.put_nowait, worker)
-
-    async def _answer(self, reference: Any) -> Any:
-        try:
-            found = await reference
-        except self._ray.exceptions.RayActorError as error:
-            raise _WorkerDiedError(f"a worker died: {str(error).splitlines()[0]}") from error
+            found = self._ray.get(worker.describe.remote(chunks))
         except self._ray.exceptions.RayError as error:
             raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}") from error
+        finally:
+            self._ray.kill(worker)
         if isinstance(found, _Failure):
-            raise error_of(found.status, found.message, found.param)
-        return found
+            raise found.error()
+        return Described(*found)
+
+    def compute(self, work: FragmentWork, fragments: Sequence[Fragment]) -> Iterator[FragmentReceipt]:
+        """Yield the receipts of fragments, as they come. Raises EdgeEmbedError for the first failure."""
+        data = self._ray.data
+        self._silence()
+        least, most = self.workers
+        blocks = [{"fragments": pickle.dumps(list(each))} for each in blocks_of(fragments, most)]
+        dataset = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
+            EngineWorker,
+            fn_constructor_args=(self._settings, self._options, work),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=data.ActorPoolStrategy(min_size=least, max_size=most),
+            **self._resources,
+        )
+        try:
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for content in batch.column("receipts").to_pylist():
+                    found = msgspec.msgpack.decode(content, type=list[FragmentReceipt] | _Failure)
+                    if isinstance(found, _Failure):
+                        raise found.error()
+                    yield from found
+        except self._ray.exceptions.RayError as error:
+            raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}; continue with --resume") from error
+
+    @property
+    def _resources(self) -> dict[str, Any]:
+        return {"num_cpus": self._rules.cpus, "num_gpus": self._rules.gpus}
+
+    def _silence(self) -> None:
+        """Turn off Ray Data's own lines and bars: receipts show the progress."""
+        context = self._ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
 
 
-class _WorkerDiedError(EngineUnavailableError):
-    """Ray restarts the worker; others can take over its request."""
+def blocks_of(fragments: Sequence[Fragment], workers: int) -> list[Sequence[Fragment]]:
+    """Divide fragments into what a worker is given at a time: fewer messages for many, all workers busy with few."""
+    size = max(1, min(MOST_PER_BLOCK, len(fragments) // (BLOCKS_PER_WORKER * workers)))
+    return [fragments[first : first + size] for first in range(0, len(fragments), size)]
 
 
 def import_ray() -> Any:
@@ -237,8 +238,13 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Under `uv run` Ray would copy the working directory and install the project from the copy into this environment.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    if "RAY_AUTH_TOKEN" in os.environ:  # Ray itself would not use it for an address that is named
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Its C++ parts write to the terminal otherwise; what fails is raised, too.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
+        import ray.data
         import ray.exceptions
     except ImportError as error:
         raise ConfigError(f"--engine ray needs Ray ({error}): {find_installation().add('ray')}") from error
@@ -246,12 +252,16 @@ def import_ray() -> Any:
 
 
 @contextlib.contextmanager
-def _connected(ray: Any, rules: ClusterRules) -> Iterator[None]:
+def connected_cluster(
+    rules: ClusterRules, settings: Settings, options: EmbedOptions, report: ReportLine
+) -> Iterator[Cluster]:
     """Connect to a cluster, or start one on this machine that ends with this process. Raises ConfigError."""
+    ray = import_ray()
     address = rules.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_open_port(address)
     alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
-    environ = hide_secrets()  # Ray's processes inherit the variables; they may fetch the model, and need no other key
+    # Ray's processes inherit the variables: they may fetch the model and reach the inputs' store, and need no other key.
+    environ = hide_secrets()
     os.environ |= {name: environ[name] for name in HUB_TOKENS if name in environ}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
@@ -261,7 +271,7 @@ def _connected(ray: Any, rules: ClusterRules) -> Iterator[None]:
     finally:
         os.environ |= environ
     try:
-        yield
+        yield Cluster(ray, rules, settings, options, report)
     finally:
         ray.shutdown()
 
@@ -277,15 +287,19 @@ def _require_open_port(address: str) -> None:
         raise ConfigError(f"no Ray cluster at {address}: {error}") from error
 
 
-def worker_count(ray: Any, rules: ClusterRules, report: ReportLine) -> int:
-    """Return how many workers to start. Raises ConfigError when not even one fits."""
+def worker_range(ray: Any, rules: ClusterRules, report: ReportLine) -> tuple[int, int]:
+    """Return the least and the most workers. Raises ConfigError when not even one fits."""
     resources = ray.cluster_resources()
     needed = {name: amount for name, amount in (("CPU", rules.cpus), ("GPU", rules.gpus)) if amount}
     fit = min((int(resources.get(name, 0) / amount) for name, amount in needed.items()), default=1)
     has = ", ".join(f"{resources.get(name, 0):g} {name}" for name in needed)
-    if rules.workers is None and fit < 1:
-        raise ConfigError(f"no worker fits into the cluster, which has {has}; lower --cpus-per-worker or --gpus-per-worker")
-    if rules.workers is not None and rules.workers > fit:
+    if rules.workers is None:
+        if fit < 1:
+            raise ConfigError(
+                f"no worker fits into the cluster, which has {has}; lower --cpus-per-worker or --gpus-per-worker"
+            )
+        return fit, fit
+    if rules.workers[0] > fit:
         # A cluster that scales on demand makes room for them later.
-        report(f"the cluster has {has}, room for {fit} of {rules.workers} workers; the others wait for more")
-    return rules.workers or fit
+        report(f"the cluster has {has}, room for {fit} of {rules.workers[0]} workers; the others wait for more")
+    return rules.workers

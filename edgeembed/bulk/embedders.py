@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from edgeembed.errors import (
     ConfigError,
     EngineError,
 )
-from edgeembed.inference.chunking import ChunkRules
+from edgeembed.inference.chunking import ChunkRules, CountTokens
 from edgeembed.inference.postprocess import Matrix, unit_rows
 from edgeembed.inference.requests import EmbedRequest, EmbedResult, LongText, RerankRequest, TokenizeRequest
 from edgeembed.inference.service import EmbeddingService
@@ -34,6 +35,7 @@ from edgeembed.runtime.in_process import in_process_service
 PROBE = "edgeembed"
 """A text embedded at the start to learn which model answers and how long its vectors are."""
 _HEALTH_SECONDS = 5.0
+_WORDS_PER_REQUEST = 1024
 _POOLING_FIELDS = ("model", "input_type", "instruction", "truncate")
 
 
@@ -156,6 +158,20 @@ async def fitted_rules(rules: ChunkRules, embedder: Embedder) -> ChunkRules:
     around = info.probe_tokens - (await with_retries(lambda: embedder.count([PROBE])))[0]
     room = info.context_tokens - around
     return ChunkRules(room, min(rules.overlap, room // 2)) if 0 < room < rules.tokens else rules
+
+
+def counter(embedder: Embedder) -> CountTokens:
+    """Return what counts tokens for the threads that read inputs. To be called in the embedder's event loop."""
+    loop = asyncio.get_running_loop()
+
+    def count(words: Sequence[str]) -> list[int]:
+        found: list[int] = []
+        for first in range(0, len(words), _WORDS_PER_REQUEST):
+            part = embedder.count(words[first : first + _WORDS_PER_REQUEST])
+            found += asyncio.run_coroutine_threadsafe(part, loop).result()
+        return found
+
+    return count
 
 
 async def rerank(resolved: Resolved, query: str, documents: Sequence[str], model: str | None, report: ReportLine) -> Scored:

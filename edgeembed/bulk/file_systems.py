@@ -85,7 +85,8 @@ def file_system(scheme: str, authority: str, name: str) -> Any:
             return _hdfs(library, authority)
         case "hf":
             # Repositories change; a listing of an hour ago would hide that.
-            return library.HfFileSystem(use_listings_cache=False, skip_instance_cache=True)
+            hub = os.environ.get("HF_ENDPOINT") or None
+            return library.HfFileSystem(endpoint=hub, use_listings_cache=False, skip_instance_cache=True)
         case _:
             return _http(library, STALL_SECONDS)
 
@@ -111,7 +112,7 @@ def _s3(library: Any, bucket: str, endpoint: str, stall_seconds: float) -> Any:
 
 @lru_cache(maxsize=4)
 def _gs(library: Any, emulator: str) -> Any:
-    limit = timedelta(seconds=ATTEMPTS * STALL_SECONDS)
+    limit = timedelta(seconds=2 * STALL_SECONDS)
     if emulator:
         scheme, _, host = emulator.rpartition("://")
         return library.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=limit)

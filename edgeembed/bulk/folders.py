@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from edgeembed.bulk.content import content_of, opened, problem_of, without_compression
@@ -29,8 +29,8 @@ MAX_FILE_BYTES = 64 * 2**20
 class Folder:
     """The UTF-8 text files and documents below a folder, without hidden ones; links to folders are not followed."""
 
-    def __init__(self, place: Place, chunker: Chunker, listed: Sequence[PlaceFile] | None = None) -> None:
-        """listed: the files, if they were listed already; needed for a folder of a store."""
+    def __init__(self, place: Place, chunker: Chunker, listed: Iterable[PlaceFile] | None = None) -> None:
+        """listed: the files, if they were listed already; needed for a folder of a store. A stream is for one reading."""
         self.place = place
         self._chunker = chunker
         self._listed = listed

@@ -98,5 +98,5 @@ def source_of(place: Place | None, format_: InputFormat | None, columns: Columns
 
 def require_no_columns(name: str, what: str, columns: Columns) -> None:
     """Raise ConfigError if columns are named for an input that has none."""
-    if columns != Columns():
+    if columns.text or columns.id or columns.keep:
         raise ConfigError(f"{name} is read as {what}, which have no columns; name its format with --format")

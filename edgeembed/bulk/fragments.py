@@ -5,6 +5,7 @@ Planning reads metadata alone: lists of files, the footers of Parquet files, and
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +15,13 @@ import msgspec
 
 from edgeembed.bulk.chunked_rows import ChunkedRows
 from edgeembed.bulk.documents import DOCUMENT_COLUMNS
-from edgeembed.bulk.folders import chunks_of, is_named_document
+from edgeembed.bulk.folders import Folder, is_named_document
 from edgeembed.bulk.formats import Columns, InputFormat, checked_format, require_no_columns, source_of
 from edgeembed.bulk.inputs import Cursor, Step, checked_records, require_files
 from edgeembed.bulk.kept import arrow_name
 from edgeembed.bulk.lines import ByteRange
 from edgeembed.bulk.listing import list_folder, partition_values, split_columns
-from edgeembed.bulk.places import Place, PlaceFile
+from edgeembed.bulk.places import Place, PlaceFile, PlaceStatus
 from edgeembed.bulk.records import Position, Read, Record, Source
 from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
@@ -30,8 +31,18 @@ FRAGMENT_BYTES = 32 * 2**20
 """Of a file of lines, and about the most of several row groups that are one fragment."""
 FRAGMENT_ROWS = 2**16
 """Row groups are one fragment together up to so many rows."""
+FRAGMENT_FILES = 128
+"""Text files of a folder are one fragment together up to so many, and up to FRAGMENT_BYTES."""
 PLANNING_THREADS = 16
 """How many files are asked for their metadata at a time; each waits for its store."""
+
+
+class FolderFile(NamedTuple):
+    """A text file of a folder. relative: its path there. version: as of a fragment."""
+
+    relative: str
+    size: int
+    version: str
 
 
 class Fragment(msgspec.Struct, frozen=True):
@@ -41,7 +52,8 @@ class Fragment(msgspec.Struct, frozen=True):
     relative: of the file, in its input. version: of the file, when it was planned. start, end: the first record, and the
     offset before which the last one begins; None for the end of the file. bytes: of the file that it stands for. rows: None
     if unknown. prefix: in front of ids that are numbers or names. partitions: columns that the file's path holds, and their
-    types. chunks: the file is a text of a folder, to be cut.
+    types. files: not empty for text files of a folder, which is the place, to be cut. documents: there are documents among
+    the inputs.
     """
 
     input: int
@@ -58,7 +70,13 @@ class Fragment(msgspec.Struct, frozen=True):
     prefix: str = ""
     partitions: dict[str, Any] = {}
     partition_types: dict[str, str] = {}
-    chunks: bool = False
+    files: tuple[FolderFile, ...] = ()
+    documents: bool = False
+
+    @property
+    def chunks(self) -> bool:
+        """Whether texts are cut, also without --chunk."""
+        return bool(self.files)
 
 
 class _File(NamedTuple):
@@ -68,7 +86,6 @@ class _File(NamedTuple):
     file: PlaceFile
     format_: InputFormat | None
     named: bool
-    chunks: bool = False
     partitions: Mapping[str, str] = {}
 
 
@@ -82,16 +99,23 @@ def plan(names: Sequence[str], format_: InputFormat | None, columns: Columns) ->
     require_files(names)
     files = [file for index, name in enumerate(names) for file in _files_of(index, Place.of(name), format_, columns)]
     with ThreadPoolExecutor(PLANNING_THREADS) as threads:
-        parts = list(threads.map(lambda file: _parts_of(file, columns), files))
+        parts = list(threads.map(lambda file: [file] if isinstance(file, Fragment) else _parts_of(file, columns), files))
+    documents = any(part.documents or part.format == "document" for found in parts for part in found)
+    for index in range(len(names)):
+        if first := next((part[0] for part in parts if part and part[0].input == index), None):
+            _check_first_record(first, columns)
     fragments: list[Fragment] = []
     index = 0
     for file, found in zip(files, parts, strict=True):
         if fragments and fragments[-1].input != file.input:
             index = 0
-        shown = file.file.place.name if len(names) > 1 else file.file.relative
-        prefix = f"{shown}:" if len(files) > 1 and not (file.chunks and len(names) == 1) else ""
+        if isinstance(file, Fragment):
+            prefix = f"{file.place.name}:" if len(names) > 1 else ""
+        else:
+            shown = file.file.place.name if len(names) > 1 else file.file.relative
+            prefix = f"{shown}:" if len(files) > 1 else ""
         for part in found:
-            fragments.append(msgspec.structs.replace(part, index=index, prefix=prefix))
+            fragments.append(msgspec.structs.replace(part, index=index, prefix=prefix, documents=documents))
             index += 1
     return fragments
 
@@ -106,10 +130,8 @@ def read_fragment(
 
     Raises ConfigError if the file has changed since it was planned, and as the readers do; PlaceError, OSError.
     """
-    status = fragment.place.status()
-    if status is None or status.version != fragment.version:
-        what = "is gone" if status is None else "has changed"
-        raise ConfigError(f"{fragment.name} {what} since the job began; start again with --overwrite, or restore the file")
+    if not fragment.files:
+        _require_same(fragment.place, fragment.version)
     at = fragment.start if start is None else start
     behind = fragment.start.done
     for read in _records(fragment, columns, chunker, at):
@@ -122,18 +144,23 @@ def kept_types(fragment: Fragment, columns: Columns) -> dict[str, str]:
 
     Raises ConfigError for a column that it lacks; PlaceError, OSError.
     """
-    if fragment.chunks:
-        return dict(DOCUMENT_COLUMNS) if is_named_document(fragment.relative) else {}
+    of_documents = dict(DOCUMENT_COLUMNS) if fragment.documents else {}
+    if fragment.files:
+        return of_documents
     found = _source(fragment, columns).kept_types()
     types = {name: type_ if isinstance(type_, str) else arrow_name(type_) for name, type_ in found.items()}
-    return types | fragment.partition_types
+    return types | fragment.partition_types | of_documents
 
 
 def _records(fragment: Fragment, columns: Columns, chunker: Chunker | None, start: Position) -> Iterator[Read]:
-    if fragment.chunks:
+    if fragment.files:
         assert chunker is not None, "text files of a folder are cut"
-        file = PlaceFile(fragment.place, fragment.relative, fragment.place.require())
-        for read in chunks_of(file, chunker, Position(start.offset, start.number)):
+        listed = (
+            PlaceFile(place, file.relative, _require_same(place, file.version))
+            for file in fragment.files
+            if (place := fragment.place.child(file.relative))
+        )
+        for read in Folder(fragment.place, chunker, listed).read(start):
             prefixed = isinstance(read, Record) and fragment.prefix
             yield read._replace(id=f"{fragment.prefix}{read.id}") if prefixed else read
         return
@@ -176,18 +203,49 @@ class _WithIds:
             yield found._replace(kept={**read.kept, **self._partitions}) if self._partitions else found
 
 
-def _files_of(index: int, place: Place, format_: InputFormat | None, columns: Columns) -> list[_File]:
-    """Return the files of an input. Raises ConfigError, PlaceError, OSError."""
+def _files_of(
+    index: int, place: Place, format_: InputFormat | None, columns: Columns
+) -> Sequence[_File] | Sequence[Fragment]:
+    """Return the files of an input, or the fragments of a folder of text files. Raises ConfigError, PlaceError, OSError."""
     status = place.require()
     if status.kind == "file":
         return [_File(index, PlaceFile(place, place.file_name, status), format_, True)]
     listing = list_folder(place, format_)
     if listing.chunks:
         require_no_columns(place.name, "a folder of files", columns)
-    return [
-        _File(index, file, None if listing.chunks else found, False, listing.chunks, listing.partitions)
-        for file, found in listing.files
-    ]
+        return _groups(index, place, [file for file, _ in listing.files])
+    return [_File(index, file, found, False, listing.partitions) for file, found in listing.files]
+
+
+def _groups(index: int, place: Place, files: Sequence[PlaceFile]) -> list[Fragment]:
+    """Return the fragments of a folder of text files."""
+    found: list[Fragment] = []
+    documents = any(is_named_document(file.relative) for file in files)
+    group: list[FolderFile] = []
+    for number, (_, relative, status) in enumerate(files, 1):
+        group.append(FolderFile(relative, status.size or 0, _version(status)))
+        size = sum(file.size for file in group)
+        if number < len(files) and len(group) < FRAGMENT_FILES and size < FRAGMENT_BYTES:
+            continue
+        digest = hashlib.sha256(repr([tuple(file) for file in group]).encode(errors="surrogateescape")).hexdigest()
+        found.append(
+            Fragment(
+                input=index,
+                index=0,
+                place=place,
+                name=place.name,
+                relative=group[0].relative,
+                version=digest,
+                format="text",
+                start=Position(),
+                end=None,
+                bytes=size,
+                files=tuple(group),
+                documents=documents,
+            )
+        )
+        group = []
+    return found
 
 
 def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
@@ -201,17 +259,14 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         place=place,
         name=place.name,
         relative=relative,
-        version=status.version,
+        version=_version(status),
         format=file.format_ or "text",
         start=Position(),
         end=None,
         bytes=size,
         partitions=partition_values(relative, types) if types else {},
         partition_types=types,
-        chunks=file.chunks,
     )
-    if file.chunks:
-        return [whole] if size or status.size is None else []
     format_, divisible = file.format_, False
     # Small files of a folder are not asked what they hold: that shows when they are read.
     if file.named or (format_ != "parquet" and size > FRAGMENT_BYTES):
@@ -234,6 +289,26 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         )
         for first, following in itertools.pairwise(cuts)
     ]
+
+
+def _require_same(place: Place, version: str) -> PlaceStatus:
+    """Return what is there. Raises ConfigError if it is not what was planned; PlaceError, OSError."""
+    status = place.status()
+    if status is None or _version(status) != version:
+        what = "is gone" if status is None else "has changed"
+        raise ConfigError(f"{place.name} {what} since the job began; start again with --overwrite, or restore the file")
+    return status
+
+
+def _version(status: PlaceStatus) -> str:
+    """Return what differs after every change of a file, as far as its store can tell: some keep whole seconds."""
+    return f"{status.size} {status.version}"
+
+
+def _check_first_record(first: Fragment, columns: Columns) -> None:
+    """Raise ConfigError for a mistake that the first record of an input shows. Only Parquet has its columns elsewhere."""
+    if not first.files and first.format not in ("parquet", "document"):
+        next(checked_records(_source(first, columns), first.start), None)
 
 
 def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:

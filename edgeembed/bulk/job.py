@@ -13,10 +13,9 @@ import filelock
 import msgspec
 
 from edgeembed.bulk.computed import described
-from edgeembed.bulk.embedders import Embedder, fitted_rules
+from edgeembed.bulk.embedders import Embedder, counter, fitted_rules
 from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, open_inputs, require_files
-from edgeembed.bulk.kept import type_of
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import (
     JobManifest,
@@ -26,7 +25,10 @@ from edgeembed.bulk.shards import (
     Shard,
     WorkFolder,
     cut,
+    kept_types,
     kind_of,
+    require_hope,
+    require_none,
     with_ids,
     with_kept,
 )
@@ -40,9 +42,6 @@ MIN_CONCURRENT_SHARDS = 2
 """The end of a shard overlaps with the start of the next one, so that the embedder is never idle."""
 REQUESTS_PER_SHARD = 16
 """At least, for a full shard; where many concurrent requests keep the embedder busy, more shards are computed at a time."""
-HOPELESS_ROWS = 1000
-"""A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
-_WORDS_PER_REQUEST = 1024
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):
@@ -164,23 +163,13 @@ def _require_free(job: Job) -> None:
 
 async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
     """Run a job, or the rest of one, that the caller has claimed. Raises EdgeEmbedError."""
-    loop = asyncio.get_running_loop()
-
-    def count(words: Sequence[str]) -> list[int]:
-        """Count tokens, called in the thread that reads the inputs."""
-        found: list[int] = []
-        for first in range(0, len(words), _WORDS_PER_REQUEST):
-            part = embedder.count(words[first : first + _WORDS_PER_REQUEST])
-            found += asyncio.run_coroutine_threadsafe(part, loop).result()
-        return found
-
     job = await _fitted(job, embedder, watch)
     rules = job.rules
     inputs = open_inputs(
         job.inputs,
         job.input_format,
         Columns(rules.column, rules.id_column, rules.keep_columns),
-        Chunker(rules.chunks, WordTokens(count)),
+        Chunker(rules.chunks, WordTokens(counter(embedder))),
         chunk_rows=rules.chunk_rows,
     )
     run_ = _Run(job, embedder, watch, inputs)
@@ -318,11 +307,8 @@ class _Run:
 
     def _require_none(self, *refused: Refused) -> None:
         """Raise EdgeEmbedError for a row that was refused, if none may be."""
-        for each in refused if self._job.strict else ():
-            raise EdgeEmbedError(
-                f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input "
-                "and start again, or go on without this row with --resume and without --strict"
-            )
+        if self._job.strict:
+            require_none(refused)
 
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
@@ -331,33 +317,18 @@ class _Run:
         them, and a new one does not reject every row of large inputs.
         """
         began = self._work.began
-        if not first.rows and (began or len(first.refused) >= HOPELESS_ROWS):
-            refused = first.refused[0]
-            rows = f"none of the first {len(first.refused):,} rows can be embedded"
-            kept = f"; the unfinished job of {self._job.output.title} is kept" if began else ""
-            raise ConfigError(f"{rows}, the first ({refused.where}) because: {refused.reason}{kept}")
+        require_hope(first, f"; the unfinished job of {self._job.output.title} is kept" if began else "")
         if began:
             self._job.output.clear_work()
         manifest = msgspec.structs.replace(
             self._expected,
             ids=self._sink.ids() or kind_of(first),
-            kept=self._kept_types(first),
+            kept=kept_types(first, self._job.rules, self._inputs.kept_types()),
             job=uuid.uuid4().hex if self._job.rules.store else "",
         )
         self._work.begin(manifest)
         self._sink.begin(manifest, ())
         return manifest
-
-    def _kept_types(self, first: Shard) -> dict[str, str]:
-        """Return the columns that pass to the output. Raises ConfigError for one that no row has."""
-        found = self._inputs.kept_types()
-        types: dict[str, str] = {}
-        for name in self._job.rules.keep_columns:
-            has = [row for row in first.rows if name in row.kept]
-            if not has and name not in found and first.rows:
-                raise ConfigError(f"none of the first {len(first.rows):,} rows has the column {name!r} of --keep-columns")
-            types[name] = found.get(name) or type_of([row.kept[name] for row in has])
-        return types | found
 
     async def _make(self, shard: Shard, previous: asyncio.Task[None] | None) -> None:
         """Embed a shard and write it, then its receipt. previous: writes the shard that must be written before this one."""

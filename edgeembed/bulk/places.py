@@ -151,6 +151,8 @@ class Place:
         """Return a place below this one. Raises ConfigError for a web server, which has no folders."""
         if self.is_web:
             raise ConfigError(f"{self.name} is on a web server, which has no folders; name its files")
+        if not self.is_remote:
+            return Place(self.scheme, "", str(self.local / relative))
         path = f"{self.path}/{relative}" if self.path and not self.path.endswith("/") else f"{self.path}{relative}"
         return Place(self.scheme, self.authority, path)
 
@@ -206,10 +208,11 @@ class Place:
                 selector = import_library(self.scheme, self.name).FileSelector(inner, recursive=True)
                 entries = self._system().get_file_info(selector)
                 statuses = [(entry.path, status) for entry in entries if (status := _arrow_status(entry))]
-        start = len(inner.rstrip("/")) + 1
         for path, status in statuses:
+            # HDFS lists whole URIs.
+            relative = path.partition(f"{inner.strip('/')}/")[2] if inner.strip("/") else path.lstrip("/")
             if status.kind == "file" and not path.endswith("/"):
-                yield PlaceFile(self.child(path[start:]), path[start:], status)
+                yield PlaceFile(self.child(relative), relative, status)
 
     def open(self, status: PlaceStatus | None = None, buffer_bytes: int = READ_BYTES) -> io.BufferedReader:
         """Open a file to be read. status: if it was asked for already. buffer_bytes: what a request to a store fetches.
@@ -347,10 +350,14 @@ class _Raw(io.RawIOBase):
         return self.tell()
 
     def readinto(self, buffer: Any) -> int:
-        with self._place._failures("read"):
+        with self._place.reading():
             found = self._file.read(len(buffer))
             buffer[: len(found)] = found
             return len(found)
+
+    def readall(self) -> bytes:
+        with self._place.reading():  # the inherited one asks for 8 KiB at a time
+            return b"".join(iter(lambda: self._file.read(4 * READ_BYTES), b""))
 
     def close(self) -> None:
         if not self.closed:

@@ -11,17 +11,19 @@ import msgspec
 
 from edgeembed.bulk.computed import has_token_rows
 from edgeembed.bulk.inputs import Cursor, Step
-from edgeembed.bulk.kept import fitted
+from edgeembed.bulk.kept import fitted, type_of
 from edgeembed.bulk.records import Id, Record
 from edgeembed.common.files import read_json, write_bytes, write_json
 from edgeembed.engine.interface import DENSE, Output
-from edgeembed.errors import ConfigError
+from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.chunking import ChunkRules
 
 Dtype = Literal["float32", "float16", "int8", "binary"]
 IdKind = Literal["int", "string"]
 
 SHARD_ROWS = 8192
+HOPELESS_ROWS = 1000
+"""A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
 SHARD_CHARACTERS = 2**20
 """Limit for shards of long texts; about a quarter of a million tokens."""
 TOKEN_ROW_SHARD_CHARACTERS = 2**16
@@ -123,6 +125,37 @@ def with_kept(shard: Shard, types: Mapping[str, str]) -> Shard:
         else:
             rows.append(row._replace(kept=kept))
     return shard._replace(rows=rows, refused=refused)
+
+
+def kept_types(first: Shard, rules: JobRules, found: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns that pass to the output, and their types. Raises ConfigError for one that no row has.
+
+    first: the first shard, whose values decide where the inputs have no types. found: types of the inputs' columns.
+    """
+    types: dict[str, str] = {}
+    for name in rules.keep_columns:
+        has = [row for row in first.rows if name in row.kept]
+        if not has and name not in found and first.rows:
+            raise ConfigError(f"none of the first {len(first.rows):,} rows has the column {name!r} of --keep-columns")
+        types[name] = found.get(name) or type_of([row.kept[name] for row in has])
+    return types | dict(found)
+
+
+def require_hope(first: Shard, unfinished: str = "") -> None:
+    """Raise ConfigError if no row of a first shard can be embedded. unfinished: words for the job that would be dropped."""
+    if not first.rows and (unfinished or len(first.refused) >= HOPELESS_ROWS):
+        refused = first.refused[0]
+        rows = f"none of the first {len(first.refused):,} rows can be embedded"
+        raise ConfigError(f"{rows}, the first ({refused.where}) because: {refused.reason}{unfinished}")
+
+
+def require_none(refused: Sequence[Refused]) -> None:
+    """Raise EdgeEmbedError for the first row that was refused, where none may be."""
+    for each in refused[:1]:
+        raise EdgeEmbedError(
+            f"{each.where}: {each.reason}. --strict ends the job at a row that cannot be embedded; correct the input "
+            "and start again, or go on without this row with --resume and without --strict"
+        )
 
 
 class JobRules(msgspec.Struct, frozen=True, kw_only=True):

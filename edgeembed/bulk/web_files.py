@@ -40,4 +40,6 @@ def open_web_file(system: Any, url: str, status: PlaceStatus | None, block_size:
         raise FileNotFoundError(url)
     if status.ranges and status.size:
         return system.open(url, block_size=block_size, cache_type="none", size=status.size)
-    return system.open(url, block_size=0, size=1, headers={"Accept-Encoding": "identity"})
+    stream = system.open(url, block_size=0, size=1, headers={"Accept-Encoding": "identity"})
+    stream.seekable = lambda: False  # fsspec's says that it is
+    return stream

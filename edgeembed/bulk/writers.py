@@ -59,6 +59,24 @@ def write_shard(path: Path, rows: ShardRows, manifest: JobManifest) -> None:
                 np.save(file, stored(rows.computed.dense, manifest.rules.dtype))
 
 
+def shard_bytes(rows: ShardRows, manifest: JobManifest, metadata: Mapping[str, bytes]) -> memoryview:
+    """Return the Parquet file of a shard. metadata: what its footer holds besides the schema."""
+    stream = import_pyarrow().BufferOutputStream()
+    with _table_writer(stream, "parquet", manifest) as writer:
+        writer.write_table(_table(rows, manifest))
+        writer.add_key_value_metadata(dict(metadata))
+    return memoryview(stream.getvalue())
+
+
+def join_tables(shards: Iterable[Any], target: Any, manifest: JobManifest) -> None:
+    """Write one Parquet file of those of shards, open files of Arrow, in order. target: as in `_table_writer`."""
+    parquet = import_pyarrow().parquet
+    with _table_writer(target, "parquet", manifest) as writer:
+        for shard in shards:
+            with shard, parquet.ParquetFile(shard) as file:
+                writer.write_table(file.read())
+
+
 def assemble(shards: Sequence[Path], rows: int, out: Path, manifest: JobManifest) -> None:
     """Write one file of all shards, in order and atomically. rows: their total. Raises OSError."""
     match manifest.rules.format:
@@ -153,16 +171,18 @@ def _table(rows: ShardRows, manifest: JobManifest) -> Any:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _table_writer(path: Path, format_: str, manifest: JobManifest) -> Any:
+def _table_writer(target: Any, format_: str, manifest: JobManifest) -> Any:
+    """Return a writer. target: a path, or an output stream of Arrow."""
     pa = import_pyarrow()
     schema = _schema(manifest)
+    target = str(target) if isinstance(target, Path) else target
     if format_ == "arrow":
-        return pa.ipc.new_file(str(path), schema)
+        return pa.ipc.new_file(target, schema)
 
     # Floats have no pattern: dictionaries and compression would cost time and save only a few per cent. Parquet stores small
     # integers in 32 bits, but their places in a dictionary of the 256 there are in eight.
     return pa.parquet.ParquetWriter(
-        str(path),
+        target,
         schema,
         use_dictionary=[*manifest.kept, *(_numbers(manifest) if manifest.rules.dtype in ("int8", "binary") else ())],
         compression={"id": "zstd", "text": "zstd", **dict.fromkeys(manifest.kept, "zstd")},
@@ -186,4 +206,16 @@ def _read_table(path: Path, format_: str) -> Any:
         return file.read()
 
 
-__all__ = ["IDS_SUFFIX", "SUFFIXES", "OutputFormat", "ShardRows", "assemble", "ids_path", "join", "stored", "write_shard"]
+__all__ = [
+    "IDS_SUFFIX",
+    "SUFFIXES",
+    "OutputFormat",
+    "ShardRows",
+    "assemble",
+    "ids_path",
+    "join",
+    "join_tables",
+    "shard_bytes",
+    "stored",
+    "write_shard",
+]

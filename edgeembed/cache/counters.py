@@ -12,7 +12,7 @@ class Counts(CacheCounts):
 
     @property
     def hits(self) -> int:
-        return self.memory_hits + self.disk_hits
+        return self.memory_hits + self.disk_hits + self.shared_hits
 
     @property
     def hit_rate(self) -> float | None:

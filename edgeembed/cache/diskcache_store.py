@@ -151,6 +151,10 @@ class DiskcacheStore:
             raise ValueError(f"its database has settings of another program ({error})") from error
         for table in _TABLES:
             self._sql(table)
+        columns = {name for _, name, *_ in self._sql("PRAGMA table_info(EdgeembedCounts)")}
+        for name in COUNTS:  # earlier versions counted less
+            if name not in columns:
+                self._sql(f"ALTER TABLE EdgeembedCounts ADD COLUMN {name} NOT NULL DEFAULT 0")
 
     # --- diskcache's public API ---------------------------------------------------------------------------------------
 

@@ -80,6 +80,7 @@ def stats(as_json: bool, **flags: str | None) -> None:
             ("folder", str(folder)),
             ("on disk", f"{entries:,} vectors, {human_size(size)} of {human_size(limit)}"),
             ("in memory", _memory_line(daemon)),
+            ("shared", _shared_line(daemon)),
             ("problem", daemon.disk_problem if daemon else None),
         ]
     )
@@ -123,7 +124,7 @@ def _print_models(models: list[ModelReport]) -> None:
 )
 @setting_options("host", "port")
 def clear(model: str | None, **flags: str | None) -> None:
-    """Remove vectors from disk and from the memory of a running daemon.
+    """Remove vectors from disk, and from the memory and the shared cache of a running daemon.
 
     A daemon whose cache is in another folder is not changed.
     """
@@ -131,11 +132,13 @@ def clear(model: str | None, **flags: str | None) -> None:
     from edgeembed.config.resolution import resolve
     from edgeembed.errors import ConfigError
 
-    folder = _folder()
-    removed = _cleared_by_daemon(resolve(flags).settings, folder, model)
+    folder, settings = _folder(), resolve(flags).settings
+    removed = _cleared_by_daemon(settings, folder, model)
     if removed is not None:
         click.echo(f"removed {removed:,} vectors")
         return
+    if settings.cache_url:
+        to_stderr("note: the shared cache is not changed; a running daemon that reaches it clears it")
     with _opened(folder) as tier:
         labels = None
         if model is not None:
@@ -297,12 +300,19 @@ def _cleared_by_daemon(settings: Settings, folder: Path, model: str | None) -> i
     return int(reply.body["removed"]) if reply is not None and reply.status == 200 else None
 
 
+def _shared_line(daemon: CacheStats | None) -> str | None:
+    if not daemon or not daemon.shared:
+        return None
+    state = daemon.shared.problem or ("connected" if daemon.shared.connected else "connecting")
+    return f"{daemon.shared.address}, {state}; {daemon.shared_hits:,} texts found there"
+
+
 def _memory_line(daemon: CacheStats | None) -> str | None:
     from edgeembed.common.progress import human_size
 
     if not daemon:
         return None
-    asked = daemon.memory_hits + daemon.disk_hits + daemon.misses
+    asked = daemon.memory_hits + daemon.disk_hits + daemon.shared_hits + daemon.misses
     taken = human_size(daemon.memory_bytes + daemon.answer_bytes)
     line = f"{daemon.memory_entries:,} vectors, {taken} of {human_size(daemon.memory_limit_bytes)}"
     if asked:

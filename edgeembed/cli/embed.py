@@ -17,6 +17,22 @@ if TYPE_CHECKING:
     from edgeembed.config.resolution import Resolved
 
 
+class WorkerRange(click.ParamType):  # type: ignore[type-arg]
+    """Reads N or MIN:MAX as the least and the most workers."""
+
+    name = "N|MIN:MAX"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        least, _, most = str(value).partition(":")
+        try:
+            found = int(least), int(most or least)
+        except ValueError:
+            found = 0, 0
+        if not 1 <= found[0] <= found[1]:
+            self.fail(f"{value!r} is neither a number from 1 on nor MIN:MAX with 1 <= MIN <= MAX", param, ctx)
+        return found
+
+
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT…", shell_complete=complete_file)
 @click.option(
@@ -98,7 +114,11 @@ if TYPE_CHECKING:
     help="auto: the running daemon, or else this process. ray: workers on a Ray cluster, each with the model; needs -o.",
 )
 @click.option("--ray-address", metavar="ADDRESS", help="Ray cluster to use.  [default: RAY_ADDRESS, or this machine]")
-@click.option("--workers", type=click.IntRange(min=1), help="Number of Ray workers.  [default: as many as fit]")
+@click.option(
+    "--workers",
+    type=WorkerRange(),
+    help="Number of Ray workers, or MIN:MAX of them as the work needs.  [default: as many as fit]",
+)
 @click.option(
     "--cpus-per-worker",
     type=click.IntRange(min=1),
@@ -112,6 +132,11 @@ if TYPE_CHECKING:
     default=0,
     show_default=True,
     help="GPUs of a Ray worker; fractions share one.",
+)
+@click.option(
+    "--single-file",
+    is_flag=True,
+    help="With a URI or --engine ray: join the shards of a small job in one .parquet file.",
 )
 @setting_options("model", "host", "port", "uds", "threads", "context_tokens", "batch_tokens", "offline")
 def embed(inputs: tuple[str, ...], **flags: Any) -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgeembed.bulk.inputs import InputFormat
     from edgeembed.bulk.job import Job
     from edgeembed.bulk.outputs import Output
-    from edgeembed.bulk.shards import Dtype
+    from edgeembed.bulk.shards import Dtype, JobRules
     from edgeembed.engine.interface import Output as ComputedOutput
     from edgeembed.engine.interface import Side
     from edgeembed.inference.requests import LongText
@@ -51,9 +51,10 @@ class EmbedFlags:
     no_daemon: bool
     engine: str
     ray_address: str | None
-    workers: int | None
+    workers: tuple[int, int] | None
     cpus_per_worker: int
     gpus_per_worker: float
+    single_file: bool
 
 
 def embed_options(flags: EmbedFlags, model: str | None) -> EmbedOptions:
@@ -100,16 +101,15 @@ def _kept_columns(flags: EmbedFlags) -> tuple[str, ...]:
     return names
 
 
-def job_of(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
-    from edgeembed.bulk.job import Job
+def rules_of(flags: EmbedFlags, format_: str, store: str | None = None) -> JobRules:
+    """format_: of the output. store: into which rows are put."""
     from edgeembed.bulk.shards import JobRules
-    from edgeembed.bulk.stores.output import StoreOutput
     from edgeembed.inference.chunking import ChunkRules
     from edgeembed.inference.number_formats import INT8_RANGE
 
-    rules = JobRules(
-        format=output.format,
-        store=output.title if isinstance(output, StoreOutput) else None,
+    return JobRules(
+        format=format_,
+        store=store,
         append=flags.append,
         outputs=computed_outputs(flags),
         dtype=flags.dtype,
@@ -128,10 +128,16 @@ def job_of(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
         truncate=flags.truncate,
         keep_columns=_kept_columns(flags),
     )
+
+
+def job_of(inputs: tuple[str, ...], output: Output, flags: EmbedFlags) -> Job:
+    from edgeembed.bulk.job import Job
+    from edgeembed.bulk.stores.output import StoreOutput
+
     return Job(
         inputs=inputs,
         output=output,
-        rules=rules,
+        rules=rules_of(flags, output.format, output.title if isinstance(output, StoreOutput) else None),
         input_format=flags.input_format,
         resume=flags.resume,
         overwrite=flags.overwrite,

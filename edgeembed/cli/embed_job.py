@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeembed.cli.embed_dataset import embed_dataset, is_dataset
 from edgeembed.cli.embed_flags import EmbedFlags, computed_outputs, embed_options, job_of, require_storable
+from edgeembed.cli.embed_summary import summary
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
-    from edgeembed.bulk.cluster import ClusterRules
     from edgeembed.bulk.embedders import EmbedOptions
     from edgeembed.bulk.job import Job, JobResult
     from edgeembed.bulk.progress import JobProgress
@@ -27,6 +28,9 @@ def embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: 
         raise ConfigError("--overlap must be less than --chunk-tokens")
     if flags.literal:
         raise ConfigError("--text is for texts on the command line, but -o for whole files; leave one of them out")
+    if is_dataset(inputs, output, flags):
+        embed_dataset(inputs, output, flags, model, resolved, EXIT_REJECTS)
+        return
     out = output_of(output, append=flags.append)
     require_storable(inputs, out, flags)
     if flags.keep_columns and out.format == "npy":
@@ -44,23 +48,16 @@ def embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: 
             to_stderr(f"rows that could not be embedded are listed in {out.rejects}")
             raise SystemExit(EXIT_REJECTS)
         return
-    cluster = None
-    if flags.engine == "ray":
-        from edgeembed.bulk.cluster import ClusterRules, import_ray
-
-        import_ray()  # fails before any file is written
-        cluster = ClusterRules(flags.ray_address, flags.workers, flags.cpus_per_worker, flags.gpus_per_worker)
     options = embed_options(flags, model)
-    _run_job(job_of(inputs, out, flags), options, resolved, in_process=flags.no_daemon, cluster=cluster)
+    _run_job(job_of(inputs, out, flags), options, resolved, in_process=flags.no_daemon)
 
 
-def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process: bool, cluster: ClusterRules | None) -> None:
+def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process: bool) -> None:
     import asyncio
     import dataclasses
 
     import msgspec
 
-    from edgeembed.bulk.cluster import open_cluster
     from edgeembed.bulk.computed import described
     from edgeembed.bulk.embedders import open_embedder
     from edgeembed.bulk.job import batch_tokens_of, check_inputs, claimed, run
@@ -75,12 +72,7 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
         resolved = dataclasses.replace(resolved, settings=settings)
 
     async def work(progress: JobProgress) -> JobResult:
-        opened = (
-            open_cluster(resolved, options, to_stderr, cluster)
-            if cluster
-            else open_embedder(resolved, options, to_stderr, in_process=in_process)
-        )
-        async with opened as embedder:
+        async with open_embedder(resolved, options, to_stderr, in_process=in_process) as embedder:
             info = embedder.info
             words = described(info.outputs, info.widths)
             to_stderr(f"embedding with {info.model} ({words}), computed by {info.description}")
@@ -94,22 +86,8 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
             progress.close()
             to_stderr("interrupted; to continue, run the same command with --resume")
             raise SystemExit(130) from None
-    to_stderr(_summary(job, result, progress))
+    to_stderr(summary(job.output.title, job.rules.dtype, job.output.size_bytes, result, progress))
     if first := result.first_refused:
         to_stderr(f"{result.refused:,} rows could not be embedded; they are listed in {job.output.rejects}")
         to_stderr(f"the first, {first.where}: {first.reason}")
         raise SystemExit(EXIT_REJECTS)
-
-
-def _summary(job: Job, result: JobResult, progress: JobProgress) -> str:
-    from edgeembed.common.progress import human_size, human_time
-
-    size = job.output.size_bytes
-    taken = "" if size is None else f"{human_size(size)}, "
-    new = result.rows - result.before
-    rate = f" at {progress.new_texts / progress.seconds:,.0f} texts/s" if new and progress.seconds > 0 else ""
-    before = f" ({result.before:,} of them from an earlier run)" if result.before else ""
-    return (
-        f"wrote {result.rows:,} {result.computed}{before} to {job.output.title} "
-        f"({taken}{job.rules.dtype}) in {human_time(progress.seconds)}{rate}"
-    )

@@ -81,6 +81,28 @@ class CacheCounts(msgspec.Struct):
     disk_hits: int = 0
     misses: int = 0
     saved_seconds: float = 0.0
+    shared_hits: int = 0
+
+
+class SharedCacheStats(msgspec.Struct, frozen=True, kw_only=True):
+    """The server whose rows several daemons share, as this daemon sees it since its start."""
+
+    address: str
+    """HOST:PORT, or the path of a Unix socket."""
+    connected: bool = False
+    """Whether it is asked for rows now."""
+    problem: str | None = None
+    """Why it is not asked, or takes no rows."""
+    lookups: int = 0
+    """Questions that it answered, each for one or more rows."""
+    lookup_seconds: float = 0.0
+    """Time that these took, all together."""
+    timeouts: int = 0
+    errors: int = 0
+    rows_written: int = 0
+    rows_dropped: int = 0
+    """Rows that it did not take, or that were not sent because it was away or busy."""
+    rows_to_write: int = 0
 
 
 class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +110,7 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
 
     memory_hits: int = 0
     disk_hits: int = 0
+    shared_hits: int = 0
     misses: int = 0
     saved_seconds: float = 0.0
     """Computing time of the rows that were found."""
@@ -104,6 +127,8 @@ class CacheStats(msgspec.Struct, frozen=True, kw_only=True):
     folder: str | None = None
     disk_problem: str | None = None
     """Why the disk tier is not used, if it is not."""
+    shared: SharedCacheStats | None = None
+    """The shared tier; None without the setting cache_url."""
     models: Mapping[str, CacheCounts] = {}
     """Counts by model: NAME:TYPE@ and the first digits of its file's digest."""
 

@@ -16,6 +16,9 @@ from edgeembed.errors import ConfigError
 
 ENV_PREFIX = "EDGEEMBED_"
 
+SECRET_KINDS = ("API key", "cache URL")
+"""Kinds of settings whose values are never shown: a URL of a cache may have a password in it."""
+
 HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables with the token of the model hub."""
 
@@ -29,7 +32,7 @@ def kind_of(field: msgspec.structs.FieldInfo) -> str | None:
 
 def secret_names() -> list[str]:
     """Return the names of the settings that are secret."""
-    return [field.name for field in msgspec.structs.fields(Settings) if kind_of(field) == "API key"]
+    return [field.name for field in msgspec.structs.fields(Settings) if kind_of(field) in SECRET_KINDS]
 
 
 def without_secrets(environ: Mapping[str, str]) -> dict[str, str]:

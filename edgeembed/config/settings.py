@@ -14,6 +14,7 @@ from msgspec import Meta
 _DURATION = {"kind": "duration"}
 _BASE_URL = {"kind": "base URL"}
 _API_KEY = {"kind": "API key"}
+_CACHE_URL = {"kind": "cache URL"}
 _FILE = {"kind": "file"}
 
 
@@ -200,6 +201,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             extra=_DURATION,
         ),
     ] = "forever"
+    cache_url: Annotated[
+        str | None,
+        Meta(
+            description="Redis or Valkey server with which several daemons share the cache: redis://HOST:PORT/DB, "
+            "rediss://USER:PASSWORD@HOST:PORT/DB?ssl_ca_certs=FILE (TLS) or unix:///SOCKET. A URL with a password is taken "
+            "from the variable or config.toml only: other users of this machine can see flags (with ps). Needs the extra "
+            "redis.",
+            extra=_CACHE_URL,
+        ),
+    ] = None
+    cache_secret: Annotated[
+        str | None,
+        Meta(
+            description="Secret of all daemons that share a cache by cache_url: rows that somebody without it has written "
+            "are not used, and nobody without it can find out whether a text has a row. Prefer the variable: other users of "
+            "this machine can see flags (with ps).",
+            extra=_API_KEY,
+        ),
+    ] = None
     request_timeout: Annotated[
         float,
         Meta(

@@ -1,8 +1,9 @@
 """The value of one setting: text or TOML in, a checked value out.
 
 The type of a field in Settings decides the conversion: a tuple is a list, a dict a table. `extra` in its Meta adds to that:
-    kind: "duration" or "base URL", checked here (for a table, each of its values); "API key", a secret, which no message
-        shows; "file", a path. The last two must not be empty: a daemon would be less protected than its user believes
+    kind: "duration" or "base URL", checked here (for a table, each of its values); "API key" and "cache URL", secrets, which
+        no message shows; "file", a path. A key or path must not be empty: a daemon would be less protected than its user
+        believes
     expected: what the error message says instead of msgspec's words, where those would show a regular expression
     numbers: True where a text setting may be a number in config.toml
 """
@@ -12,14 +13,17 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
 from edgeembed.config.durations import seconds_of
-from edgeembed.config.secrets import ENV_PREFIX, check_key, kind_of
+from edgeembed.config.secrets import ENV_PREFIX, SECRET_KINDS, check_key, kind_of
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
+
+_CACHE_OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
+"""Of redis-py, in the URL of the cache; the others are not for its user to choose."""
 
 Origin = Literal["flag", "environment", "config.toml", "default"]
 
@@ -66,6 +70,8 @@ def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
         if extra.get("numbers") and isinstance(raw, int) and not isinstance(raw, bool):
             given = str(raw)
         value = msgspec.convert(given, field.type, strict=origin == "config.toml" and not isinstance(given, str))
+        if extra.get("kind") == "cache URL" and origin == "flag" and value and urlsplit(value).password:
+            raise ValueError("other users of this machine can see a password in a flag (with ps); put it into the variable")
         return value if value is None else _check_kind(value, extra.get("kind"))
     except ValueError as error:  # msgspec.ValidationError is one
         where = {
@@ -74,7 +80,7 @@ def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
             "config.toml": f"{config_file}: {key}",
             "default": key,
         }[origin]
-        if extra.get("kind") == "API key":
+        if extra.get("kind") in SECRET_KINDS:
             raise ConfigError(f"{where}: {error}") from None  # neither the message nor a traceback shows the key
         if "expected" in extra:
             raise ConfigError(f"{where} = {raw!r}: expected {extra['expected']}") from error
@@ -92,6 +98,8 @@ def _check_kind(value: Any, kind: str | None) -> Any:
         return check_key(value)
     if kind == "file" and not value.strip():
         raise ValueError("expected a path; leave this unset if you do not need it")
+    if kind == "cache URL":
+        return cache_url(value)
     return base_url(value) if kind == "base URL" else value
 
 
@@ -118,6 +126,27 @@ def base_url(value: str) -> str:
     if parts.username is not None or parts.password is not None:
         raise ValueError("the URL is logged and must not contain a user name or password; use the setting for the API key")
     return value.rstrip("/")
+
+
+def cache_url(value: str) -> str:
+    """Return the URL of a Redis or Valkey server unchanged. Raises ValueError, whose message does not show it."""
+    forms = "redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///SOCKET, with USER:PASSWORD@ if needed"
+    wrong = ValueError(f"expected {forms}")
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # raises for a port that is not a number
+    except ValueError:
+        raise wrong from None
+    if any(sign.isspace() or not sign.isprintable() for sign in value) or parts.fragment:
+        raise wrong
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.path if parts.scheme == "unix" else parts.hostname):
+        raise wrong
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not (database.isascii() and database.isdigit()):
+        raise ValueError("expected the number of a database behind the port, or nothing")
+    if parse_qs(parts.query, keep_blank_values=True).keys() - _CACHE_OPTIONS:
+        raise ValueError(f"expected no options but {', '.join(sorted(_CACHE_OPTIONS))}")
+    return value
 
 
 def did_you_mean(word: str, candidates: list[str]) -> str:

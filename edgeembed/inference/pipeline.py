@@ -100,7 +100,7 @@ class Pipeline:
         deadline = self._deadline()
         if len(request.keys) > PART_TEXTS:  # fewer have no such dimensions
             _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
-        rows, from_disk = await self._look_up(request, deadline)
+        rows, from_lower = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
         refuse_too_many(cached_tokens, request.most_tokens, request.client.param)
@@ -108,7 +108,7 @@ class Pipeline:
             rows |= await self._compute(request, rows, cached_tokens, deadline)
         result = [rows[key] for key in request.keys]
         # Rows of cut texts are Rows, as those that were just computed.
-        from_memory = request.is_plain_query and not from_disk and all(isinstance(row, CachedRow) for row in result)
+        from_memory = request.is_plain_query and not from_lower and all(isinstance(row, CachedRow) for row in result)
         return PipelineResult(result, hits, from_memory)
 
     def _dimensions_of(self, request: RowRequest) -> tuple[int, ...]:
@@ -128,7 +128,7 @@ class Pipeline:
     # --- the cache ----------------------------------------------------------------------------------------------------
 
     async def _look_up(self, request: RowRequest, deadline: float) -> tuple[dict[bytes, Row | CachedRow], int]:
-        """Return the cached rows of the request's texts by their keys, and how many only the disk had.
+        """Return the cached rows of the request's texts by their keys, and how many memory did not have.
 
         Rows of cut texts are found as soon as the model's context is known, which is when it was loaded once.
         """
@@ -146,9 +146,9 @@ class Pipeline:
         if request.client.cache == "keep":
             cache.keep(found)
         if lengths.plain:
-            return {**found}, found.from_disk
+            return {**found}, found.from_lower
         cut = {key: _row_of_part(found[part], lengths, context or 0) for key, part in cut_keys.items() if part in found}
-        return cut | _rows_within(request, found), found.from_disk
+        return cut | _rows_within(request, found), found.from_lower
 
     async def _find(
         self, cache: VectorCache, request: RowRequest, asked: Mapping[bytes, None], deadline: float
@@ -157,16 +157,16 @@ class Pipeline:
         low, every = not request.frequent, FoundRows()
         for keys in [asked] if len(asked) <= LOOKUP_KEYS else _slices(asked, LOOKUP_KEYS):
             found = cache.get_from_memory(keys, request.label, low=low)
-            if not cache.may_be_on_disk(found):  # as nearly always, and entering a timeout takes as long as the lookup
+            if not cache.may_be_lower(found):  # as nearly always, and entering a timeout takes as long as the lookup
                 cache.count_missing(found, request.label)
             else:
                 async with self._until(deadline):
                     row_dimensions = self._dimensions_of(request)
-                    await cache.add_from_disk(found, request.label, low=low, dimensions=row_dimensions)
+                    await cache.add_from_lower(found, request.label, low=low, dimensions=row_dimensions)
             if keys is asked:
                 return found
             every.update(found)
-            every.from_disk += found.from_disk
+            every.from_lower += found.from_lower
             await asyncio.sleep(0)
         return every
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from edgeembed.cache import VectorCache
+from edgeembed.cache import Server, SharedTier, VectorCache
 from edgeembed.config.durations import seconds_of
 from edgeembed.config.paths import Paths
 from edgeembed.config.settings import Settings
@@ -81,14 +81,19 @@ def adopt_default(service: EmbeddingService, configured: ConfiguredModels, found
 
 
 def make_cache(settings: Settings, paths: Paths) -> VectorCache | None:
-    """Return the cache of rows; None where the settings switch it off."""
+    """Return the cache of rows; None where the settings switch it off.
+
+    Raises ConfigError: redis-py is not installed, or refuses the URL of the shared tier.
+    """
     if not settings.cache:
         return None
+    ttl = seconds_of(settings.cache_ttl)
     return VectorCache(
         paths.cache / CACHE_FOLDER,
         memory_mib=settings.cache_memory_mib,
         disk_mib=settings.cache_disk_mib,
-        ttl=seconds_of(settings.cache_ttl),
+        ttl=ttl,
+        shared=SharedTier(Server(settings.cache_url), ttl=ttl, secret=settings.cache_secret) if settings.cache_url else None,
     )
 
 

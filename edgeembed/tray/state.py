@@ -112,7 +112,7 @@ def first_day(status: DaemonStatus, now: datetime.datetime) -> Day:
 
 def _counts(status: DaemonStatus) -> tuple[int, int, int]:
     cache = status.cache or CacheStats()
-    hits = cache.memory_hits + cache.disk_hits
+    hits = cache.memory_hits + cache.disk_hits + cache.shared_hits
     return sum(model.requests for model in status.models), hits, hits + cache.misses
 
 

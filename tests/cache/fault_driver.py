@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeembed.cache import KeyMaker, VectorCache, disk_health
+from edgeembed.cache import KeyMaker, VectorCache, health
 from edgeembed.engine.interface import Float32Row, Row
 from tests.waiting import until_async
 
@@ -38,7 +38,9 @@ def row_of(number: int) -> Float32Row:
 
 async def settled(cache: VectorCache) -> None:
     def busy() -> bool:
-        return bool(cache.stats.rows_to_write) or any(task and not task.done() for task in (cache._writer, cache._opening))
+        return bool(cache.stats.rows_to_write) or any(
+            task and not task.done() for task in (cache._disk._writer, cache._disk._opening)
+        )
 
     await until_async(lambda: not busy())
 
@@ -68,7 +70,7 @@ async def run(folder: Path, hurt: Callable[[Path], None], mend: Callable[[Path],
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: warnings.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger("edgeembed").addHandler(handler)
-    disk_health.PAUSE_SECONDS = 0.0
+    health.PAUSE_SECONDS = 0.0
     memory_mib = 8 if at_start else 0
     cache = VectorCache(folder, memory_mib=memory_mib, disk_mib=64)
     await cache.open()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeembed.cache import KeyMaker, VectorCache, tiers
+from edgeembed.cache import KeyMaker, VectorCache, background_disk
 from edgeembed.cache.disk import DATABASE, DiskTier
 from edgeembed.cache.rows import decode_row
 from edgeembed.engine.interface import Float32Row, Row
@@ -59,7 +59,7 @@ async def serve(folder: Path, seed: int) -> None:
 
 
 def run_cache(folder: str, seed: int) -> None:
-    tiers.WRITE_SECONDS = 0.0  # a kill comes in the middle of writes, or before the first one
+    background_disk.WRITE_SECONDS = 0.0  # a kill comes in the middle of writes, or before the first one
     asyncio.run(serve(Path(folder), seed))
 
 

@@ -55,7 +55,7 @@ async def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 async def filter_built(cache: VectorCache) -> None:
     """Wait until the filter of the keys on disk is built."""
     await cache.get_many([key(-1)])
-    await until_async(lambda: cache._key_filter.is_built)
+    await until_async(lambda: cache._disk._key_filter.is_built)
 
 
 async def test_keys_that_cannot_be_on_disk_are_not_sought_there(tmp_path: Path, asked: list[int]) -> None:
@@ -107,5 +107,5 @@ async def test_rows_of_another_daemon_are_found(tmp_path: Path, monkeypatch: pyt
     await asyncio.sleep(0.1)  # twice TRUSTED_SECONDS
     assert list(await one.get_many([key(1)])) == [key(1)]
     await filter_built(one)  # anew, with the keys of the other one
-    assert one._key_filter.among([key(1), key(2)]) == [key(1)]
+    assert one._disk._key_filter.among([key(1), key(2)]) == [key(1)]
     await one.close()

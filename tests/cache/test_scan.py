@@ -33,8 +33,8 @@ async def hit_rate(folder: Path | None, keys: list[bytes], memory_mib: int, cach
             hits += 1
         else:
             opened.put(key, Row(VECTOR, 3), "model")
-            if number % 200 == 0 and opened._writer is not None:
-                await opened._writer
+            if number % 200 == 0 and opened._disk._writer is not None:
+                await opened._disk._writer
     if cache is None:
         await opened.close()
     return 100 * hits / len(keys)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, disk, disk_health, diskcache_store
+from edgeembed.cache import KeyMaker, VectorCache, bloom_filter, disk, diskcache_store, health
 from edgeembed.cache.counters import Counts
 from edgeembed.cache.rows import CachedRow, encode_row
 from edgeembed.cache.tiers import MIB
@@ -202,8 +202,8 @@ async def test_a_locked_database_causes_misses_and_is_reported_until_it_works_ag
             assert problem is not None and "locked" in problem
             assert caplog.text.count("locked") == 1, "logged once, not for each row"
             assert len(writes) == 1, "lookups do not wait for one timeout after the other"
-        monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
-        cache._health._paused_until.clear()
+        monkeypatch.setattr(health, "PAUSE_SECONDS", 0.0)
+        cache._disk._health._paused_until.clear()
         cache.put(key("1"), row(1))
         await written(cache)
         assert key("1") in await cache.get_many([key("1")])
@@ -213,13 +213,13 @@ async def test_a_locked_database_causes_misses_and_is_reported_until_it_works_ag
 async def test_a_folder_that_could_not_be_opened_is_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(disk_health, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(health, "PAUSE_SECONDS", 0.0)
     caplog.set_level("INFO")
     (tmp_path / "file").write_text("not a folder")
     async with opened(tmp_path / "file" / "vectors", memory_mib=0) as cache:
         for _ in range(3):
             assert await cache.get_many([key("a")]) == {}
-            await until_async(lambda: cache._opening is None or cache._opening.done())
+            await until_async(lambda: cache._disk._opening is None or cache._disk._opening.done())
         assert caplog.text.count("cannot be used") == 1, "logged once"
         (tmp_path / "file").unlink()
         async with asyncio.timeout(10):

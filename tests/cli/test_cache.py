@@ -166,7 +166,7 @@ def test_a_running_daemon_clears_its_cache_itself(run: CliRunner, tmp_path: Path
 
 
 async def test_a_refusing_daemon_notices_that_the_disk_was_cleared(run: CliRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeembed.cache.tiers.FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr("edgeembed.cache.background_disk.FLUSH_SECONDS", 0.01)
     running = daemons_cache()
     await running.open()
     key = KEYS.key("{text}", "1")

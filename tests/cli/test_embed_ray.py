@@ -1,15 +1,20 @@
-"""`edgeembed embed --engine ray`: real workers of a local Ray cluster, with a real model."""
+"""`edgeembed embed --engine ray`: a real Ray cluster of several nodes on this machine, with a real model."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.cli.helpers import MAIN, edgeembed
@@ -17,87 +22,164 @@ from tests.engine.tiny_qwen3 import make_tiny_qwen3
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model, pytest.mark.xdist_group("ray")]  # one cluster at a time
 
-ROWS = 6000
-SHARD = 200
-WORKER = "ray::EngineWorker"
-"""How Ray names the process of a worker."""
+FILES, ROWS, SHARD = 24, 400, 50
+SHARDS = FILES * ROWS // SHARD
+NODES = 3
+ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "EDGEEMBED_PORT": "1"}
 
 
-@pytest.fixture(autouse=True)
-def ray() -> None:
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
     if importlib.util.find_spec("ray") is None:
-        reason = "Ray is not installed (it is in the dev group, and in edgeembed[ray]): no workers to compute with"
-        pytest.skip(reason)
+        pytest.skip("Ray is not installed (it is in the dev group, and in edgeembed[ray]): no workers to compute with")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A cluster whose first node, where the command runs, has no room for workers."""
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(NODES):
+        found.add_node(num_cpus=1)
+    yield found
+    found.shutdown()
 
 
 @pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A job's command line, without its output."""
-    monkeypatch.setenv("EDGEEMBED_PORT", "1")
-    monkeypatch.setenv("EDGEEMBED_FORWARD_KEY", "sesame")
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def command(tmp_path: Path) -> list[str]:
+    """A job's command line, without its output. One of its texts is longer than the model takes."""
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
-    texts = tmp_path / "texts.txt"
-    lines = [f"{row} " + "word " * (row % 7) for row in range(ROWS)]
-    lines[700] = "x" * 2000  # longer than the model takes
-    texts.write_text("\n".join(lines))
-    return ["embed", str(texts), "--model", str(model), "--shard-rows", str(SHARD), "-o"]
+    (tmp_path / "in").mkdir()
+    for file in range(FILES):
+        texts = [f"{row} " + "word " * (row % 7) for row in range(ROWS)]
+        texts[70] = "x" * 2000 if file == 1 else texts[70]
+        pq.write_table(pa.table({"text": texts}), tmp_path / "in" / f"{file:02}.parquet")
+    return ["embed", f"file://{tmp_path}/in", "--model", str(model), "--shard-rows", str(SHARD), "-o"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix != ".lock"}
+    """Return the files of an output, without what it says of the engine and of where it is."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if path.name not in ("manifest.json", "finished.json")}
 
 
-def test_two_workers_one_of_them_killed_give_what_a_single_process_gives(command: list[str], tmp_path: Path) -> None:
-    for folder in ("alone", "two"):
-        (tmp_path / folder).mkdir()
-    alone = edgeembed(*command, str(tmp_path / "alone" / "v.npy"))
-    assert alone.returncode == 3, alone.stderr  # one row is too long
-    wanted = content(tmp_path / "alone")
-    assert set(wanted) == {"v.npy", "v.ids.jsonl", "v.rejects.jsonl"}
-
-    two = [*command, str(tmp_path / "two" / "v.npy"), "--engine", "ray", "--workers", "2"]
-    process = subprocess.Popen([sys.executable, "-c", MAIN, *two], stderr=subprocess.PIPE, text=True)
-    try:
-        killed = kill_a_worker(process, tmp_path / "two")
-        _, told = process.communicate(timeout=180)
-    finally:
-        process.kill()
-        process.wait()
-    assert process.returncode == 3, told
-    assert "computed by 2 workers on Ray" in told
-    assert content(tmp_path / "two") == wanted
-    assert not psutil.pid_exists(killed)
+def shards(folder: Path) -> int:
+    return len(list(folder.glob("part-*.parquet")))
 
 
-def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+def workers() -> list[psutil.Process]:
     found: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if "".join(child.cmdline()).startswith(WORKER):
-                    found.append(child)
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            command = "".join(process.cmdline())
+            if command.startswith("ray::") and "EngineWorker" in command:
+                found.append(process)
     return found
 
 
-def kill_a_worker(process: subprocess.Popen[str], folder: Path) -> int:
-    """Kill one of the job's two workers once a shard is written, and return its process id."""
-    until = time.monotonic() + 150
-    found: list[Path] = []
-    workers: list[psutil.Process] = []
-    while not (found and len(workers) == 2) and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.02)  # between two looks at processes and files, of which there is no event
-        found, workers = list(folder.rglob("receipt-*.json")), workers_of(process)
-    assert process.poll() is None, process.communicate()[1]
-    assert all("sesame" not in worker.environ().values() for worker in workers), "keys stay in the command"
-    assert found, "no shard was written"
-    assert len(workers) == 2, "there was only one worker until the end"
-    workers[0].kill()
-    assert len(list(folder.rglob("receipt-*.json"))) < ROWS // SHARD, "the job was done before the kill"
-    return workers[0].pid
+class Job:
+    """The command as a process."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stderr=subprocess.PIPE, text=True)
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
+        """Wait for something of other processes, of which there is no event, while the job runs."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end:
+            found = condition()
+            assert self.process.poll() is None, (what, self.process.communicate()[1])
+            if found:
+                return found
+            time.sleep(0.02)  # between two looks at processes and files, of which there is no event
+        raise TimeoutError(what)
+
+    def end(self) -> str:
+        """Wait until the job ends, and return its lines."""
+        try:
+            _, lines = self.process.communicate(timeout=120)
+        finally:
+            self.process.kill()
+            self.process.wait()
+        return lines
+
+
+def test_whatever_dies_the_bytes_are_those_of_one_process(command: list[str], tmp_path: Path, cluster: Any) -> None:
+    """The command is interrupted and killed, and continued; then a worker and a node are killed."""
+    alone = edgeembed(*command, f"{tmp_path}/alone/", "--no-daemon")
+    assert alone.returncode == 3, alone.stderr  # one row is too long
+    wanted = content(tmp_path / "alone")
+    assert sum(name.startswith("part-") for name in wanted) == SHARDS
+    assert "_edgeembed/rejects.jsonl" in wanted
+
+    out = tmp_path / "many"
+    on_ray = [*command, f"{out}/", "--engine", "ray", "--ray-address", cluster.address]
+    job = Job(*on_ray)
+    job.wait_for(lambda: shards(out) >= 1, "a first shard")
+    job.process.send_signal(signal.SIGINT)
+    lines = job.end()
+    assert job.process.returncode == 130, lines
+    assert "continue, run the same command with --resume" in lines
+
+    before = shards(out)
+    job = Job(*on_ray, "--resume")
+    job.wait_for(lambda: shards(out) > max(before, SHARDS // 4), "a quarter of the shards")
+    job.process.kill()
+    job.end()
+
+    job = Job(*on_ray, "--resume", "--workers", f"1:{NODES}")
+    job.wait_for(lambda: shards(out) > SHARDS // 2, "a half of the shards")
+    first = job.wait_for(workers, "a worker")[0]
+    first.kill()
+    job.wait_for(lambda: shards(out) > SHARDS * 5 // 8, "more shards")
+    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    assert shards(out) < SHARDS, "the job was done before the node was killed"
+    lines = job.end()
+    assert job.process.returncode == 3, lines
+    assert f"computed by 1 to {NODES} workers on Ray" in lines
+    assert "of them from an earlier run" in lines
+    assert content(out) == wanted
+    assert not psutil.pid_exists(first.pid)
+
+
+def test_a_model_that_no_worker_can_load_ends_the_job(command: list[str], tmp_path: Path, cluster: Any) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF, as it says")
+    command[command.index("--model") + 1] = str(broken)
+    found = edgeembed(*command, f"{tmp_path}/out/", "--engine", "ray", "--ray-address", cluster.address)
+    assert found.returncode in (1, 2), found.stderr
+    assert "broken.gguf" in found.stderr
+
+
+def test_a_cluster_on_this_machine_ends_with_the_command_and_has_no_keys(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEEMBED_FORWARD_KEY", "sesame")
+    out = tmp_path / "v.parquet"
+    job = Job(*command, str(out), "--single-file", "--engine", "ray", "--workers", "1")
+    found = job.wait_for(lambda: {*psutil.Process(job.process.pid).children(recursive=True)} & {*workers()}, "a worker")
+    assert "sesame" not in next(iter(found)).environ().values()
+    lines = job.end()
+    assert job.process.returncode == 3, lines
+    assert "WARNING" not in lines
+    assert pq.read_table(out).num_rows == FILES * ROWS - 1
+    assert (tmp_path / "v.rejects.jsonl").exists()
+    assert not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in found)
 
 
 def test_a_missing_cluster_is_an_error(command: list[str], tmp_path: Path) -> None:
-    found = edgeembed(*command, str(tmp_path / "v.npy"), "--engine", "ray", "--ray-address", "127.0.0.1:1")
+    found = edgeembed(*command, f"{tmp_path}/out/", "--engine", "ray", "--ray-address", "127.0.0.1:1")
     assert found.returncode == 2
     assert "no Ray cluster at 127.0.0.1:1" in found.stderr
+
+
+def test_one_file_of_many_workers_needs_a_flag(command: list[str], tmp_path: Path) -> None:
+    found = edgeembed(*command, f"{tmp_path}/v.npy", "--engine", "ray")
+    assert found.returncode == 2
+    assert "add --single-file" in found.stderr

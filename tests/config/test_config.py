@@ -80,6 +80,43 @@ def test_a_bad_key_is_an_error_that_does_not_show_it(home: Path, name: str, key:
 
 
 @pytest.mark.parametrize(
+    "url", ["redis://h", "redis://h:1/2", "rediss://me:ses%40me@h:1?ssl_ca_certs=/f", "unix:///s?db=1", "redis://:p@[::1]:1"]
+)
+def test_a_url_of_a_shared_cache(home: Path, url: str) -> None:
+    assert resolve({}, env(home, CACHE_URL=url)).settings.cache_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sesame",
+        "http://me:sesame@h",
+        "redis://",
+        "redis://me:sesame@",
+        "redis://me:sesame@h:port",
+        "redis://me:sesame@h/base",
+        "redis://me:sesame@h?sesame=1",
+        "redis://me:sesame@h?socket_timeout=9",
+        "redis://me:ses ame@h",
+        "unix://",
+        "redis://me:sesame@h#1",
+        "redis://me:sesame@[h",
+    ],
+)
+def test_a_bad_url_of_a_shared_cache_is_an_error_that_does_not_show_it(home: Path, url: str) -> None:
+    with pytest.raises(ConfigError, match="EDGEEMBED_CACHE_URL: expected") as caught:
+        resolve({}, env(home, CACHE_URL=url))
+    assert "ses" not in str(caught.value) and caught.value.__suppress_context__
+
+
+def test_a_password_in_a_flag_is_refused(home: Path) -> None:
+    with pytest.raises(ConfigError, match="--cache-url: other users of this machine can see a password") as caught:
+        resolve({"cache_url": "redis://me:sesame@h"}, env(home))
+    assert "sesame" not in str(caught.value)
+    assert resolve({"cache_url": "redis://h"}, env(home)).settings.cache_url == "redis://h"
+
+
+@pytest.mark.parametrize(
     ("text", "expected"), [("true", True), ("1", True), ("True", True), ("false", False), ("0", False), ("FALSE", False)]
 )
 def test_booleans_from_the_environment(home: Path, text: str, expected: bool) -> None:
@@ -338,7 +375,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_temporary_file(home: Path, mo
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
-@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key"])
+@pytest.mark.parametrize("name", ["api_key", "upstream_key", "forward_key", "cache_secret"])
 def test_a_file_with_a_key_is_readable_by_its_owner_only(home: Path, name: str) -> None:
     path = home / "config.toml"
     assert not write_setting(path, name, "sesame") and stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -14,12 +14,20 @@ from edgeembed.config.values import field_names
 needs_modes = pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
 
 
-def test_every_setting_that_is_a_key_is_secret() -> None:
-    assert secret_names() == [name for name in field_names() if name.endswith("_key")]
+def test_every_setting_that_is_a_key_or_may_have_a_password_is_secret() -> None:
+    named = ("_key", "_secret", "cache_url")
+    assert secret_names() == [name for name in field_names() if name.endswith(named)]
 
 
 def test_other_programs_get_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets = {"EDGEEMBED_API_KEY", "EDGEEMBED_UPSTREAM_KEY", "EDGEEMBED_FORWARD_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"}
+    secrets = {
+        "EDGEEMBED_API_KEY",
+        "EDGEEMBED_UPSTREAM_KEY",
+        "EDGEEMBED_FORWARD_KEY",
+        "EDGEEMBED_CACHE_URL",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+    }
     for name in secrets:
         monkeypatch.setenv(name, "sesame")
     monkeypatch.setenv("EDGEEMBED_PORT", "9000")

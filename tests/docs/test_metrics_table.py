@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from unittest.mock import Mock, create_autospec
 
-from edgeembed.cache import VectorCache
+from edgeembed.cache import Server, SharedTier, VectorCache
 from edgeembed.common.status import UpstreamStatus
 from edgeembed.models.pool import Slot
 from edgeembed.server.ops.metrics import Metrics
@@ -20,7 +20,8 @@ async def test_the_table_names_every_metric() -> None:
     table = PAGE.read_text(encoding="utf-8").partition("<!-- metrics: begin -->")[2].partition("<!-- metrics: end -->")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     documented = {name.removesuffix("_total") for row in rows for name in re.findall(r"`(\w+)`", row)}
-    service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0))
+    shared = SharedTier(Server("redis://localhost"))
+    service = fake_service(FakeEngine(), VectorCache(None, memory_mib=8, disk_mib=0, shared=shared))
     upstream = create_autospec(RemoteEngine, instance=True)
     upstream.upstream = Mock(spec=UpstreamStatus, breaker="closed", **dict.fromkeys(_COUNTS, 0))
     upstream.status = FakeEngine().status

@@ -16,6 +16,8 @@ ReleaseError = release.ReleaseError
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / release.CHART).parent.mkdir(parents=True)
+    shutil.copy(ROOT / release.CHART, tmp_path / release.CHART)
     (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n- New.\n\n## 0.0.9 (2026-01-02)\n\n- Old.\n")
     return tmp_path
 
@@ -34,6 +36,15 @@ def test_one_command_sets_the_version_everywhere(tree: Path) -> None:
     before = (tree / "CHANGELOG.md").read_text(encoding="utf-8")
     release.set_version("7.1.0", "2026-12-25", tree)
     assert (tree / "CHANGELOG.md").read_text(encoding="utf-8") == before, "a second run changes nothing"
+
+
+def test_the_chart_gets_the_version_as_helm_writes_it(tree: Path) -> None:
+    release.set_version("7.1.0rc2", "2026-12-24", tree)
+    lines = (tree / release.CHART).read_text(encoding="utf-8").splitlines()
+    assert "version: 7.1.0-rc2" in lines
+    assert 'appVersion: "7.1.0rc2"' in lines
+    assert release.semantic("1.2.3.post4") == "1.2.3+post4"
+    assert release.semantic("1.2.3") == "1.2.3"
 
 
 @pytest.mark.parametrize("tag", ["v7.1.1", "7.1.0", "v7.1", "v7.1.0rc1", ""])

@@ -317,11 +317,13 @@ function overview(status) {
       ? facts([
           ["hits in memory", whole.format(cache.memory_hits)],
           ["hits on disk", whole.format(cache.disk_hits)],
+          ...(cache.shared ? [["hits in the shared cache", whole.format(cache.shared_hits)]] : []),
           ["misses", whole.format(cache.misses)],
           ["time saved", duration(cache.saved_seconds)],
           ["rows in memory", whole.format(cache.memory_entries)],
           ["memory", `${bytes(cache.memory_bytes)} of ${bytes(cache.memory_limit_bytes)}`],
           ["disk", cache.disk_problem ?? `up to ${bytes(cache.disk_limit_bytes)}`],
+          ...(cache.shared ? [["shared", cache.shared.problem ?? cache.shared.address]] : []),
         ])
       : facts([["state", "off"]])),
   );

@@ -12,9 +12,10 @@ import msgspec
 from aiohttp import web
 from msgspec.structs import replace
 
+from edgeembed.cache.redis_client import require_package
 from edgeembed.common.admin_status import SettingsStatus, SettingStatus
 from edgeembed.config.file import read_config, remove_setting, write_setting
-from edgeembed.config.secrets import kind_of
+from edgeembed.config.secrets import SECRET_KINDS, kind_of
 from edgeembed.config.settings import Settings
 from edgeembed.config.values import check_value, did_you_mean
 from edgeembed.errors import ConfigError, ConflictError, ForbiddenError, RequestError, UnknownModelError, quoted
@@ -30,12 +31,12 @@ from edgeembed.server.responses import struct_response
 
 log = logging.getLogger(__name__)
 
-_KINDS = {"duration": "duration", "base URL": "URL", "API key": "secret", "file": "file"}
+_KINDS = {"duration": "duration", "base URL": "URL", "API key": "secret", "cache URL": "secret", "file": "file"}
 _TYPES = {bool: "boolean", int: "integer", float: "number", str: "text"}
 AT_ONCE = ("aliases", "allowed_origins", "allow_desktop_apps", "log_level")
 """Settings that take effect without a restart."""
 _MODELS = ("model", "preload", "pin", "aliases", "upstream_fallback")
-_CHECKED_AT_START = ("host", "port", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile")
+_CHECKED_AT_START = ("host", "port", "uds", "no_auth", "api_key", "api_key_file", "certfile", "keyfile", "cache_url")
 _PROTECTING = ("host", "no_auth", "allowed_hosts", "sandbox")
 _FIELDS = {field.name: field for field in msgspec.structs.fields(Settings)}
 
@@ -94,7 +95,7 @@ def _is_matter_of_machine(name: str, value: Any) -> bool:
 
     They could have the daemon read and write files as the user who runs it, or send all texts elsewhere.
     """
-    if name in _PROTECTING or kind_of(_FIELDS[name]) in ("file", "base URL", "API key"):
+    if name in _PROTECTING or kind_of(_FIELDS[name]) in ("file", "base URL", *SECRET_KINDS):
         return True
     if name not in _MODELS or value is None:
         return False
@@ -122,9 +123,11 @@ def require_startable(live: LiveSettings) -> None:
 
 
 def _check_start(after: Settings, live: LiveSettings) -> None:
-    """Raise ConfigError if keys, certificates or the address keep the daemon from starting."""
+    """Raise ConfigError if keys, certificates, the address or a missing package keep the daemon from starting."""
     read_keys(after)
     make_tls(after)
+    if after.cache_url:
+        require_package()
     check_address(after, live.settings)
 
 
@@ -207,7 +210,7 @@ def _default(name: str) -> Any:
 def _setting(name: str, live: LiveSettings, written: Mapping[str, Any], after: Settings) -> SettingStatus:
     meta: msgspec.Meta = get_args(_FIELDS[name].type)[1]
     value, default = getattr(live.settings, name), _default(name)
-    secret = kind_of(_FIELDS[name]) == "API key"
+    secret = kind_of(_FIELDS[name]) in SECRET_KINDS
     kind, choices = _kind(name)
     own = written.get(name)
     if own is not None and not secret:

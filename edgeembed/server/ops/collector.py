@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from edgeembed import __version__
-from edgeembed.common.status import EngineStatus
+from edgeembed.common.status import EngineStatus, SharedCacheStats
 from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
@@ -125,8 +125,13 @@ class DaemonCollector(Collector):
         saved: dict[tuple[str], float] = {}
         for label, counts in stats.models.items():
             model = label.partition("@")[0]
-            for tier, found in (("memory", counts.memory_hits), ("disk", counts.disk_hits)):
-                hits[model, tier] = hits.get((model, tier), 0) + found
+            for tier, found in (
+                ("memory", counts.memory_hits),
+                ("disk", counts.disk_hits),
+                ("shared", counts.shared_hits),
+            ):
+                if tier != "shared" or stats.shared:
+                    hits[model, tier] = hits.get((model, tier), 0) + found
             misses[model,] = misses.get((model,), 0) + counts.misses
             saved[model,] = saved.get((model,), 0.0) + counts.saved_seconds
         yield counter("cache_hits", "Texts found in the cache.", hits, ["model", "tier"])
@@ -136,6 +141,23 @@ class DaemonCollector(Collector):
         yield gauge("cache_memory_entries", "Rows in the memory tier.", {(): stats.memory_entries})
         yield gauge("cache_memory_bytes", "Memory taken by the memory tier.", {(): stats.memory_bytes})
         yield gauge("cache_disk_up", "Whether the disk tier is used.", {(): int(stats.disk_problem is None)})
+        if stats.shared:
+            yield from _shared_cache(stats.shared)
+
+
+def _shared_cache(stats: SharedCacheStats) -> Iterator[Metric]:
+    """Yield metrics of the server whose rows several daemons share."""
+    yield gauge("cache_shared_up", "Whether the shared tier is asked for rows.", {(): int(stats.connected)})
+    family = SummaryMetricFamily("edgeembed_cache_shared_lookup_seconds", "Time of the questions that it answered.")
+    family.add_metric([], stats.lookups, stats.lookup_seconds)
+    yield family
+    for name, what, value in (
+        ("cache_shared_timeouts", "How often the shared tier did not answer in time.", stats.timeouts),
+        ("cache_shared_errors", "How often the shared tier failed otherwise.", stats.errors),
+        ("cache_shared_rows_written", "Rows written to the shared tier.", stats.rows_written),
+        ("cache_shared_rows_dropped", "Rows that the shared tier did not take, or was not there for.", stats.rows_dropped),
+    ):
+        yield counter(name, what, {(): value})
 
 
 def _loaded_models(service: EmbeddingService, slots: list[Slot]) -> Iterator[Metric]:

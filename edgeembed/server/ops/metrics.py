@@ -64,7 +64,7 @@ async def metrics(request: web.Request) -> web.Response:
 def totals(service: EmbeddingService) -> Totals:
     """Return the counts that the dashboard shows as rates."""
     stats = service.cache.stats if service.cache else None
-    hits = stats.memory_hits + stats.disk_hits if stats else 0
+    hits = stats.memory_hits + stats.disk_hits + stats.shared_hits if stats else 0
     return Totals(
         hits=hits,
         lookups=hits + (stats.misses if stats else 0),

@@ -239,11 +239,12 @@ async def test_secrets_are_written_and_never_shown(connect: Connect) -> None:
     access = {"keys": Keys.read("the-key", None), "check_host": False}
     client = await connect(access, upstream_key="sesame-in-effect", origins={"upstream_key": "environment"})
     for name in secret_names():
-        body = {"name": name, "value": f"sesame-{name}"}
+        secret = f"redis://user:sesame-{name}@localhost" if name == "cache_url" else f"sesame-{name}"
+        body = {"name": name, "value": secret}
         response = await client.post("/v1/admin/settings", json=body, headers=bearer("the-key"))
         changed = await response.json()
         assert (response.status, changed["value"], changed["written"], changed["secret"]) == (200, None, None, True)
-        assert config(client)[name] == f"sesame-{name}"
+        assert config(client)[name] == secret
         body = {"name": name, "value": "sesame with spaces"}
         response = await client.post("/v1/admin/settings", json=body, headers=bearer("the-key"))
         assert response.status == 400 and "sesame" not in await response.text()

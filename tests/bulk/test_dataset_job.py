@@ -1,0 +1,242 @@
+"""Jobs over fragments: the same bytes however often they are interrupted, and whoever computes a fragment."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from edgeembed.bulk import dataset_job as dataset_module
+from edgeembed.bulk.dataset_job import DatasetJob, Totals, planned, run_here
+from edgeembed.bulk.fragment_shards import FragmentReceipt, FragmentWork
+from edgeembed.bulk.fragments import Fragment
+from edgeembed.bulk.places import Place
+from edgeembed.errors import ConfigError, EdgeEmbedError
+from tests.bulk.datasets import ROWS, StopError, completed, content, dataset_job, stopping, write_tables
+from tests.bulk.jobs import Silent, embedder_of
+from tests.fakes import FakeEngine
+
+ALL = 3 * ROWS - 1
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> str:
+    return f"file://{write_tables(tmp_path / 'in')}"
+
+
+def job_at(inputs: str, folder: Path, **more: Any) -> DatasetJob:
+    return dataset_job(inputs, f"file://{folder}", **more)
+
+
+def table(folder: Path) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = pq.read_table(folder).to_pydict()
+    return found
+
+
+async def test_the_shards_sort_as_the_inputs_do_and_are_read_as_one_table(inputs: str, tmp_path: Path) -> None:
+    result = await completed(job_at(inputs, tmp_path / "out", with_text=True))
+    assert (result.rows, result.refused, result.before) == (ALL, 1, 0)
+    names = [path.name for path in sorted((tmp_path / "out").glob("*.parquet"))]
+    assert names[0].startswith("part-00000-000000-00000-")
+    found = [key for name in names for key in pq.read_table(tmp_path / "out" / name)["id"].to_pylist()]
+    assert found == [row for row in range(3 * ROWS) if row != ROWS + 3]
+    assert table(tmp_path / "out")["id"] == found
+    rejects = (tmp_path / "out" / "_edgeembed" / "rejects.jsonl").read_text()
+    assert "in-1.parquet" in rejects
+    assert "row 3" in rejects
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["lost", "written"])
+async def test_a_job_that_stops_at_any_put_and_is_resumed_gives_the_same_bytes(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, done: bool
+) -> None:
+    """lost: the put fails. written: what was put is there, but nobody learns of it."""
+    whole = tmp_path / "whole"
+    await completed(job_at(inputs, whole))
+    wanted = content(whole)
+    for put in range(len(wanted)):
+        folder = tmp_path / f"stopped-{put}"
+        with stopping(monkeypatch, put, done=done), pytest.raises(StopError):
+            await completed(job_at(inputs, folder))
+        engine = FakeEngine()
+        finished = (folder / "_edgeembed" / "finished.json").exists()
+        if not finished:
+            there = len(list(folder.glob("*.parquet")))
+            result = await completed(job_at(inputs, folder, resume=True), engine)
+            assert result.rows == ALL
+            assert len(engine.computed) <= 5 * (len(wanted) - there)
+        assert content(folder) == wanted, f"stopped at put {put}"
+
+
+async def test_what_is_finished_is_not_computed_again(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out"))
+    (tmp_path / "out" / "_edgeembed" / "finished.json").unlink()
+    engine = FakeEngine()
+    result = await completed(job_at(inputs, tmp_path / "out", resume=True), engine)
+    assert (result.rows, result.before) == (ALL, ALL)
+    assert len(engine.computed) == 1, "more than the text by which a model is asked for its dimensions"
+
+
+async def test_fragments_computed_elsewhere_in_any_order_give_the_same_bytes(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "whole"))
+    job = job_at(inputs, tmp_path / "many")
+    async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
+        plan = planned(job)
+        work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
+        receipts: dict[tuple[int, int], FragmentReceipt] = {}
+
+        async def worker(fragments: list[Fragment]) -> None:
+            async for receipt in run_here(work, fragments, embedder, Silent()):
+                receipts[receipt.place] = receipt
+
+        backwards = plan.fragments[::-1]
+        # One of them is computed by two workers at a time, as where one is believed to be dead.
+        await asyncio.gather(worker(backwards[:2]), worker(backwards[1:]))
+        totals = Totals()
+        for receipt in receipts.values():
+            totals.add(receipt)
+        job.finish(work.manifest, totals)
+    wanted, found = content(tmp_path / "whole"), content(tmp_path / "many")
+    assert found == wanted
+
+
+async def test_nothing_is_listed_while_a_job_is_computed(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store's list may be old: what is there is found by name."""
+    await completed(job_at(inputs, tmp_path / "whole"))
+    files, write = Place.files, Place.write_bytes
+    done: list[str] = []
+
+    def listed(self: Place) -> Any:
+        done.append("list")
+        return files(self)
+
+    def written(self: Place, given: bytes | memoryview) -> None:
+        done.append(self.suffix)
+        write(self, given)
+
+    monkeypatch.setattr(Place, "files", listed)
+    monkeypatch.setattr(Place, "write_bytes", written)
+    await completed(job_at(inputs, tmp_path / "out"))
+    shards = [index for index, what in enumerate(done) if what == ".parquet"]
+    assert "list" not in done[shards[0] : shards[-1]]
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+
+
+async def test_a_shard_that_is_damaged_is_an_error(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out"))
+    (tmp_path / "out" / "_edgeembed" / "finished.json").unlink()
+    first = min((tmp_path / "out").glob("*.parquet"))
+    first.write_bytes(b"something else")
+    with pytest.raises(ConfigError, match="not what this job wrote"):
+        await completed(job_at(inputs, tmp_path / "out", resume=True))
+
+
+async def test_inputs_that_changed_are_refused(inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stopping(monkeypatch, 4, done=True), pytest.raises(StopError):
+        await completed(job_at(inputs, tmp_path / "out"))
+    (tmp_path / "in" / "in-2.parquet").unlink()
+    with pytest.raises(ConfigError, match="the inputs have changed"):
+        await completed(job_at(inputs, tmp_path / "out", resume=True))
+
+
+async def test_other_rules_are_refused(inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with stopping(monkeypatch, 4, done=True), pytest.raises(StopError):
+        await completed(job_at(inputs, tmp_path / "out"))
+    with pytest.raises(ConfigError, match="with_text"):
+        await completed(job_at(inputs, tmp_path / "out", resume=True, with_text=True))
+
+
+async def test_unfinished_complete_and_foreign_output_is_refused(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stopping(monkeypatch, 4, done=True), pytest.raises(StopError):
+        await completed(job_at(inputs, tmp_path / "out"))
+    with pytest.raises(ConfigError, match="unfinished job; continue it with --resume"):
+        await completed(job_at(inputs, tmp_path / "out"))
+    await completed(job_at(inputs, tmp_path / "out", resume=True))
+    with pytest.raises(ConfigError, match="exists already; replace it with --overwrite"):
+        await completed(job_at(inputs, tmp_path / "out"))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"contains notes\.txt, which is not of this job"):
+        await completed(job_at(inputs, tmp_path / "other"))
+
+
+async def test_overwriting_removes_the_earlier_output(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out", shard_rows=3))
+    await completed(job_at(inputs, tmp_path / "out", overwrite=True))
+    await completed(job_at(inputs, tmp_path / "whole"))
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    (tmp_path / "out" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"mine\.txt, which edgeembed has not written"):
+        await completed(job_at(inputs, tmp_path / "out", overwrite=True))
+
+
+async def test_strict_ends_at_a_refused_row_and_resume_goes_on_without_it(inputs: str, tmp_path: Path) -> None:
+    with pytest.raises(EdgeEmbedError, match="the text is empty"):
+        await completed(job_at(inputs, tmp_path / "out", strict=True))
+    result = await completed(job_at(inputs, tmp_path / "out", resume=True))
+    assert (result.rows, result.refused) == (ALL, 1)
+    assert result.first_refused is not None
+
+
+async def test_many_refused_rows_stay_in_the_files_of_their_shards(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "JOINED_REJECTS", 0)
+    await completed(job_at(inputs, tmp_path / "out"))
+    assert not (tmp_path / "out" / "_edgeembed" / "rejects.jsonl").exists()
+    assert len(list((tmp_path / "out" / "_edgeembed" / "rejects").glob("part-*.jsonl"))) == 1
+
+
+async def test_inputs_without_texts_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_text("\n\n")
+    with pytest.raises(EdgeEmbedError, match="the inputs have no texts"):
+        await completed(job_at(f"file://{tmp_path}/empty.jsonl", tmp_path / "out", id_column=None))
+
+
+async def test_a_fragment_all_of_whose_rows_are_refused_is_finished(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": ""}\n')
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": "some"}\n{"text": "more"}\n')
+    result = await completed(job_at(f"file://{tmp_path}/in", tmp_path / "out", id_column=None))
+    assert (result.rows, result.refused) == (2, 1)
+    assert table(tmp_path / "out")["id"] == ["b.jsonl:0", "b.jsonl:17"]
+
+
+async def test_columns_keep_the_types_that_the_first_rows_have(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"text": "some", "year": 2001, "lang": "en"}\n')
+    (tmp_path / "in" / "b.jsonl").write_text('{"text": "more", "year": "?", "lang": "de"}\n{"text": "most", "year": 7}\n')
+    result = await completed(
+        job_at(f"file://{tmp_path}/in", tmp_path / "out", id_column=None, keep_columns=("year", "lang"))
+    )
+    assert (result.rows, result.refused) == (2, 1)
+    assert table(tmp_path / "out")["year"] == [2001, 7]
+    assert table(tmp_path / "out")["lang"] == ["en", None]
+
+
+async def test_a_single_file_has_the_rows_of_the_shards(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out"))
+    single = dataset_job(inputs, f"file://{tmp_path}/v.parquet.parts", single=f"file://{tmp_path}/v.parquet")
+    await completed(single)
+    assert table(tmp_path / "v.parquet") == table(tmp_path / "out")
+    assert "row 3" in (tmp_path / "v.rejects.jsonl").read_text()
+    assert not list((tmp_path / "v.parquet.parts").rglob("*.parquet"))
+    with pytest.raises(ConfigError, match="exists already"):
+        await completed(single)
+
+
+async def test_what_is_too_large_for_a_single_file_stays_in_its_shards(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset_module, "SINGLE_FILE_BYTES", 1000)
+    single = dataset_job(inputs, f"file://{tmp_path}/v.parquet.parts", single=f"file://{tmp_path}/v.parquet")
+    with pytest.raises(ConfigError, match="too much for --single-file"):
+        await completed(single)
+    assert len(table(tmp_path / "v.parquet.parts")["id"]) == ALL
