@@ -20,7 +20,7 @@ from yarl import URL
 
 from edgeembed.client import Connection
 from edgeembed.cluster.arguments import NOT_OURS
-from edgeembed.cluster.messages import Answer, Request, passed_on
+from edgeembed.cluster.messages import BODILESS, Answer, Request, passed_on
 from edgeembed.config.resolution import resolve
 from edgeembed.config.secrets import ENV_PREFIX, read_key_file
 from edgeembed.config.settings import Settings
@@ -115,7 +115,9 @@ class ReplicaDaemon:
                 allow_redirects=False,
             ) as response:
                 headers = passed_on(response.raw_headers)
-                whole = request.method == "HEAD" or (response.content_length or WHOLE_BYTES + 1) <= WHOLE_BYTES
+                length = response.content_length
+                ends = request.method == "HEAD" or response.status in BODILESS
+                whole = ends or (length is not None and length <= WHOLE_BYTES)
                 body = await response.read() if whole else b""
                 began = True
                 yield Answer(response.status, headers, body, whole)

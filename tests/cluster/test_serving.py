@@ -110,6 +110,11 @@ async def test_bytes_and_headers_pass_unchanged(session: aiohttp.ClientSession) 
     async with session.head("/health") as answer:
         assert answer.status == 200
         assert await answer.read() == b""
+    ask = {"Origin": "app://obsidian.md", "Access-Control-Request-Method": "POST"}
+    async with session.options("/v1/embeddings", headers=ask) as answer:
+        assert answer.status == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == "app://obsidian.md"
+        assert "Content-Length" not in answer.headers
 
 
 async def test_errors_have_the_format_of_their_dialect(session: aiohttp.ClientSession) -> None:
