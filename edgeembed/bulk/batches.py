@@ -83,7 +83,8 @@ def embed_batches(batches: Iterable[Any], **options: Unpack[BatchOptions]) -> It
         truncate: "end" or "start" cuts texts that are too long.
         long_text: "mean" gives those the mean of their windows.
         errors: "column" for a column `error`, which holds why a row has no vector, or null; "raise" for an exception.
-        fixed_size: Whether vectors are lists of a fixed size; Spark takes only lists without one.
+        fixed_size: Whether vectors are lists of a fixed size, as DuckDB's arrays and LanceDB want them. Spark takes no such
+            lists, and pyarrow writes none that are null to Parquet.
         daemon: A daemon that runs, in place of the shared engine: http://HOST:PORT or the path of its Unix socket.
         settings: Any of docs/configuration.md, such as `{"threads": 4}`. They override the environment and config.toml.
 
@@ -104,7 +105,7 @@ def embedded_schema(schema: Any, **options: Unpack[BatchOptions]) -> Any:
     Raises ConfigError, EdgeEmbedError.
     """
     plan = _plan_of(**options)
-    return plan.schema(schema, _known_widths(plan))
+    return plan.schema(schema, _widths_of(plan))
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def _plan_of(
     **more: Any,
 ) -> _Plan:
     """Return the options, checked. Raises ConfigError."""
-    fixed_size, daemon = more.pop("fixed_size", True), more.pop("daemon", None)
+    fixed_size, daemon = more.pop("fixed_size", False), more.pop("daemon", None)
     settings = dict(more.pop("settings", {}))
     wanted: tuple[Any, ...] = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     words: list[tuple[str, object, Sequence[object]]] = [(name, more.get(name), (None, *kinds)) for name, kinds in _WORDS]
@@ -207,7 +208,7 @@ def _without_sizes(type_: Any) -> Any:
 # --- how long vectors are ---------------------------------------------------------------------------------------------
 
 
-def _known_widths(plan: _Plan) -> dict[Output, int]:
+def _widths_of(plan: _Plan) -> dict[Output, int]:
     """Return the numbers in a row of each output that has vectors. Raises EdgeEmbedError."""
     settings = plan.resolved.settings
     if not plan.daemon:
@@ -387,9 +388,9 @@ def _with_columns(
     columns = []
     for output in plan.wanted.outputs:
         column = column_of(output, embedded.computed, plan.dtype, column_type(output, widths.get(output, 0), plan.dtype))
-        if indices is not None:
-            column = column.take(indices)
-        columns.append(column if plan.fixed_size else column.cast(_without_sizes(column.type)))
+        if not plan.fixed_size:
+            column = column.cast(_without_sizes(column.type))
+        columns.append(column if indices is None else column.take(indices))
     if plan.errors == "column":
         columns.append(pa.array([refused.get(row) for row in range(begin, begin + count)], pa.string()))
     for batch, first in parts:

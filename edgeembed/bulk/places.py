@@ -151,6 +151,8 @@ class Place:
         """Return a place below this one. Raises ConfigError for a web server, which has no folders."""
         if self.is_web:
             raise ConfigError(f"{self.name} is on a web server, which has no folders; name its files")
+        if not self.is_remote:
+            return Place(self.scheme, "", str(self.local / relative))
         path = f"{self.path}/{relative}" if self.path and not self.path.endswith("/") else f"{self.path}{relative}"
         return Place(self.scheme, self.authority, path)
 
@@ -262,7 +264,7 @@ class Place:
                 system.create_dir(inner.rpartition("/")[0], recursive=True)
             target = f"{inner.rpartition('/')[0]}/.{self.file_name}.tmp" if self.scheme == "hdfs" else inner
             # Not in a `with`: after a failed write, closing the stream would complete it.
-            stream = system.open_output_stream(target)
+            stream = system.open_output_stream(target, compression=None)  # by default, a name with .gz compresses
             stream.write(content)
             stream.close()
             if target != inner:

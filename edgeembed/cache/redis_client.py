@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 from edgeembed.common.installation import find_installation
 from edgeembed.errors import ConfigError
 
+_TURN_SECONDS = 0.001
+"""A timer of this length is due after the event loop has read what has come."""
+
 Command = Sequence[bytes | str | int]
 Reply = Any
 """What redis-py makes of a reply: bytes, int, None, a list of them, or a ResponseError for one that refuses the command."""
@@ -140,8 +143,10 @@ class Connection:
         self._fail(ServerFault(reason))
 
     def _is_late(self, request: _Request, seconds: float) -> None:
-        # Once more through the event loop: if it was held up, the reply may have come and only not been read.
-        asyncio.get_running_loop().call_soon(self._give_up, request, seconds)
+        # If the event loop was held up, the reply may have come and only not been read: a turn for reading the bytes (uvloop
+        # runs what is due before it reads), and one for parsing them.
+        loop = asyncio.get_running_loop()
+        loop.call_later(_TURN_SECONDS, loop.call_soon, self._give_up, request, seconds)
 
     def _give_up(self, request: _Request, seconds: float) -> None:
         if not request.future.done():

@@ -225,9 +225,9 @@ class SharedTier:
         return self._connecting
 
     async def _connect(self) -> None:
-        """Open the connection of the lookups, after a pause if there were failures, until that succeeds."""
+        """Open the connection of the lookups, with pauses between failures, until that succeeds."""
         while not self._closed:
-            await asyncio.sleep(PAUSES.pause(self._failures))
+            await asyncio.sleep(PAUSES.pause(self._failures - 1))  # the first attempt is made at once
             connection = None
             try:
                 connection = await self._server.connect(CONNECT_SECONDS, self._lookup_fault)

@@ -67,7 +67,7 @@ def test_all_columns_pass_through_and_vectors_are_added(daemon: Daemon) -> None:
     given = table(texts, more=[[number] for number in range(11)])
     found = embedded(given, daemon=daemon.url)
     assert found.schema.names == ["number", "text", "more", "vector", "error"]
-    assert found.schema.field("vector").type == pa.list_(pa.float32(), DIMENSIONS)
+    assert found.schema.field("vector").type == pa.list_(pa.float32())
     assert found.select(given.schema.names).equals(given)
     assert np.array_equal(rows_of(found["vector"]), vectors(*texts))
     assert found["error"].null_count == 11
@@ -95,7 +95,6 @@ def test_a_row_that_cannot_be_embedded_raises_if_wanted(daemon: Daemon) -> None:
 def test_partitions_without_a_vector(daemon: Daemon) -> None:
     found = embedded(table([None, ""]), daemon=daemon.url)
     assert found["vector"].to_pylist() == [None, None]
-    assert found.schema.field("vector").type == pa.list_(pa.float32(), DIMENSIONS)
 
 
 def test_partitions_without_rows_start_nothing() -> None:
@@ -134,6 +133,7 @@ def test_the_options_are_those_of_jobs(daemon: Daemon) -> None:
         outputs=["multi", "dense", "sparse"],
         dtype="int8",
         dimensions=4,
+        fixed_size=True,
         daemon=daemon.url,
     )
     assert found.schema.names == ["number", "text", "vector", "multi_vector", "sparse", "error"]
@@ -144,11 +144,14 @@ def test_the_options_are_those_of_jobs(daemon: Daemon) -> None:
     assert [row is None for row in found["sparse"].to_pylist()] == [False, True, False]
 
 
-def test_lists_without_a_fixed_size(daemon: Daemon) -> None:
-    found = embedded(table(["one", None]), outputs=["dense", "multi"], fixed_size=False, daemon=daemon.url)
-    assert found.schema.field("vector").type == pa.list_(pa.float32())
+def test_what_any_program_can_write(tmp_path: Path, daemon: Daemon) -> None:
+    """pyarrow writes no null of a list of a fixed size to Parquet, and would fail at the first row without a vector."""
+    found = embedded(table(["one", None, "two", None]), rows=3, outputs=["dense", "multi"], daemon=daemon.url)
     assert found.schema.field("multi_vector").type == pa.list_(pa.list_(pa.float32()))
-    assert np.array_equal(rows_of(found["vector"][:1]), vectors("one"))
+    pyarrow.parquet.write_table(found, tmp_path / "vectors.parquet")
+    again = pyarrow.parquet.read_table(tmp_path / "vectors.parquet")
+    assert again.equals(found)
+    assert np.array_equal(rows_of(again["vector"][:1]), vectors("one"))
 
 
 async def test_requests_are_divided_as_those_of_a_job(
@@ -260,9 +263,11 @@ def test_the_schema_of_a_catalogue_model_needs_no_file() -> None:
     """A driver of Spark need not have the model, nor reach the hub."""
     schema = table(["one"]).schema
     settings = {"offline": True}
-    found = embedded_schema(schema, model="all-minilm-l6-v2", settings=settings)
+    assert embedded_schema(schema, model="all-minilm-l6-v2").field("vector").type == pa.list_(pa.float32())
+    found = embedded_schema(schema, model="all-minilm-l6-v2", fixed_size=True, settings=settings)
     assert found.field("vector").type == pa.list_(pa.float32(), 384)
-    found = embedded_schema(schema, model="bge-m3", outputs=["dense", "multi"], dimensions=64, settings=settings)
+    options: Any = {"outputs": ["dense", "multi"], "fixed_size": True, "settings": settings}
+    found = embedded_schema(schema, model="bge-m3", dimensions=64, **options)
     assert found.field("vector").type == pa.list_(pa.float32(), 64)
     assert found.field("multi_vector").type == pa.list_(pa.list_(pa.float32(), 1024))
 

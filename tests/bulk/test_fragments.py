@@ -179,6 +179,7 @@ def folder_of_texts(folder: Path) -> Path:
     (folder / "b" / "c.txt").write_text("alpha beta")
     (folder / "latin.txt").write_bytes("Käse".encode("latin-1"))
     (folder / "empty.txt").touch()
+    (folder / "b" / "page.html").write_text("<title>Of a page</title><p>gamma delta</p>")
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import pickle
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pyarrow.fs
 import pytest
 
 from edgeembed.bulk import file_systems
+from edgeembed.bulk.inputs import require_texts
 from edgeembed.bulk.places import Place, PlaceError
 from edgeembed.errors import ConfigError
 from tests.bulk.object_store import ObjectStore, object_store
@@ -59,6 +61,9 @@ def test_what_is_written_is_there_whole_and_can_be_removed(folder: Place) -> Non
         assert opened.read() == b"other"
     with contextlib.closing(file.open_arrow()) as arrow:
         assert arrow.read(3) == b"oth"
+    compressed = folder.child("a.jsonl.gz")
+    compressed.write_bytes(gzip.compress(b"text"))
+    assert gzip.decompress(compressed.read_bytes() or b"") == b"text"
     file.remove()
     file.remove()
     assert file.status() is None
@@ -233,3 +238,9 @@ def test_the_real_clients_of_the_other_stores_can_be_made(monkeypatch: pytest.Mo
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     assert file_systems.file_system("gs", "bucket", "gs://bucket").type_name == "gcs"
     assert file_systems.file_system("abfs", "c@account.dfs.core.windows.net", "abfs://c").type_name == "abfs"
+
+
+def test_a_uri_on_the_command_line_is_no_text() -> None:
+    with pytest.raises(ConfigError, match=r"https://host/a.jsonl\?… is a URI; name an output file; .* add --text"):
+        require_texts(["https://user:pa55word@host/a.jsonl?sig=53cret"], "name an output file")
+    require_texts(["what does s3://bucket mean"], "name an output file")

@@ -31,10 +31,13 @@ def main(port: str, arguments: str) -> None:
     from ray import serve
 
     from edgeembed.cluster import application
+    from edgeembed.cluster.arguments import read_arguments
     from edgeembed.serve_app import build
 
     ray.init(
-        num_cpus=8,  # more than there are, so that a new replica can start beside an old one
+        address="local",
+        # One more than the replicas take, so that a new one can start beside the old ones. Ray starts a process for each.
+        num_cpus=read_arguments(json.loads(arguments))[0].range[1] + 1,
         include_dashboard=False,
         object_store_memory=128 * 2**20,
         log_to_driver="-v" in sys.argv,
@@ -120,7 +123,7 @@ class Serving:
 @contextmanager
 def serving(port: int, arguments: Mapping[str, Any], folder: Path, **more: str) -> Iterator[Serving]:
     """Run the application; its replicas have EDGEEMBED_HOME in the folder. more: variables."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGEEMBED_", "RAY_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGEEMBED_") and name != "RAY_ADDRESS"}
     own = {
         "EDGEEMBED_HOME": str(folder / "home"),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -53,7 +53,6 @@ def served(ray: None, model: Path, chat_port: int, tmp_path_factory: pytest.Temp
     arguments = {
         "model": str(model),
         "replicas": 2,
-        "cpus": 1,
         "offline": True,
         "max_body_mib": 1,
         "forward": f"http://127.0.0.1:{chat_port}/v1",

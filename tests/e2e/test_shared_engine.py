@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -24,6 +23,7 @@ from edgeembed.client import ask
 from edgeembed.config.settings import Settings
 from edgeembed.embedder.base import resolve_given
 from edgeembed.errors import ConfigError, EdgeEmbedError
+from tests.e2e.engines import engines_below
 from tests.waiting import until
 
 TASK = """
@@ -52,7 +52,7 @@ def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TMPDIR", str(made))
     monkeypatch.setattr(tempfile, "tempdir", str(made))
     yield made
-    for process in engines(made):
+    for process in engines_below(made):
         process.kill()
         process.wait(20)
     shutil.rmtree(made)
@@ -86,19 +86,6 @@ def written(folder: Path) -> Path:
     return path
 
 
-def engines(folder: Path) -> list[psutil.Process]:
-    """Return the running engines whose folder is in another one."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "edgeembed.bulk.engine_process" in (process.info["cmdline"] or []):
-            try:
-                if folder in Path(process.cwd()).parents:
-                    found.append(process)
-            except psutil.Error:
-                continue
-    return found
-
-
 def task(texts: Path, out: Path, model: str) -> subprocess.Popen[str]:
     words = [sys.executable, "-c", TASK, str(texts), str(out), model]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
@@ -116,15 +103,19 @@ def engine_of(model: str, **more: Any) -> SharedEngine:
 
 
 @pytest.mark.slow
-def test_tasks_that_start_at_once_share_an_engine_that_stays(folder: Path, texts: Path, model: str, expected: bytes) -> None:
+def test_tasks_that_start_at_once_share_an_engine_that_stays(
+    folder: Path, texts: Path, model: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Spark and Dask do for each task
     outs = [texts.with_name(f"{number}.arrow") for number in range(2)]
     tasks = [task(texts, out, model) for out in outs]
     assert [each.wait(120) for each in tasks] == [0, 0]
-    [first] = engines(folder)
+    [first] = engines_below(folder)
+    assert "OMP_NUM_THREADS" not in first.environ()
     found = [bits(pa.ipc.open_stream(out.read_bytes()).read_all()["vector"]) for out in outs]
     assert found[0] == found[1] == expected
     list(embed_batches(pa.table({"text": ["later"]}).to_batches(), model=model))
-    assert engines(folder) == [first]
+    assert engines_below(folder) == [first]
     assert engine_of(model).log_file.read_text().count("listens on") == 1
 
 
@@ -135,10 +126,10 @@ def test_a_killed_engine_costs_no_row_and_no_bit(
     monkeypatch.setattr(batches, "SHARD_ROWS", 512)
     found = embed_batches(pyarrow.parquet.read_table(texts).to_batches(max_chunksize=100), model=model)
     parts = [next(found)]
-    [first] = engines(folder)
+    [first] = engines_below(folder)
     first.kill()
     parts += found
-    assert engines(folder) != [first]
+    assert engines_below(folder) != [first]
     assert bits(pa.Table.from_batches(parts)["vector"]) == expected
 
 
@@ -151,17 +142,17 @@ def test_a_killed_task_leaves_the_engine_to_the_next_one(folder: Path, texts: Pa
     first.send_signal(signal.SIGKILL)
     first.wait(20)
     first.stdout.close()
-    running = engines(folder)
+    running = engines_below(folder)
     assert len(running) == 1
     assert task(texts, out, model).wait(120) == 0
     assert pa.ipc.open_stream(out.read_bytes()).read_all()["text"].to_pylist() == TEXTS
-    assert engines(folder) == running
+    assert engines_below(folder) == running
 
 
 def test_an_engine_that_nobody_uses_ends(folder: Path, model: str) -> None:
     engine = engine_of(model, idle_seconds=0.1)
     address = engine.ensure()
-    [process] = engines(folder)
+    [process] = engines_below(folder)
     assert address.uds and Path(address.uds).stat().st_mode & 0o077 == 0
     assert process.wait(30) == 0
     assert engine.find() is None
@@ -178,7 +169,7 @@ def test_where_there_are_no_sockets_it_listens_on_a_port_with_a_key(
     assert address is not None and address.api_key
     stranger = asyncio.run(ask(Settings(host=address.host, port=address.port), "/v1/status"))
     assert stranger is not None and stranger.status == 401
-    [process] = engines(folder)
+    [process] = engines_below(folder)
     process.kill()
     process.wait(20)
     assert [batch.num_rows for batch in embed_batches(given, model=model)] == [1, 1]
@@ -204,4 +195,4 @@ def test_why_an_engine_does_not_start_is_said(folder: Path, model: str, tmp_path
     with pytest.raises(EdgeEmbedError, match="the engine ended with exit status") as caught:
         SharedEngine(resolve_given(model, {"load_timeout": 0.01})).ensure()
     assert "error: " in caught.value.message
-    assert until(lambda: not engines(folder))
+    assert until(lambda: not engines_below(folder))
