@@ -192,6 +192,13 @@ def test_the_daemon_knows_each_variable(values: tuple[str, ...]) -> None:
     assert {name for name in found if name.startswith("EDGEEMBED_")} <= settings
 
 
+def test_only_boxes_that_are_ready_have_names() -> None:
+    """HAProxy takes a server whose name appears as one that works until a check fails."""
+    service = of_kind("Service", render(), "edgeembed-boxes")
+    assert service["spec"]["clusterIP"] == "None"
+    assert not service["spec"].get("publishNotReadyAddresses")
+
+
 def test_service_links_are_off() -> None:
     """With them, a Service named edgeembed gives each pod of the namespace EDGEEMBED_PORT=tcp://…, and no daemon starts."""
     assert all(pod["spec"]["enableServiceLinks"] is False for pod in pods(render()))
@@ -281,7 +288,7 @@ def test_the_metric_that_boxes_are_added_by_is_one_of_the_daemon() -> None:
     assert metric["pods"]["metric"]["name"] == "edgeembed_queue_tokens"
     assert "replicas" not in of_kind("StatefulSet", objects)["spec"], "an upgrade would undo what the autoscaler did"
     (trigger,) = of_kind("ScaledObject", render(*CASES["keda"]))["spec"]["triggers"]
-    assert 'edgeembed_queue_tokens{namespace="here",service="edgeembed-boxes"}' in trigger["metadata"]["query"]
+    assert 'edgeembed_queue_tokens{namespace="here",pod=~"edgeembed-[0-9]+"}' in trigger["metadata"]["query"]
 
 
 def test_the_written_manifests_are_what_the_chart_gives() -> None:
