@@ -226,7 +226,7 @@ async def test_columns_keep_the_types_that_the_first_rows_have(tmp_path: Path) -
 async def test_the_shards_are_searched_as_one(inputs: str, tmp_path: Path) -> None:
     await completed(job_at(inputs, tmp_path / "out"))
     rows = open_rows(f"{tmp_path}/out")
-    found = rows.search(np.ones(rows.info.dimensions, np.float32), 1000)
+    found = rows.search(np.full(rows.info.dimensions, 0.25, np.float32), 1000)
     assert len(found) == ALL
 
 
