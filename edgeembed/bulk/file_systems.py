@@ -112,7 +112,7 @@ def _s3(library: Any, bucket: str, endpoint: str, stall_seconds: float) -> Any:
 
 @lru_cache(maxsize=4)
 def _gs(library: Any, emulator: str) -> Any:
-    limit = timedelta(seconds=ATTEMPTS * STALL_SECONDS)
+    limit = timedelta(seconds=2 * STALL_SECONDS)
     if emulator:
         scheme, _, host = emulator.rpartition("://")
         return library.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=limit)

@@ -14,7 +14,6 @@ import hashlib
 import logging
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -88,7 +87,7 @@ class SharedEngine:
 
     @functools.cached_property
     def _on_socket(self) -> bool:
-        return hasattr(socket, "AF_UNIX") and len(os.fsencode(self._socket)) <= LONGEST_SOCKET
+        return sys.platform != "win32" and len(os.fsencode(self._socket)) <= LONGEST_SOCKET
 
     def find(self) -> Settings | None:
         """Return the address of the engine if it runs, as settings. Blocks."""

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,6 +169,11 @@ class Driver:
         self._began = time.monotonic()
         self.process = subprocess.Popen([*place.prefix, *command], stderr=subprocess.PIPE, text=True)
         self.peak = 0
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self.sample():
+            time.sleep(0.5)
 
     def sample(self) -> bool:
         """Note the peak of its memory. Returns whether it has ended."""

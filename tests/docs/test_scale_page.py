@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from edgeembed.bulk.fragments import PLANNING_THREADS
 from tests.benchmarks.scale.checks import Check, checks
 from tests.benchmarks.scale.failures import Job, simulate
 from tests.benchmarks.scale.inputs import Inputs, sources, with_values
-from tests.benchmarks.scale.rates import MINILM, SHARD_ROWS
+from tests.benchmarks.scale.rates import MINILM, shard_rows
 from tests.benchmarks.scale.tables import TABLES
 from tests.docs.pages import ROOT
 
@@ -32,6 +33,10 @@ def test_every_input_is_within_its_range() -> None:
     assert [name for name, value, source in sources() if not source.low <= value <= source.high] == []
 
 
+def test_planning_is_as_parallel_as_the_model_has_it() -> None:
+    assert Inputs().plan_parallel == PLANNING_THREADS
+
+
 def test_a_job_without_failures_takes_its_work_and_loses_nothing() -> None:
     given = with_values(Inputs(), {"slow_share": 0, "spot_hour": 0, "box_mtbf_h": 1e12})
     found = simulate(given, FEW)
@@ -42,7 +47,7 @@ def test_a_job_without_failures_takes_its_work_and_loses_nothing() -> None:
 def test_lost_boxes_cost_shards_and_time_but_the_job_ends() -> None:
     calm, stormy = (simulate(with_values(Inputs(), {"spot_hour": each}), FEW) for each in (0, 1.0))
     assert stormy.failures > calm.failures
-    assert 0 < stormy.lost < FEW.texts / SHARD_ROWS
+    assert 0 < stormy.lost < FEW.texts / shard_rows(Inputs(), FEW.tokens)
     assert stormy.seconds > calm.seconds
 
 

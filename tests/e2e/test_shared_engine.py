@@ -103,11 +103,15 @@ def engine_of(model: str, **more: Any) -> SharedEngine:
 
 
 @pytest.mark.slow
-def test_tasks_that_start_at_once_share_an_engine_that_stays(folder: Path, texts: Path, model: str, expected: bytes) -> None:
+def test_tasks_that_start_at_once_share_an_engine_that_stays(
+    folder: Path, texts: Path, model: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Spark and Dask do for each task
     outs = [texts.with_name(f"{number}.arrow") for number in range(2)]
     tasks = [task(texts, out, model) for out in outs]
     assert [each.wait(120) for each in tasks] == [0, 0]
     [first] = engines_below(folder)
+    assert "OMP_NUM_THREADS" not in first.environ()
     found = [bits(pa.ipc.open_stream(out.read_bytes()).read_all()["vector"]) for out in outs]
     assert found[0] == found[1] == expected
     list(embed_batches(pa.table({"text": ["later"]}).to_batches(), model=model))

@@ -15,8 +15,9 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+from edgeembed.bulk.fragments import FRAGMENT_ROWS
 from tests.benchmarks.report import write_table
-from tests.benchmarks.scale.failures import FRAGMENT_ROWS, Job
+from tests.benchmarks.scale.failures import Job
 from tests.benchmarks.scale.inputs import Inputs, with_values
 from tests.benchmarks.scale.rates import MODELS
 from tests.benchmarks.scale.tables import TABLES, own_job

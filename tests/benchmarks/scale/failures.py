@@ -14,12 +14,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeembed.bulk.fragments import FRAGMENT_ROWS
 from tests.benchmarks.scale.inputs import Inputs
-from tests.benchmarks.scale.rates import SHARD_ROWS, WORKERS_A_BOX, Kind, Model, hour_usd, store_usd, worker_rate
+from tests.benchmarks.scale.rates import WORKERS_A_BOX, Kind, Model, hour_usd, shard_rows, store_usd, worker_rate
 
-FRAGMENT_ROWS = 65_536
-"""Of a fragment: smaller row groups are put together up to so many rows, larger ones are not divided (bulk/fragments.py)."""
-MOST_PER_BLOCK, BLOCKS_PER_WORKER = 8, 16
+MOST_PER_BLOCK, BLOCKS_PER_WORKER = 8, 64
 """Fragments of a block, and blocks for each worker at least, as far as there are fragments (bulk/cluster.py)."""
 AHEAD = 2
 """Blocks that Ray Data gives a worker: one waits while the other is computed."""
@@ -29,7 +28,10 @@ CONCURRENT = 2
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done. fragment_rows: of a row group, if larger, or of a byte range of lines."""
+    """What is to be done.
+
+    fragment_rows: smaller row groups are put together up to so many rows, larger ones are not divided.
+    """
 
     model: Model
     tokens: int
@@ -81,10 +83,11 @@ class _Run:
         speeds = self._chance.normal(1, 0.03, job.boxes)
         slow = self._chance.random(job.boxes) < given.slow_share
         self._speeds = np.where(slow, given.slow_speed, speeds / speeds.mean())
-        self._shard_s = SHARD_ROWS / worker_rate(given, job.model, job.tokens, job.kind)
+        in_shard = shard_rows(given, job.tokens)
+        self._shard_s = in_shard / worker_rate(given, job.model, job.tokens, job.kind)
         self._fails = [self._next_failure(0) for _ in range(job.boxes)]
         self._counted: set[tuple[int, float]] = set()
-        block, all_shards = job.fragments_a_block * job.fragment_rows / SHARD_ROWS, job.texts / SHARD_ROWS
+        block, all_shards = job.fragments_a_block * job.fragment_rows / in_shard, job.texts / in_shard
         whole = math.floor(all_shards / block)
         self._waiting = deque([block] * whole + ([all_shards - whole * block] if all_shards > whole * block else []))
         self._queues: list[deque[float]] = [deque() for _ in range(job.workers)]
@@ -174,5 +177,5 @@ def simulate(given: Inputs, job: Job, seed: int = 1) -> Outcome:
         lost=run.lost,
         tail=seconds - float(np.sort(run.ends)[job.workers // 2]),
         idle=1 - run.busy / (seconds * job.workers),
-        usd=usd + store_usd(given, job.texts, job.fragment_rows),
+        usd=usd + job.texts * store_usd(given, job.model, job.tokens, job.fragment_rows),
     )

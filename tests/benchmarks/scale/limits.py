@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from tests.benchmarks.scale.failures import FRAGMENT_ROWS, MOST_PER_BLOCK
+from edgeembed.bulk.fragments import FRAGMENT_ROWS
+from tests.benchmarks.scale.failures import MOST_PER_BLOCK
 from tests.benchmarks.scale.inputs import Inputs
-from tests.benchmarks.scale.rates import MINILM, QWEN, SHARD_ROWS, WORKERS_A_BOX, Kind, Model, worker_rate
+from tests.benchmarks.scale.rates import MINILM, QWEN, WORKERS_A_BOX, Kind, Model, put_requests, shard_rows, worker_rate
 
 BulkCase = tuple[str, Model, int, Kind]
 BULK_CASES: tuple[BulkCase, ...] = (
@@ -27,15 +28,16 @@ class Limit(NamedTuple):
     workers: float = math.inf
 
 
-def bulk_limits(given: Inputs, model: Model, kind: Kind) -> list[Limit]:
+def bulk_limits(given: Inputs, model: Model, tokens: int, kind: Kind) -> list[Limit]:
     """Return the limits of a job whose fragments have 65,536 rows."""
-    row = model.bytes_row(given)
+    row, in_shard = model.bytes_row(given), shard_rows(given, tokens)
+    puts = put_requests(given, model, tokens)
     return [
         Limit(
             "store, PUT",
-            f"{given.put_rate:,.0f} / {given.puts_shard:g} shards/s of {SHARD_ROWS:,} rows",
-            "several jobs, each with a prefix; larger `--shard-rows`",
-            texts=given.put_rate / given.puts_shard * SHARD_ROWS,
+            f"{given.put_rate:,.0f} / {puts} shards/s of {in_shard:,.0f} rows",
+            "several jobs, each with a prefix",
+            texts=given.put_rate / puts * in_shard,
         ),
         Limit(
             "store, GET",
@@ -70,9 +72,9 @@ def reached_at(given: Inputs, limit: Limit, case: BulkCase) -> float:
     return min(limit.workers, limit.texts / worker_rate(given, model, tokens, kind))
 
 
-def most_texts(given: Inputs, model: Model, kind: Kind) -> float:
+def most_texts(given: Inputs, model: Model, tokens: int, kind: Kind) -> float:
     """Return the texts/s that no number of workers exceeds."""
-    return min(limit.texts for limit in bulk_limits(given, model, kind)[:-1])
+    return min(limit.texts for limit in bulk_limits(given, model, tokens, kind)[:-1])
 
 
 def network_share(given: Inputs, case: BulkCase) -> float:

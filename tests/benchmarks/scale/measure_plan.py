@@ -1,4 +1,4 @@
-"""Measure what planning costs for each Parquet file in an object store: inputs `plan_requests` and `plan_cpu_ms`.
+"""Measure planning, and how shards are written, in an object store: inputs `plan_requests`, `plan_cpu_ms`, `part_bytes`.
 
     python -m tests.benchmarks.scale.measure_plan [--files 200]
 
@@ -39,6 +39,15 @@ def wait(port: int) -> None:
     raise SystemExit("the store does not answer")
 
 
+def requests_of(log: Path, size: int) -> list[str]:
+    """Return the requests that write a file of so many bytes."""
+    from edgeembed.bulk.places import Place
+
+    already = len(REQUEST.findall(log.read_text()))
+    Place.of(f"s3://{BUCKET}/out/{size}").write_bytes(bytes(size))
+    return REQUEST.findall(log.read_text())[already:]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -75,6 +84,7 @@ def main() -> None:
             fragments = plan([f"s3://{BUCKET}/in"], None, Columns())
             wall, ended = time.monotonic() - began, os.times()
             requests = REQUEST.findall((Path(folder) / "log").read_text())[already:]
+            writes = {size: requests_of(Path(folder) / "log", size) for size in (3_000_000, 12_000_000)}
         finally:
             store.kill()
             store.wait()
@@ -83,6 +93,8 @@ def main() -> None:
     print(f"{len(fragments)} fragments of {chosen.files} files in {wall:.1f} s")
     each, time_each = len(requests) / chosen.files, 1000 * busy / chosen.files
     print(f"requests a file: {each:.2f} {kinds}; {time_each:.2f} ms of processor time a file")
+    for size, found in writes.items():
+        print(f"a file of {size:,} bytes is written by {' '.join(found)}")
 
 
 if __name__ == "__main__":

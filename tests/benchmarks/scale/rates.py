@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from edgeembed.bulk.shards import SHARD_CHARACTERS, SHARD_ROWS
 from tests.benchmarks.scale.inputs import Inputs
 
 LENGTHS = (10, 40, 100, 400)
 """Tokens of a text."""
 THREADS = 2
 """Of a worker without a card."""
-SHARD_ROWS = 8192
-"""As `edgeembed embed` has it."""
 
 Kind = Literal["cpu", "l4", "h100"]
 WORKERS_A_BOX: dict[Kind, int] = {"cpu": 8, "l4": 1, "h100": 1}
@@ -89,10 +89,26 @@ def hour_usd(given: Inputs, kind: Kind, *, spot: bool) -> float:
     return price * (given.spot_share if spot else 1)
 
 
-def store_usd(given: Inputs, texts: float, fragment_rows: float) -> float:
-    """Return what the requests to the object store cost."""
-    shards = max(texts / SHARD_ROWS, texts / fragment_rows)
-    return shards * given.puts_shard * given.put_usd + texts / fragment_rows * given.gets_fragment * given.get_usd
+def shard_rows(given: Inputs, tokens: float) -> float:
+    """Return the rows of a shard: the most that there may be, or as many as have the most characters."""
+    return min(SHARD_ROWS, SHARD_CHARACTERS / (given.token_characters * tokens))
+
+
+def put_requests(given: Inputs, model: Model, tokens: float) -> int:
+    """Return the requests that write a shard: one, or more for a file of several parts, to begin and to end it."""
+    parts = math.ceil(shard_rows(given, tokens) * model.bytes_row(given) / given.part_bytes)
+    return 1 if parts == 1 else parts + 2
+
+
+def store_requests(given: Inputs, model: Model, tokens: float, rows: float) -> tuple[float, float]:
+    """Return the requests for each text that write, and that read. rows: of a fragment."""
+    return put_requests(given, model, tokens) / min(shard_rows(given, tokens), rows), given.gets_fragment / rows
+
+
+def store_usd(given: Inputs, model: Model, tokens: float, rows: float) -> float:
+    """Return what the requests to the object store cost for a text. rows: of a fragment."""
+    puts, gets = store_requests(given, model, tokens, rows)
+    return puts * given.put_usd + gets * given.get_usd
 
 
 def million_usd(given: Inputs, model: Model, tokens: float, kind: Kind, *, spot: bool = False) -> float:

@@ -9,13 +9,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tests.benchmarks.scale.inputs import Inputs
+from tests.benchmarks.scale.inputs import Inputs, with_values
+from tests.benchmarks.scale.rates import MINILM, Kind, Model, cpu_ms, worker_rate
 
 BALANCED_ROWS = 150
 REPEATS = 6
 CLIENTS = 8
 BOXES = 3
 """Of installers/several/check.py."""
+WORDS_10 = 13.6
+"""Tokens of a text of 10 words, the two special ones included."""
 MISS_MS, HIT_MS = 12.0, 1.5
 """Of a request there: three daemons, the balancer and the load share two processors."""
 
@@ -67,6 +70,14 @@ def opened(given: Inputs, rate: float, count: int = 60_000, seed: int = 1) -> La
         first = last
     p50, p99 = 1000 * np.percentile(latencies[count // 10 :], (50, 99))
     return Latency(max(1, rate * given.cycle_ms / 1000 / (1 - load)), float(p50), float(p99))
+
+
+def served(given: Inputs, model: Model, tokens: float, kind: Kind) -> Inputs:
+    """Return the inputs with the time of a pass's text of another model, length or machine in place of MiniLM's 10 words."""
+    if kind == "cpu":
+        scale = cpu_ms(given, model, tokens) / cpu_ms(given, MINILM, WORDS_10)
+        return with_values(given, {"query_ms": given.query_ms * scale})
+    return with_values(given, {"query_ms": 1000 / worker_rate(given, model, tokens, kind)})
 
 
 def replicas(given: Inputs, rate: float, p99: float) -> int:

@@ -6,27 +6,29 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 
+from edgeembed.bulk.fragments import FRAGMENT_ROWS
 from tests.benchmarks.scale import limits, serving
 from tests.benchmarks.scale.checks import checks
-from tests.benchmarks.scale.failures import FRAGMENT_ROWS, Job, Outcome, hourly_failures, simulate
+from tests.benchmarks.scale.failures import Job, Outcome, hourly_failures, simulate
 from tests.benchmarks.scale.inputs import Inputs, sources, with_values
 from tests.benchmarks.scale.rates import (
     LENGTHS,
     MINILM,
     MODELS,
     QWEN,
-    SHARD_ROWS,
     WORKERS_A_BOX,
     Kind,
     Model,
     hour_usd,
     million_usd,
+    shard_rows,
+    store_requests,
     store_usd,
     worker_rate,
 )
 
 WORKERS = (1, 10, 100, 1000)
-KINDS: dict[Kind, str] = {"cpu": "2 vCPUs", "l4": "L4", "h100": "H100"}
+KINDS: dict[Kind, str] = {"cpu": "2 vCPUs", "l4": "L4 (not measured)", "h100": "H100 (not measured)"}
 BILLION = 1e9
 HOURS_MONTH = 730
 SEEDS = range(5)
@@ -96,7 +98,7 @@ def rates(given: Inputs) -> Iterator[str]:
                     continue
                 for tokens in LENGTHS:
                     rate = worker_rate(given, model, tokens, kind)
-                    most = limits.most_texts(given, model, kind)
+                    most = limits.most_texts(given, model, tokens, kind)
                     each = [short(min(rate * count, most)) + ("*" if rate * count > most else "") for count in WORKERS]
                     money = [usd(million_usd(given, model, tokens, kind, spot=spot)) for spot in (False, True)]
                     yield [model.name, name, str(tokens), *each, *money]
@@ -107,7 +109,7 @@ def rates(given: Inputs) -> Iterator[str]:
 
 def bulk_limits(given: Inputs) -> Iterator[str]:
     """What limits bulk jobs."""
-    of_case = [limits.bulk_limits(given, model, kind) for _, model, _, kind in limits.BULK_CASES]
+    of_case = [limits.bulk_limits(given, model, tokens, kind) for _, model, tokens, kind in limits.BULK_CASES]
 
     def rows() -> Iterator[list[str]]:
         for number, limit in enumerate(of_case[0]):
@@ -127,22 +129,21 @@ def bulk_sizes(given: Inputs) -> Iterator[str]:
 
     def rows() -> Iterator[list[str]]:
         for texts in (1e6, 1e8, 1e9, 1e10):
-            fragments = math.ceil(texts / FRAGMENT_ROWS)
             terabytes = [texts * model.bytes_row(given) / 1e12 for model in (MINILM, QWEN)]
-            money = store_usd(given, texts, FRAGMENT_ROWS)
+            money = texts * store_usd(given, MINILM, 100, FRAGMENT_ROWS)
             month = [1000 * each * given.month_usd for each in terabytes]
             yield [
                 f"{texts:,.0f}",
-                f"{math.ceil(texts / SHARD_ROWS):,}",
-                f"{fragments:,}",
+                f"{math.ceil(texts / shard_rows(given, 100)):,}",
+                f"{math.ceil(texts / FRAGMENT_ROWS):,}",
                 f"{short(limits.driver_mib(given, texts))} MiB",
                 *(f"{short(each)} TB" for each in terabytes),
                 usd(money),
                 *(usd(each) for each in month),
             ]
 
-    titles = ["texts", "shards", "fragments", "driver", "output, 384 numbers", "1,024 numbers", "USD, requests"]
-    yield from markdown([*titles, "USD a month, 384", "1,024"], rows())
+    titles = ["texts of 100 tokens", "shards", "fragments", "driver", "output, 384 numbers", "1,024 numbers"]
+    return markdown([*titles, "USD, requests", "USD a month, 384", "1,024"], rows())
 
 
 def planning(given: Inputs) -> Iterator[str]:
@@ -181,7 +182,7 @@ def billion(given: Inputs) -> Iterator[str]:
                 hours(found[0].ideal),
                 hours(sum(each.seconds for each in found) / len(found)),
                 f"{failures[2]} ({failures[0]} to {failures[-1]})",
-                f"{short(lost, 2)} ({lost / (BILLION / SHARD_ROWS):.2%})",
+                f"{short(lost, 2)} ({lost / (BILLION / shard_rows(given, 100)):.2%})",
                 hours(sum(each.tail for each in found) / len(found)),
                 f"{sum(each.idle for each in found) / len(found):.1%}",
                 usd(sum(each.usd for each in found) / len(found)),
@@ -211,7 +212,7 @@ def faults(given: Inputs) -> Iterator[str]:
     """What is expected to fail in a job of a billion texts on 1,000 spot workers, and what it costs."""
     job = Job(MINILM, 100, BILLION, 1000, "cpu", True)
     box_hours = outcome(given, job).seconds / 3600 * job.boxes
-    requests = BILLION / SHARD_ROWS * given.puts_shard + job.fragments * given.gets_fragment
+    requests = BILLION * sum(store_requests(given, job.model, job.tokens, job.fragment_rows))
     shares = {
         "a spot box is taken away": (f"{box_hours:,.0f} box hours × {given.spot_hour:g}", box_hours * given.spot_hour),
         "a box breaks": (f"{box_hours:,.0f} box hours / {given.box_mtbf_h:,.0f} h", box_hours / given.box_mtbf_h),
@@ -225,7 +226,8 @@ def faults(given: Inputs) -> Iterator[str]:
         f"unnoticed if its rows look sound: up to 1/{job.boxes} of all",
     ]
     rows = [[name, how, short(count, 2), cost] for (name, (how, count)), cost in zip(shares.items(), costs, strict=True)]
-    driver = "`--resume`: a request for each shard that is there; the shards that were in progress"
+    shards = BILLION / shard_rows(given, job.tokens) / job.workers
+    driver = f"`--resume`: two requests for a shard that is there, {hours(2 * shards * given.first_byte_s)} for each worker"
     return markdown(
         ["fault", "arithmetic", "expected", "each costs"],
         [*rows, ["the driver, or Ray's head node, dies", "one process", "", driver]],
@@ -259,6 +261,26 @@ def boxes(given: Inputs) -> Iterator[str]:
     titles = ["requests/s"]
     titles += [f"{name}, p99 ≤ {bound} ms" for name in ("no hits", "half hits", "90 % hits") for bound in (20, 50)]
     return markdown([*titles, "USD a month: half hits, 50 ms"], rows())
+
+
+def models(given: Inputs) -> Iterator[str]:
+    """What a box or a card serves of each model, and how many are needed for 1,000 new texts a second."""
+
+    def rows() -> Iterator[list[str]]:
+        for model in MODELS:
+            for kind, name in KINDS.items():
+                if kind == "h100" or (kind == "cpu" and model.products > QWEN.products):
+                    continue
+                asked = serving.served(given, model, serving.WORDS_10, kind)
+                most = serving.most_texts(asked)
+                alone, half = serving.opened(asked, most / 1000, 4000), serving.opened(asked, most / 2)
+                count = serving.replicas(asked, 1000, 100)
+                month = count * hour_usd(given, kind, spot=False) * HOURS_MONTH
+                latencies = [short(each, 2) for each in (alone.p50, half.p50, half.p99)]
+                yield [model.name, name, short(most), *latencies, f"{count:,}", usd(month)]
+
+    titles = ["model", "a box is", "new texts/s at most", "p50 alone, ms", "p50 at half load", "p99 at half load"]
+    return markdown([*titles, "boxes for 1,000 texts/s, p99 ≤ 100 ms", "USD a month"], rows())
 
 
 def serving_limits(given: Inputs) -> Iterator[str]:
@@ -357,6 +379,7 @@ TABLES: dict[str, Table] = {
     "faults": faults,
     "latency": latency,
     "boxes": boxes,
+    "models": models,
     "serving limits": serving_limits,
     "hits": hits,
     "sensitivity": sensitivity,
@@ -378,7 +401,7 @@ def own_job(given: Inputs, job: Job) -> Iterator[str]:
         ["a million texts", f"{usd(million_usd(given, job.model, job.tokens, job.kind, spot=job.spot))} USD"],
         ["the job", f"{hours(found.seconds)}, {usd(found.usd)} USD; without failures and ends {hours(found.ideal)}"],
         ["failures", f"{found.failures} boxes of {job.boxes}, {hourly_failures(given, spot=job.spot):.2g} an hour and box"],
-        ["computed twice", f"{short(found.lost, 2)} of {math.ceil(job.texts / SHARD_ROWS):,} shards"],
+        ["computed twice", f"{short(found.lost, 2)} of {math.ceil(job.texts / shard_rows(given, job.tokens)):,} shards"],
         ["output", f"{short(job.texts * job.model.bytes_row(given) / 1e9)} GB"],
         ["driver", f"{job.fragments:,} fragments, {short(limits.driver_mib(given, job.texts, job.fragment_rows))} MiB"],
     ]
