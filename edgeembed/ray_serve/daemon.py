@@ -49,7 +49,7 @@ def variables(settings: Mapping[str, str], environ: Mapping[str, str]) -> dict[s
     resolved = resolve({}, found)
     if resolved.settings.certfile:
         raise ConfigError(
-            f"{resolved.paths.config_file}: certfile: a replica of Ray Serve speaks HTTP, on a Unix socket. Remove the line, "
+            f"{resolved.paths.config_file}: certfile: a replica of Ray Serve speaks HTTP, on a Unix socket. Remove it, "
             "or start Ray with another EDGEEMBED_HOME; Serve's proxies speak HTTPS if its `http_options` name a certificate"
         )
     return found
