@@ -111,6 +111,10 @@ class EdgeEmbedError(Exception):
         self.retry_after = retry_after
         """Seconds after which the same request may succeed; sent as a Retry-After header."""
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Subclasses have other parameters: copies in other processes, as Dask makes them, are made without calling them.
+        return type(self).__new__, (type(self), *self.args), self.__dict__
+
 
 class ConfigError(EdgeEmbedError):
     """A setting or flag is invalid, or the state of the machine does not allow the operation."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 import re
 
 import pytest
@@ -34,6 +35,15 @@ def test_every_class_is_exported_and_documented_under_its_parent() -> None:
             drawn[found[2]] = parents[max(above for above in parents if above < depth)] if parents else None
             parents = {above: name for above, name in parents.items() if above < depth} | {depth: found[2]}
     assert drawn == {name: None if value is EdgeEmbedError else value.__base__.__name__ for name, value in CLASSES.items()}
+
+
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_copies_in_other_processes_are_the_same(name: str) -> None:
+    """Dask and others return exceptions of their processes."""
+    more = {"InputTooLongError": {"tokens": 9, "limit": 4}, "DamagedModelError": {"advice": "pull it again"}}
+    made = CLASSES[name]("a reason", **more.get(name, {}))
+    copy = pickle.loads(pickle.dumps(made))  # noqa: S301 - our own bytes
+    assert (type(copy), str(copy), vars(copy)) == (type(made), str(made), vars(made))
 
 
 @pytest.mark.parametrize("name", sorted(CLASSES))

@@ -35,8 +35,8 @@ from edgeembed.runtime.in_process import in_process_service
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 256 * 2**20
 """For a cluster on this machine; fragments and receipts take a few hundred bytes each."""
-BLOCKS_PER_WORKER = 16
-"""At least, as far as there are fragments: so the last ones are spread over all workers."""
+BLOCKS_PER_WORKER = 64
+"""At least, as far as there are fragments: so the last ones are spread over all workers, also where one is slow."""
 MOST_PER_BLOCK = 8
 """Fragments that a worker is given at a time."""
 

@@ -264,7 +264,7 @@ class Place:
                 system.create_dir(inner.rpartition("/")[0], recursive=True)
             target = f"{inner.rpartition('/')[0]}/.{self.file_name}.tmp" if self.scheme == "hdfs" else inner
             # Not in a `with`: after a failed write, closing the stream would complete it.
-            stream = system.open_output_stream(target)
+            stream = system.open_output_stream(target, compression=None)  # by default, a name with .gz compresses
             stream.write(content)
             stream.close()
             if target != inner:

@@ -14,7 +14,6 @@ import hashlib
 import logging
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -88,7 +87,7 @@ class SharedEngine:
 
     @functools.cached_property
     def _on_socket(self) -> bool:
-        return hasattr(socket, "AF_UNIX") and len(os.fsencode(self._socket)) <= LONGEST_SOCKET
+        return sys.platform != "win32" and len(os.fsencode(self._socket)) <= LONGEST_SOCKET
 
     def find(self) -> Settings | None:
         """Return the address of the engine if it runs, as settings. Blocks."""
@@ -113,8 +112,11 @@ class SharedEngine:
             return None
         return Settings(host="127.0.0.1", port=found.port, api_key=found.key or None)
 
-    def _start(self) -> Settings:
-        """Start the engine, wait until it has loaded the model, and return its address."""
+    def _start(self, *, again: bool = True) -> Settings:
+        """Start the engine, wait until it has loaded the model, and return its address.
+
+        again: start another one if it is killed from outside meanwhile.
+        """
         given = self._settings
         model = ensure_installed(str(given.model), paths=self._resolved.paths, settings=given, report=log.info)
         log.info("starting an engine with %s", model.spec)
@@ -138,9 +140,10 @@ class SharedEngine:
             if found and reply is not None and reply.ours and reply.status == 200:
                 return found
             time.sleep(POLL_SECONDS)
-        raise EdgeEmbedError(
-            "\n  ".join([f"the engine ended with exit status {status}; its log:", *self._last_lines(begin)])
-        )
+        if status < 0 and again:
+            return self._start(again=False)
+        lines = [f"the engine ended with exit status {status}; its log:", *self._last_lines(begin)]
+        raise EdgeEmbedError("\n  ".join(lines))
 
     def _last_lines(self, begin: int) -> list[str]:
         """Return what is to be known of the log from a position on."""

@@ -21,7 +21,15 @@ def is_dataset(inputs: tuple[str, ...], output: str, flags: EmbedFlags) -> bool:
     """Return whether a job is one over fragments, and not over the records of local files."""
     from edgeembed.bulk.places import is_uri
 
-    return flags.engine == "ray" or flags.single_file or is_uri(output) or any(is_uri(name) for name in inputs)
+    elsewhere = is_uri(output) and not _is_store(output)  # a database has a URI, too
+    return flags.engine == "ray" or flags.single_file or elsewhere or any(is_uri(name) for name in inputs)
+
+
+def _is_store(output: str) -> bool:
+    from edgeembed.bulk.stores.faiss_index import named_by
+    from edgeembed.bulk.stores.targets import Target
+
+    return Target.parse(output) is not None or named_by(output) is not None
 
 
 def embed_dataset(
@@ -54,11 +62,9 @@ def embed_dataset(
 def _job_of(inputs: tuple[str, ...], output: str, flags: EmbedFlags) -> DatasetJob:
     from edgeembed.bulk.dataset_job import DatasetJob
     from edgeembed.bulk.places import Place
-    from edgeembed.bulk.stores.faiss_index import named_by
-    from edgeembed.bulk.stores.targets import Target
     from edgeembed.errors import ConfigError
 
-    if Target.parse(output) is not None or named_by(output) is not None:
+    if _is_store(output):
         raise ConfigError("stores take their rows from this machine; write a folder of Parquet files, as in -o vectors/")
     if flags.append:
         raise ConfigError("--append is for stores; files are written whole")

@@ -109,7 +109,7 @@ async def serve(
             if loading.done():
                 default, engine = await loading
                 if idle_seconds is not None:
-                    idling = asyncio.create_task(_end_when_idle(service.pool, idle_seconds, lambda: end(0)))
+                    idling = asyncio.create_task(end_when_idle(service.pool, idle_seconds, lambda: end(0)))
                 for line in ready_lines(settings, url, default, engine):
                     announce(line)
                 gc.freeze()  # collecting what stays anyway would hold up requests for tens of milliseconds
@@ -137,7 +137,7 @@ async def serve(
     return status
 
 
-async def _end_when_idle(pool: ModelPool, seconds: float, stop: Callable[[], None]) -> None:
+async def end_when_idle(pool: ModelPool, seconds: float, stop: Callable[[], None]) -> None:
     """Call a function once no model of the pool has been used for so long, from now on."""
     used_at = time.monotonic()
     while (left := used_at + seconds - time.monotonic()) > 0:

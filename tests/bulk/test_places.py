@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import pickle
 import socket
 from collections.abc import Iterator
@@ -60,6 +61,9 @@ def test_what_is_written_is_there_whole_and_can_be_removed(folder: Place) -> Non
         assert opened.read() == b"other"
     with contextlib.closing(file.open_arrow()) as arrow:
         assert arrow.read(3) == b"oth"
+    compressed = folder.child("a.jsonl.gz")
+    compressed.write_bytes(gzip.compress(b"text"))
+    assert gzip.decompress(compressed.read_bytes() or b"") == b"text"
     file.remove()
     file.remove()
     assert file.status() is None

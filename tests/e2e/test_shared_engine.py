@@ -103,11 +103,15 @@ def engine_of(model: str, **more: Any) -> SharedEngine:
 
 
 @pytest.mark.slow
-def test_tasks_that_start_at_once_share_an_engine_that_stays(folder: Path, texts: Path, model: str, expected: bytes) -> None:
+def test_tasks_that_start_at_once_share_an_engine_that_stays(
+    folder: Path, texts: Path, model: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as Spark and Dask do for each task
     outs = [texts.with_name(f"{number}.arrow") for number in range(2)]
     tasks = [task(texts, out, model) for out in outs]
     assert [each.wait(120) for each in tasks] == [0, 0]
     [first] = engines_below(folder)
+    assert "OMP_NUM_THREADS" not in first.environ()
     found = [bits(pa.ipc.open_stream(out.read_bytes()).read_all()["vector"]) for out in outs]
     assert found[0] == found[1] == expected
     list(embed_batches(pa.table({"text": ["later"]}).to_batches(), model=model))
@@ -169,6 +173,23 @@ def test_where_there_are_no_sockets_it_listens_on_a_port_with_a_key(
     process.kill()
     process.wait(20)
     assert [batch.num_rows for batch in embed_batches(given, model=model)] == [1, 1]
+
+
+def test_an_engine_that_is_killed_while_it_starts_is_started_again(
+    folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = shared_engine.start_detached, []
+
+    def kill_first(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*words, **options))
+        if len(started) == 1:
+            started[0].kill()
+        return started[-1]
+
+    monkeypatch.setattr(shared_engine, "start_detached", kill_first)
+    [batch] = embed_batches(pa.table({"text": ["one"]}).to_batches(), model=model)
+    assert batch.num_rows == 1
+    assert [process.pid for process in engines_below(folder)] == [started[1].pid]
 
 
 def test_other_settings_have_another_engine(folder: Path, model: str) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,13 @@ def test_the_daemon_knows_each_variable(values: tuple[str, ...]) -> None:
     assert {name for name in found if name.startswith("EDGEEMBED_")} <= settings
 
 
+def test_only_boxes_that_are_ready_have_names() -> None:
+    """HAProxy takes a server whose name appears as one that works until a check fails."""
+    service = of_kind("Service", render(), "edgeembed-boxes")
+    assert service["spec"]["clusterIP"] == "None"
+    assert not service["spec"].get("publishNotReadyAddresses")
+
+
 def test_service_links_are_off() -> None:
     """With them, a Service named edgeembed gives each pod of the namespace EDGEEMBED_PORT=tcp://…, and no daemon starts."""
     assert all(pod["spec"]["enableServiceLinks"] is False for pod in pods(render()))
@@ -266,6 +274,18 @@ def test_a_graphics_card_is_a_limit_and_nothing_else_changes() -> None:
     assert card["resources"]["requests"] == plain["resources"]["requests"]
 
 
+def test_settings_are_where_the_daemon_reads_them_and_a_change_starts_it_anew() -> None:
+    objects = render("config=pin = ['bge-m3']\nkeep_alive = '1h'")
+    (mount,) = (each for each in daemon_of(objects)["volumeMounts"] if each["name"] == "config")
+    assert mount["mountPath"] == f"{variables(daemon_of(objects))['EDGEEMBED_HOME']}/config.toml"
+    written = of_kind("ConfigMap", objects, "edgeembed-config")["data"][mount["subPath"]]
+    assert tomllib.loads(written) == {"pin": ["bge-m3"], "keep_alive": "1h"}
+    before, after = (
+        of_kind("StatefulSet", each)["spec"]["template"]["metadata"]["annotations"] for each in (render(), objects)
+    )
+    assert before["checksum/config"] != after["checksum/config"]
+
+
 def test_threads_follow_the_request() -> None:
     """Without a limit, the daemon would take a thread for each processor of the node."""
     assert variables(box())["EDGEEMBED_THREADS"] == {"resourceFieldRef": {"resource": "requests.cpu"}}
@@ -281,7 +301,7 @@ def test_the_metric_that_boxes_are_added_by_is_one_of_the_daemon() -> None:
     assert metric["pods"]["metric"]["name"] == "edgeembed_queue_tokens"
     assert "replicas" not in of_kind("StatefulSet", objects)["spec"], "an upgrade would undo what the autoscaler did"
     (trigger,) = of_kind("ScaledObject", render(*CASES["keda"]))["spec"]["triggers"]
-    assert 'edgeembed_queue_tokens{namespace="here",service="edgeembed-boxes"}' in trigger["metadata"]["query"]
+    assert 'edgeembed_queue_tokens{namespace="here",pod=~"edgeembed-[0-9]+"}' in trigger["metadata"]["query"]
 
 
 def test_the_written_manifests_are_what_the_chart_gives() -> None:

@@ -18,7 +18,7 @@ from edgeembed.bulk.fragments import FRAGMENT_ROWS
 from tests.benchmarks.scale.inputs import Inputs
 from tests.benchmarks.scale.rates import WORKERS_A_BOX, Kind, Model, hour_usd, shard_rows, store_usd, worker_rate
 
-MOST_PER_BLOCK, BLOCKS_PER_WORKER = 8, 16
+MOST_PER_BLOCK, BLOCKS_PER_WORKER = 8, 64
 """Fragments of a block, and blocks for each worker at least, as far as there are fragments (bulk/cluster.py)."""
 AHEAD = 2
 """Blocks that Ray Data gives a worker: one waits while the other is computed."""

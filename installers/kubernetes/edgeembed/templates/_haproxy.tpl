@@ -30,7 +30,8 @@ resolvers cluster
     timeout resolve 2s
     timeout retry 1s
     hold valid 2s
-    hold nx 10s
+    # Less than drain.delaySeconds, together with CoreDNS's 5 s: a box that ends is left alone before it closes its port.
+    hold nx 3s
     # While DNS is away, boxes keep their addresses.
     hold timeout 1d
     hold refused 1d
@@ -38,6 +39,8 @@ resolvers cluster
 
 frontend edgeembed
     bind :8327
+    # These would change one box of several, chosen by chance. Their paths have no other spelling (docs/security.md).
+    http-request return status 403 content-type application/json string '{"error":{"message":"this would change one of several servers, chosen by chance; ask one itself, by kubectl port-forward","code":"forbidden"}}' if { path_beg /v1/admin /api/pull /api/delete /api/copy }
     default_backend boxes
 
 backend boxes
@@ -59,8 +62,8 @@ backend boxes
     # Without `on-marked-down shutdown-sessions`: a pod that is ended fails its checks, but finishes its requests. One that hangs is
     # ended by its liveness probe.
     default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 2 slowstart 30s init-addr none resolvers cluster resolve-prefer ipv4
-    # A line and a number for each box that there may be, and not `server-template`, which numbers addresses as DNS happens to list
-    # them: each balancer would send a text to another box. A name that does not exist is a box that is down.
+    # A line and a number for each box that there may be, and not `server-template`, which numbers addresses: boxes that come back at
+    # other ones would be mixed up, and balancers would disagree. A name that does not exist is a box that is down.
     {{- $root := . }}
     {{- range $number := until (int (include "edgeembed.most" .)) }}
     {{- $name := printf "%s-%d" (include "edgeembed.fullname" $root) $number }}

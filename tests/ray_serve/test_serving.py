@@ -17,10 +17,10 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from tests.cluster.serving import Serving, serving
 from tests.e2e.daemon import cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.ports import free_port
+from tests.ray_serve.serving import Serving, serving
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model, pytest.mark.xdist_group("ray")]  # one cluster at a time
@@ -29,7 +29,7 @@ KEY = "sesame"
 CLIENTS = 8
 TEXTS = [f"text {number} " + "word " * (number % 9) for number in range(60)]
 REPLICA = "ray::ServeReplica:edgeembed:edgeembed"
-DAEMON = "edgeembed.cluster.child"
+DAEMON = "edgeembed.ray_serve.child"
 
 
 @pytest.fixture(scope="module")

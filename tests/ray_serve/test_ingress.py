@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from edgeembed.cluster import ingress
-from edgeembed.cluster.ingress import MOST_ATTEMPTS, Ingress
-from edgeembed.cluster.messages import Answer, Request
+from edgeembed.ray_serve import ingress
+from edgeembed.ray_serve.ingress import MOST_ATTEMPTS, Ingress
+from edgeembed.ray_serve.messages import Answer, Request
 
 exceptions: Any = pytest.importorskip("ray.exceptions", reason="Ray is not installed (it is in the dev group)")
 serve_exceptions: Any = pytest.importorskip("ray.serve.exceptions", reason="Ray Serve is not installed (dev group)")

@@ -12,13 +12,13 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from edgeembed.cluster.merged_metrics import merged
-from edgeembed.cluster.messages import BODILESS, Answer, Request, forwarded
-from edgeembed.cluster.text_key import key_of
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.retry_after import format_retry_after
 from edgeembed.config.resolution import resolve
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ForbiddenError, ModelNotFoundError, RequestTooLargeError
+from edgeembed.ray_serve.merged_metrics import merged
+from edgeembed.ray_serve.messages import BODILESS, Answer, Request, forwarded
+from edgeembed.ray_serve.text_key import key_of
 from edgeembed.server.app import DIALECTS
 from edgeembed.server.auth import PROBES
 from edgeembed.server.error_formats import ERROR_FORMATS, Problem, dialect_of
