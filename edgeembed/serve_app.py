@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeembed.cluster.application import make_application
+from edgeembed.ray_serve.application import make_application
 
 
 def build(args: Mapping[str, Any]) -> Any:

@@ -112,8 +112,11 @@ class SharedEngine:
             return None
         return Settings(host="127.0.0.1", port=found.port, api_key=found.key or None)
 
-    def _start(self) -> Settings:
-        """Start the engine, wait until it has loaded the model, and return its address."""
+    def _start(self, *, again: bool = True) -> Settings:
+        """Start the engine, wait until it has loaded the model, and return its address.
+
+        again: start another one if it is killed from outside meanwhile.
+        """
         given = self._settings
         model = ensure_installed(str(given.model), paths=self._resolved.paths, settings=given, report=log.info)
         log.info("starting an engine with %s", model.spec)
@@ -137,9 +140,10 @@ class SharedEngine:
             if found and reply is not None and reply.ours and reply.status == 200:
                 return found
             time.sleep(POLL_SECONDS)
-        raise EdgeEmbedError(
-            "\n  ".join([f"the engine ended with exit status {status}; its log:", *self._last_lines(begin)])
-        )
+        if status < 0 and again:
+            return self._start(again=False)
+        lines = [f"the engine ended with exit status {status}; its log:", *self._last_lines(begin)]
+        raise EdgeEmbedError("\n  ".join(lines))
 
     def _last_lines(self, begin: int) -> list[str]:
         """Return what is to be known of the log from a position on."""

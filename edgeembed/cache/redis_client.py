@@ -108,6 +108,10 @@ class Connection:
         self._reason: ServerFault | None = None
         self._reader = asyncio.get_running_loop().create_task(self._read(), name="cache-replies")
 
+    @property
+    def is_open(self) -> bool:
+        return self._reason is None
+
     async def ask(self, commands: Sequence[Command], seconds: float) -> list[Reply]:
         """Send commands together and return their replies. Raises ServerFault, after which the connection is closed."""
         if self._reason is None and not self._connection.is_connected:

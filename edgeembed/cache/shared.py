@@ -128,8 +128,10 @@ class SharedTier:
             began = time.perf_counter()
             try:
                 (reply,) = await connection.ask([(b"MGET", *names)], LOOKUP_SECONDS)
-            except ServerFault:
-                break  # the connection has reported it
+            except ServerFault as fault:
+                if connection is self._lookups:  # it was closed before it was in use
+                    self._lookups_failed(fault)
+                break
             self._counted["lookups"] += 1
             self._seconds += time.perf_counter() - began
             if not isinstance(reply, list) or len(reply) != len(part):
@@ -241,14 +243,14 @@ class SharedTier:
                         break
                     if attempt == 2:
                         raise TooSlow(f"its answers take longer than {1000 * LOOKUP_SECONDS:g} ms")
-            except ServerFault as fault:
-                self._lookups_failed(fault)
-                if connection is not None:
-                    await connection.close()
-            else:
                 self._lookups = connection
                 self._health.succeeded("read")
                 return
+            except ServerFault as fault:
+                self._lookups_failed(fault)
+            finally:
+                if connection is not None and connection is not self._lookups:
+                    await connection.close()
 
     def _lookup_fault(self, fault: ServerFault) -> None:
         if self._lookups is not None:  # otherwise it is being opened, and `_connect` gets the fault
@@ -276,7 +278,7 @@ class SharedTier:
         """Write the buffered rows."""
         try:
             while self._buffer:
-                if self._writes is None:
+                if self._writes is None or not self._writes.is_open:
                     self._writes = await self._server.connect(CONNECT_SECONDS, self._write_fault)
                 rows = list(islice(self._buffer.values(), ROWS_AT_ONCE))
                 commands = [(b"SET", row.name, self._with_tag(row.name, row.value), b"EX", row.seconds) for row in rows]

@@ -40,7 +40,7 @@ class WorkerRange(click.ParamType):  # type: ignore[type-arg]
     "--output",
     metavar="OUT",
     shell_complete=complete_file,
-    help="Where to write vectors: a .parquet, .arrow, .jsonl or .npy file, or a folder ending with /.",
+    help="Where to write vectors: a .parquet, .arrow, .jsonl or .npy file, a folder ending with /, or a URI of a folder.",
 )
 @click.option(
     "--format",
@@ -156,7 +156,7 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
     edgeembed embed texts.txt -o v.parquet --dense --sparse --multi-vector --model bge-m3
     edgeembed embed s3://bucket/texts/ -o s3://bucket/vectors/ --keep-columns year
     edgeembed embed hf://datasets/OWNER/NAME -o vectors/   also gs, abfs, hdfs, https, file
-    edgeembed embed big.jsonl -o vectors/ --engine ray --ray-address HOST:6379 --gpus-per-worker 1 --model NAME
+    edgeembed embed s3://bucket/texts/ -o s3://bucket/vectors/ --engine ray --ray-address HOST:6379 --gpus-per-worker 1
 
     A job is computed in shards. After an interruption, run the same command with --resume: finished shards are kept. Until
     the job is done, they are in OUT.parts, which needs as much space as the output. Rows that cannot be embedded (empty, too
@@ -165,8 +165,10 @@ def embed(inputs: tuple[str, ...], **flags: Any) -> None:
 
     Files compressed by gzip, zstd, bzip2 or xz are read as they are.
 
-    With a URI as an input or as OUT, the output is a folder of Parquet files. Credentials are found as the libraries of the
-    stores do it, as in AWS_PROFILE; a folder may have columns in its paths, as in year=2024/.
+    With a URI as an input or as OUT, or with --engine ray, the output is a folder of Parquet files, which holds the
+    unfinished job, too; rejected rows are in OUT/_edgeembed/, and --overwrite removes earlier output when the job begins.
+    Workers on Ray read and write by themselves: give them places that all machines reach. Credentials are found as the
+    libraries of the stores do it, as in AWS_PROFILE; a folder may have columns in its paths, as in year=2024/.
 
     With --overwrite, earlier output stays until the new one is complete. An unfinished job of the same output is dropped
     once the first new shard has been read, or continued with --overwrite --resume.

@@ -252,9 +252,11 @@ def cluster_of(place: Place) -> Iterator[list[subprocess.Popen[bytes]]]:
         stack.enter_context(running(node(place, temporary, head=True)))
         until(lambda: _listens(place.head, RAY_PORT), "the head node listens")
         nodes: list[subprocess.Popen[bytes]] = []
-        for count in range(NODES):  # one after the other: they choose ports
-            nodes.append(stack.enter_context(running(node(place))))
-            until(lambda wanted=count + 2: _raylets() == wanted, "a node runs")
+        while len(nodes) < NODES:  # one after the other: they choose ports
+            started = stack.enter_context(running(node(place)))
+            until(lambda process=started: _has_raylet(process) or process.poll() is not None, "a node runs")
+            if started.poll() is None:
+                nodes.append(started)
             time.sleep(5)  # until it is a member
         yield nodes
 
@@ -265,6 +267,7 @@ def main() -> None:
     arguments.add_argument("--model", type=Path)
     arguments.add_argument("--shard-rows", type=int, default=8192)
     options = arguments.parse_args()
+    os.environ |= {"RAY_raylet_start_wait_time_s": "300"}
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "bench" * 8}
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
     with tempfile.TemporaryDirectory() as folder, network() as place:
@@ -290,13 +293,10 @@ def _listens(host: str, port: int) -> bool:
     return True
 
 
-def _raylets() -> int:
-    ours = psutil.Process().children(recursive=True)
-    found = 0
-    for process in ours:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            found += process.name() == "raylet" and process.status() != psutil.STATUS_ZOMBIE
-    return found
+def _has_raylet(process: subprocess.Popen[bytes]) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return any(each.name() == "raylet" for each in psutil.Process(process.pid).children(recursive=True))
+    return False
 
 
 def _answers(store: Any) -> bool:

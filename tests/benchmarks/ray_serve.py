@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from edgeembed.diagnostics.bench.texts import TextMaker
-from tests.cluster.serving import Serving, serving
 from tests.e2e.daemon import running
 from tests.ports import free_port
+from tests.ray_serve.serving import Serving, serving
 
 REPLICA = "ray::ServeReplica:edgeembed:edgeembed"
 POWER_OF_TWO = "ray.serve._private.request_router.pow_2_router.PowerOfTwoChoicesRequestRouter"

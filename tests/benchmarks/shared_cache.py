@@ -36,7 +36,7 @@ from tests.ports import free_port
 
 CLIENTS = 8
 TEXTS = 1200
-CALM, HARM, AFTER = 1.5, 2.0, 1.5
+CALM, HARM, AFTER = 1.5, 2.0, 2.5
 """Seconds of each phase: before the fault, while it lasts, and after it."""
 LEAST_COSINE = 0.999
 """Of two rows of one text, computed alone and in a batch; those of two texts here have less than 0.99."""
@@ -145,22 +145,25 @@ def share(seen: Sequence[Seen]) -> str:
 
 
 def tiers(model: Path, folder: Path, texts: Texts, kinds: Sequence[Kind]) -> None:
-    """Print p50 of a lone client, by where the row is. Rounds in turns; the least median of three counts."""
+    """Print p50 of a lone client, by where the row is: the least median of 50 in a row, as others use the machine, too."""
     print("\n| a lone client, one text of ten words | p50 in ms |\n|---|---|", flush=True)
-    hits = list(range(400))
+    hits = list(range(300))
 
     def line(name: str, daemon: Daemon, indices: Sequence[int], *, hit: bool) -> None:
         rounds = [asyncio.run(in_turn(daemon.url, texts, indices)) for _ in range(3 if hit else 1)]
         every = [one for seen in rounds for one in seen]
         assert not any(one.wrong or one.failed for one in every), name
         assert sum(one.hit is hit for one in every) > 0.9 * len(every), (name, share(every))
-        medians = [milliseconds([one for one in seen if one.hit is hit]) for seen in rounds]
+        chunks = [
+            [one for one in seen[start : start + 50] if one.hit is hit] for seen in rounds for start in range(0, 300, 50)
+        ]
+        medians = [milliseconds(chunk) for chunk in chunks if len(chunk) > 40]
         print(f"| {name} | {min(medians, key=float)} |", flush=True)
 
     with daemon_of(model, home(folder)) as daemon:
         asyncio.run(store(daemon.url, texts, 400))
         line("hit in memory", daemon, hits, hit=True)
-        line("computed, without `cache_url`", daemon, range(400, TEXTS), hit=False)
+        line("computed, without `cache_url`", daemon, range(400, 700), hit=False)
     with daemon_of(model, home(folder), "--cache-memory-mib", "0") as daemon:
         asyncio.run(store(daemon.url, texts, 400))
         line("hit on disk", daemon, hits, hit=True)
@@ -171,7 +174,7 @@ def tiers(model: Path, folder: Path, texts: Texts, kinds: Sequence[Kind]) -> Non
                 with daemon_of(model, home(folder), *NO_TIERS, url=url) as daemon:
                     asyncio.run(store(daemon.url, texts, 400, shared=True))
                     line(f"hit in {kind}, {name}", daemon, hits, hit=True)
-                    line(f"computed, after a miss in {kind}, {name}", daemon, range(400, TEXTS), hit=False)
+                    line(f"computed, after a miss in {kind}, {name}", daemon, range(400, 700), hit=False)
 
 
 # --- several boxes ----------------------------------------------------------------------------------------------------

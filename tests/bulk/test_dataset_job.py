@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,6 +15,7 @@ from edgeembed.bulk.dataset_job import DatasetJob, Totals, planned, run_here
 from edgeembed.bulk.fragment_shards import FragmentReceipt, FragmentWork
 from edgeembed.bulk.fragments import Fragment
 from edgeembed.bulk.places import Place
+from edgeembed.bulk.searching import open_rows
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from tests.bulk.datasets import ROWS, StopError, completed, content, dataset_job, stopping, write_tables
 from tests.bulk.jobs import Silent, embedder_of
@@ -219,6 +221,13 @@ async def test_columns_keep_the_types_that_the_first_rows_have(tmp_path: Path) -
     assert (result.rows, result.refused) == (2, 1)
     assert table(tmp_path / "out")["year"] == [2001, 7]
     assert table(tmp_path / "out")["lang"] == ["en", None]
+
+
+async def test_the_shards_are_searched_as_one(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out"))
+    rows = open_rows(f"{tmp_path}/out")
+    found = rows.search(np.full(rows.info.dimensions, 0.25, np.float32), 1000)
+    assert len(found) == ALL
 
 
 async def test_a_single_file_has_the_rows_of_the_shards(inputs: str, tmp_path: Path) -> None:

@@ -312,6 +312,20 @@ async def test_a_server_that_is_not_there_yet(start: Start, monkeypatch: pytest.
         assert len(server.rows()) == 1
 
 
+async def test_a_connection_that_ends_while_it_is_opened_is_opened_again(start: Start) -> None:
+    server = start()
+    async with opened(server.url) as cache:
+        await stored(cache, 1)
+    async with opened(server.url) as cache:
+        assert cache._shared is not None and cache._shared._lookups is not None
+        lookups, cache._shared._lookups = cache._shared._lookups, None
+        lookups.refuse("the server ended it after its first reply")
+        cache._shared._lookups = lookups
+        assert await found(cache, 1) == []
+        await until_async(lambda: cache._shared is not None and cache._shared._lookups not in (None, lookups))
+        assert await found(cache, 1) == [1]
+
+
 @pytest.mark.parametrize("harm", ["cut", "garbage", "an error", "too many"])
 async def test_replies_that_are_none_are_misses(start: Start, harm: str) -> None:
     server, proxy = start(), Proxy()

@@ -175,6 +175,23 @@ def test_where_there_are_no_sockets_it_listens_on_a_port_with_a_key(
     assert [batch.num_rows for batch in embed_batches(given, model=model)] == [1, 1]
 
 
+def test_an_engine_that_is_killed_while_it_starts_is_started_again(
+    folder: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = shared_engine.start_detached, []
+
+    def kill_first(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(start(*words, **options))
+        if len(started) == 1:
+            started[0].kill()
+        return started[-1]
+
+    monkeypatch.setattr(shared_engine, "start_detached", kill_first)
+    [batch] = embed_batches(pa.table({"text": ["one"]}).to_batches(), model=model)
+    assert batch.num_rows == 1
+    assert [process.pid for process in engines_below(folder)] == [started[1].pid]
+
+
 def test_other_settings_have_another_engine(folder: Path, model: str) -> None:
     assert engine_of(model).log_file != SharedEngine(resolve_given(model, {"threads": 1})).log_file
     assert engine_of(model).log_file == SharedEngine(resolve_given(model, {"port": 9999, "api_key": "x"})).log_file

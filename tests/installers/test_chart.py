@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,18 @@ def test_a_graphics_card_is_a_limit_and_nothing_else_changes() -> None:
     assert card["image"] == "edgeembed-cuda:1"
     assert card["resources"]["limits"] == {**plain["resources"]["limits"], "nvidia.com/gpu": 1}
     assert card["resources"]["requests"] == plain["resources"]["requests"]
+
+
+def test_settings_are_where_the_daemon_reads_them_and_a_change_starts_it_anew() -> None:
+    objects = render("config=pin = ['bge-m3']\nkeep_alive = '1h'")
+    (mount,) = (each for each in daemon_of(objects)["volumeMounts"] if each["name"] == "config")
+    assert mount["mountPath"] == f"{variables(daemon_of(objects))['EDGEEMBED_HOME']}/config.toml"
+    written = of_kind("ConfigMap", objects, "edgeembed-config")["data"][mount["subPath"]]
+    assert tomllib.loads(written) == {"pin": ["bge-m3"], "keep_alive": "1h"}
+    before, after = (
+        of_kind("StatefulSet", each)["spec"]["template"]["metadata"]["annotations"] for each in (render(), objects)
+    )
+    assert before["checksum/config"] != after["checksum/config"]
 
 
 def test_threads_follow_the_request() -> None:

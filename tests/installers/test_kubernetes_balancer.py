@@ -133,6 +133,11 @@ def test_there_is_a_line_for_each_box_that_the_autoscaler_may_add() -> None:
     )
 
 
+def test_boxes_keep_their_addresses_while_dns_is_away() -> None:
+    """With HAProxy's defaults all are lost after half a minute, which is too long for a test to wait."""
+    assert re.findall(r"hold (timeout|refused|other) 1d$", configuration(), re.MULTILINE) == ["timeout", "refused", "other"]
+
+
 async def test_balancers_agree_on_the_box_of_a_text_and_few_texts_move(cluster: Pods) -> None:
     for number in (2, 0, 1):
         await cluster.add(number)

@@ -97,7 +97,7 @@ def unpacked(numbers: npt.NDArray[Any], info: StoreInfo) -> Matrix:
 
 def _reader(path: Path) -> Reader:
     if path.is_dir():
-        shards = sorted(path.glob("shard-*.parquet"))
+        shards = sorted([*path.glob("shard-*.parquet"), *path.glob("part-*.parquet")])
         if not shards:
             raise ConfigError(f"{path} has no shards of vectors; name a file or folder that `edgeembed embed -o` wrote")
         return TableReader(shards, "parquet")

@@ -17,10 +17,10 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from tests.cluster.serving import Serving, serving
 from tests.e2e.daemon import cosines, running
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.ports import free_port
+from tests.ray_serve.serving import Serving, serving
 from tests.waiting import until_async
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model, pytest.mark.xdist_group("ray")]  # one cluster at a time
@@ -29,7 +29,7 @@ KEY = "sesame"
 CLIENTS = 8
 TEXTS = [f"text {number} " + "word " * (number % 9) for number in range(60)]
 REPLICA = "ray::ServeReplica:edgeembed:edgeembed"
-DAEMON = "edgeembed.cluster.child"
+DAEMON = "edgeembed.ray_serve.child"
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,11 @@ async def test_bytes_and_headers_pass_unchanged(session: aiohttp.ClientSession) 
     async with session.head("/health") as answer:
         assert answer.status == 200
         assert await answer.read() == b""
+    ask = {"Origin": "app://obsidian.md", "Access-Control-Request-Method": "POST"}
+    async with session.options("/v1/embeddings", headers=ask) as answer:
+        assert answer.status == 204
+        assert answer.headers["Access-Control-Allow-Origin"] == "app://obsidian.md"
+        assert "Content-Length" not in answer.headers
 
 
 async def test_errors_have_the_format_of_their_dialect(session: aiohttp.ClientSession) -> None:

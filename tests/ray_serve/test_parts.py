@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from edgeembed.cluster.arguments import read_arguments
-from edgeembed.cluster.child import claim_folder
-from edgeembed.cluster.daemon import variables
-from edgeembed.cluster.merged_metrics import merged
-from edgeembed.cluster.messages import forwarded, passed_on
-from edgeembed.cluster.scaling import QueueTokensPolicy
-from edgeembed.cluster.text_key import MOST_BYTES, key_of
 from edgeembed.errors import ConfigError
+from edgeembed.ray_serve.arguments import read_arguments
+from edgeembed.ray_serve.child import claim_folder
+from edgeembed.ray_serve.daemon import variables
+from edgeembed.ray_serve.merged_metrics import merged
+from edgeembed.ray_serve.messages import forwarded, passed_on
+from edgeembed.ray_serve.scaling import QueueTokensPolicy
+from edgeembed.ray_serve.text_key import MOST_BYTES, key_of
 
 
 def body(**fields: Any) -> bytes:

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from edgeembed.cluster import ingress
-from edgeembed.cluster.ingress import MOST_ATTEMPTS, Ingress
-from edgeembed.cluster.messages import Answer, Request
+from edgeembed.ray_serve import ingress
+from edgeembed.ray_serve.ingress import MOST_ATTEMPTS, Ingress
+from edgeembed.ray_serve.messages import Answer, Request
 
 exceptions: Any = pytest.importorskip("ray.exceptions", reason="Ray is not installed (it is in the dev group)")
+serve_exceptions: Any = pytest.importorskip("ray.serve.exceptions", reason="Ray Serve is not installed (dev group)")
 starlette: Any = pytest.importorskip("starlette.requests", reason="Starlette is not installed (it comes with Ray Serve)")
 
 DEAD = exceptions.ActorDiedError()
+NO_DEPLOYMENT = serve_exceptions.RayServeException("unavailable")
 GONE = Answer(0, [], failure="the daemon does not answer")
 LOADING = Answer(503, [(b"Retry-After", b"7")], b"loading")
 FULL = Answer(429, [(b"Retry-After", b"3")], b"full")
@@ -100,7 +102,7 @@ async def test_a_request_passes_with_its_headers() -> None:
     assert (b"X-Forwarded-For", b"10.0.0.9") in request.headers
 
 
-@pytest.mark.parametrize("failed", [DEAD, GONE], ids=["replica", "daemon"])
+@pytest.mark.parametrize("failed", [DEAD, GONE, NO_DEPLOYMENT], ids=["replica", "daemon", "deployment"])
 async def test_a_request_is_repeated_with_its_key_when_a_replica_dies(failed: Answer | Exception) -> None:
     replicas = Replicas(failed, failed, FINE)
     assert (await send(replicas)).status_code == 200

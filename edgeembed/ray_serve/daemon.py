@@ -19,12 +19,12 @@ from aiohttp import hdrs
 from yarl import URL
 
 from edgeembed.client import Connection
-from edgeembed.cluster.arguments import NOT_OURS
-from edgeembed.cluster.messages import Answer, Request, passed_on
 from edgeembed.config.resolution import resolve
 from edgeembed.config.secrets import ENV_PREFIX, read_key_file
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
+from edgeembed.ray_serve.arguments import NOT_OURS
+from edgeembed.ray_serve.messages import BODILESS, Answer, Request, passed_on
 
 CONNECT_SECONDS = 5.0
 READY_SECONDS = 30.0
@@ -36,7 +36,7 @@ STOP_MORE_SECONDS = 5.0
 """Beyond the grace period, before the daemon is killed."""
 _LAST_LINES = 5
 _QUEUE_TOKENS = "edgeembed_queue_tokens{"
-_CHILD = "edgeembed.cluster.child"
+_CHILD = "edgeembed.ray_serve.child"
 
 
 def variables(settings: Mapping[str, str], socket: Path, environ: Mapping[str, str]) -> dict[str, str]:
@@ -115,7 +115,9 @@ class ReplicaDaemon:
                 allow_redirects=False,
             ) as response:
                 headers = passed_on(response.raw_headers)
-                whole = request.method == "HEAD" or (response.content_length or WHOLE_BYTES + 1) <= WHOLE_BYTES
+                length = response.content_length
+                ends = request.method == "HEAD" or response.status in BODILESS
+                whole = ends or (length is not None and length <= WHOLE_BYTES)
                 body = await response.read() if whole else b""
                 began = True
                 yield Answer(response.status, headers, body, whole)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgeembed.cluster.arguments import Replicas, read_arguments
-from edgeembed.cluster.ingress import Ingress
-from edgeembed.cluster.replica import Replica
-from edgeembed.cluster.scaling import QueueTokensPolicy
 from edgeembed.common.installation import find_installation
 from edgeembed.config.resolution import resolve
 from edgeembed.errors import ConfigError
+from edgeembed.ray_serve.arguments import Replicas, read_arguments
+from edgeembed.ray_serve.ingress import Ingress
+from edgeembed.ray_serve.replica import Replica
+from edgeembed.ray_serve.scaling import QueueTokensPolicy
 
 REPLICAS_NAME, INGRESS_NAME = "edgeembed", "ingress"
 """Names of the deployments, for Serve's configuration and its metrics."""

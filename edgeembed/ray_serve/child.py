@@ -1,4 +1,4 @@
-"""Runs a replica's daemon: `python -m edgeembed.cluster.child`, with settings in its variables.
+"""Runs a replica's daemon: `python -m edgeembed.ray_serve.child`, with settings in its variables.
 
 The daemon stops when standard input ends, so none outlives its replica, not even one that was killed. Its cache has a folder
 of its own, the first that no other replica of this machine holds: what one replica has stored, the next one finds.

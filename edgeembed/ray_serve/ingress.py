@@ -12,18 +12,18 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from edgeembed.cluster.merged_metrics import merged
-from edgeembed.cluster.messages import Answer, Request, forwarded
-from edgeembed.cluster.text_key import key_of
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.retry_after import format_retry_after
 from edgeembed.config.resolution import resolve
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ForbiddenError, ModelNotFoundError, RequestTooLargeError
+from edgeembed.ray_serve.merged_metrics import merged
+from edgeembed.ray_serve.messages import BODILESS, Answer, Request, forwarded
+from edgeembed.ray_serve.text_key import key_of
 from edgeembed.server.app import DIALECTS
 from edgeembed.server.auth import PROBES
 from edgeembed.server.error_formats import ERROR_FORMATS, Problem, dialect_of
 from edgeembed.server.paths import OWN_PATH_ONLY, Spellings
-from edgeembed.server.reading import ROOM_BYTES, BodyRoom
+from edgeembed.server.reading import ROOM_BYTES, SMALL_BYTES, BodyRoom
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Ingress:
         size = int(request.headers.get("content-length") or 0)
         if size > self._most_bytes:
             raise _too_large(self._most_bytes)
-        reserved = size if size else (self._most_bytes if "transfer-encoding" in request.headers else 0)
+        reserved = size if size > SMALL_BYTES else 0
         await self._room.reserve(reserved)
         try:
             body = await _read(request, self._most_bytes)
@@ -123,13 +123,14 @@ class Ingress:
 async def _attempt(handle: Any, message: Request) -> tuple[Answer, AsyncIterator[bytes]]:
     """Ask a replica once; return the begin of its answer and the rest. One that died has a `failure`."""
     from ray.exceptions import RayError, RayTaskError
+    from ray.serve.exceptions import RayServeException
 
     parts = handle.remote(message)
     try:
         answer: Answer = await anext(parts)
     except RayTaskError:
         raise  # a bug of ours
-    except RayError as error:
+    except (RayError, RayServeException) as error:
         return Answer(0, [], failure=str(error).partition("\n")[0]), parts
     except BaseException:
         parts.cancel()  # the client is gone: the daemon need not go on
@@ -193,10 +194,10 @@ def _response(answer: Answer, rest: AsyncIterator[bytes] | None = None) -> Any:
     from starlette.responses import Response, StreamingResponse
 
     response = Response(answer.body, answer.status) if rest is None else StreamingResponse(rest, answer.status)
-    length = [] if rest is not None else [(b"content-length", str(len(answer.body)).encode())]
-    kept = [(name, value) for name, value in answer.headers if name.lower() not in _NOT_PASSED_BACK]
-    has_length = any(name.lower() == b"content-length" for name, _ in kept)
-    response.raw_headers = [(name.lower(), value) for name, value in kept] + ([] if has_length else length)
+    kept = [(name.lower(), value) for name, value in answer.headers if name.lower() not in _NOT_PASSED_BACK]
+    if rest is None and answer.status not in BODILESS and not any(name == b"content-length" for name, _ in kept):
+        kept.append((b"content-length", str(len(answer.body)).encode()))
+    response.raw_headers = kept
     return response
 
 

@@ -14,6 +14,8 @@ _HOP_BY_HOP = frozenset(
     }
 )
 """Headers of one connection (RFC 9110, 7.6.1); `Expect` was answered by Serve's proxy."""
+BODILESS = frozenset({204, 304})
+"""Statuses whose answers have neither body nor length."""
 _OF_THE_LENGTH = frozenset({b"content-length"})
 
 

@@ -8,11 +8,11 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from edgeembed.cluster import daemon
-from edgeembed.cluster.messages import Answer, Request
-from edgeembed.cluster.scaling import QUEUE_TOKENS
 from edgeembed.config.resolution import resolve
 from edgeembed.errors import EngineUnavailableError
+from edgeembed.ray_serve import daemon
+from edgeembed.ray_serve.messages import Answer, Request
+from edgeembed.ray_serve.scaling import QUEUE_TOKENS
 
 log = logging.getLogger(__name__)
 

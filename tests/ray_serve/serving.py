@@ -1,4 +1,4 @@
-"""A local Ray with the Serve application, in a process of its own: `python -m tests.cluster.serving PORT ARGUMENTS`.
+"""A local Ray with the Serve application, in a process of its own: `python -m tests.ray_serve.serving PORT ARGUMENTS`.
 
 ARGUMENTS is JSON, as for `edgeembed.serve_app.build`, and may name another class of Serve's as `router`. A line of the same
 on standard input deploys the application anew; it ends with standard input. Prints a line whenever the application is ready.
@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 
-from edgeembed.cluster.application import ROUTER
+from edgeembed.ray_serve.application import ROUTER
 
 START_SECONDS = 150.0
 
@@ -30,8 +30,8 @@ def main(port: str, arguments: str) -> None:
     import ray
     from ray import serve
 
-    from edgeembed.cluster import application
-    from edgeembed.cluster.arguments import read_arguments
+    from edgeembed.ray_serve import application
+    from edgeembed.ray_serve.arguments import read_arguments
     from edgeembed.serve_app import build
 
     ray.init(
@@ -64,7 +64,7 @@ class Serving:
         self.url = f"http://127.0.0.1:{port}"
         self.arguments = arguments
         self._errors = errors
-        command = [sys.executable, "-m", "tests.cluster.serving", str(port), json.dumps(arguments)]
+        command = [sys.executable, "-m", "tests.ray_serve.serving", str(port), json.dumps(arguments)]
         with errors.open("wb") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=dict(environ)
