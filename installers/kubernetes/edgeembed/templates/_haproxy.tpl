@@ -62,8 +62,8 @@ backend boxes
     # Without `on-marked-down shutdown-sessions`: a pod that is ended fails its checks, but finishes its requests. One that hangs is
     # ended by its liveness probe.
     default-server check inter 2s fastinter 500ms downinter 1s fall 2 rise 2 slowstart 30s init-addr none resolvers cluster resolve-prefer ipv4
-    # A line and a number for each box that there may be, and not `server-template`, which numbers addresses as DNS happens to list
-    # them: each balancer would send a text to another box. A name that does not exist is a box that is down.
+    # A line and a number for each box that there may be, and not `server-template`, which numbers addresses: boxes that come back at
+    # other ones would be mixed up, and balancers would disagree. A name that does not exist is a box that is down.
     {{- $root := . }}
     {{- range $number := until (int (include "edgeembed.most" .)) }}
     {{- $name := printf "%s-%d" (include "edgeembed.fullname" $root) $number }}
