@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from edgeembed.bulk.cluster import MOST_PER_BLOCK
 from edgeembed.bulk.fragments import FRAGMENT_ROWS
-from tests.benchmarks.scale.failures import MOST_PER_BLOCK
 from tests.benchmarks.scale.inputs import Inputs
 from tests.benchmarks.scale.rates import MINILM, QWEN, WORKERS_A_BOX, Kind, Model, put_requests, shard_rows, worker_rate
 
