@@ -221,6 +221,7 @@ def measure(place: Place, store: Any, texts: int, model: Path, shard_rows: int) 
     alone = Driver(place._replace(prefix=()), [*command, "--no-daemon", "-o", f"s3://{one}/"])
     with cluster_of(place) as nodes:
         on_ray = [*command, "-o", f"s3://{many}/", "--engine", "ray", "--ray-address", f"{place.head}:{RAY_PORT}"]
+        on_ray += ["--workers", str(NODES)]  # which may not be members yet
         first = Driver(place, on_ray)
         until(lambda: first.sample() or shards(store, many) >= total / 4, "a quarter", 1500)
         first.process.kill()

@@ -1,6 +1,6 @@
 """Ray Serve against the daemon alone: throughput, latency, hits by hashing, and a replica that is killed.
 
-    python -m tests.benchmarks.ray_serve MODEL.gguf [--replicas 2] [--seconds 5]
+    [RAY_SERVE_ENABLE_HA_PROXY=1] python -m tests.benchmarks.ray_serve MODEL.gguf [--replicas 2] [--seconds 5]
 
 Everything runs on this machine, so the replicas share its processors: the ratios show what Serve costs per request, not what
 more machines bring. Each load is measured in turns, and the better of the rounds counts.

@@ -22,7 +22,7 @@ import psutil
 
 from edgeembed.ray_serve.application import ROUTER
 
-START_SECONDS = 150.0
+START_SECONDS = 240.0
 
 
 def main(port: str, arguments: str) -> None:

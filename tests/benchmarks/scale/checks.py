@@ -41,6 +41,8 @@ def tokens(words: int) -> float:
     return 1.16 * words + 2
 
 
+ON_URIS = {"one process": 1.026, "2 Ray workers": 1.224}
+"""Milliseconds of processor time a text."""
 CLIENTS = {1: (381, 2.44), 2: (600, 3.06), 4: (670, 5.45), 8: (668, 11.6), 16: (869, 17.9), 32: (989, 31.7)} | {
     64: (1031, 59.5),
     128: (1042, 119),
@@ -69,6 +71,9 @@ def of_workers(given: Inputs) -> Iterator[Check]:
     for words, rate in ((12, 655.2), (100, 88.43)):
         name = f"bge-small's shape, the same, {words} words"
         yield Check(name, process_rate(given, BGE, tokens(words)), rate, 0.15, pages)
+    for name, time in ON_URIS.items():
+        title = f"MiniLM, 10 tokens, Parquet by URIs, {name}, ms of processor time"
+        yield Check(title, cpu_ms(given, MINILM, 10), time, 0.25, "scale/measure_ray.py")
     yield Check(
         "MiniLM, 10 tokens, one process of 1 thread, texts/s", process_rate(given, MINILM, 10, 1), 1052, 0.2, measure
     )
@@ -96,5 +101,9 @@ def of_caches() -> Iterator[Check]:
         yield Check(f"{name}: simulated", math.fsum(found) / 5, hits, 0.015, where, share=True)
         formula = serving.hits_by_formula(serving.BALANCED_ROWS, serving.REPEATS, serving.BOXES, hashed=hashed)
         yield Check(f"{name}: formula", formula, hits, 0.025, where, share=True)
+    for hashed, hits in ((True, 0.82), (False, 0.673)):
+        name = f"hits of 2 replicas of Ray Serve, {'by text' if hashed else 'by chance'}: simulated"
+        found = [serving.hits_by_simulation(hashed=hashed, boxes=2, seed=seed)[0] for seed in range(5)]
+        yield Check(name, math.fsum(found) / 5, hits, 0.025, "ray-serve.md", share=True)
     kept = serving.kept_by_formula(serving.BALANCED_ROWS, serving.REPEATS, serving.BOXES, hashed=False)
     yield Check("rows stored by 3 boxes, round robin", kept, 409, 0.02, where)

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgeembed.bulk.cluster import BLOCKS_PER_WORKER, MOST_PER_BLOCK
+from edgeembed.bulk.fragment_shards import CONCURRENT_FRAGMENTS, CONCURRENT_SHARDS
 from edgeembed.bulk.fragments import FRAGMENT_ROWS
 from tests.benchmarks.scale.inputs import Inputs
 from tests.benchmarks.scale.rates import WORKERS_A_BOX, Kind, Model, hour_usd, shard_rows, store_usd, worker_rate
 
-MOST_PER_BLOCK, BLOCKS_PER_WORKER = 8, 64
-"""Fragments of a block, and blocks for each worker at least, as far as there are fragments (bulk/cluster.py)."""
 AHEAD = 2
 """Blocks that Ray Data gives a worker: one waits while the other is computed."""
-CONCURRENT = 2
-"""Fragments of a block, and shards of a fragment, that a worker has begun at a time (bulk/fragment_shards.py)."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class _Run:
         queue = self._queues[worker]
         shards = max(self._fails[box] - at - self._before(), 0) / (self._shard_s / self._speeds[box])
         finished = math.floor(shards)
-        begun = CONCURRENT * min(CONCURRENT, self._job.fragments_a_block)
+        begun = CONCURRENT_SHARDS * min(CONCURRENT_FRAGMENTS, self._job.fragments_a_block)
         self.lost += min((shards - finished) * begun, queue[0] - finished)
         queue[0] -= finished
 

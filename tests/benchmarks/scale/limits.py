@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from edgeembed.bulk.cluster import MOST_PER_BLOCK
 from edgeembed.bulk.fragments import FRAGMENT_ROWS
-from tests.benchmarks.scale.failures import MOST_PER_BLOCK
 from tests.benchmarks.scale.inputs import Inputs
 from tests.benchmarks.scale.rates import MINILM, QWEN, WORKERS_A_BOX, Kind, Model, put_requests, shard_rows, worker_rate
 
@@ -122,6 +122,12 @@ def serving_limits(given: Inputs, width: int = 384) -> list[ServingLimit]:
             f"1 s / {given.haproxy_us:g} us, the key from the JSON included",
             1e6 / given.haproxy_us,
             "more cores; several balancers by DNS, all with the same hash",
+        ),
+        ServingLimit(
+            "an ingress of Ray Serve, cache hits",
+            f"{given.ray_serve:g} of {given.hits_rows:,.0f}",
+            given.ray_serve * given.hits_rows,
+            "more ingresses; for many hits HAProxy and plain daemons",
         ),
         ServingLimit(
             "the shared cache, processor",
