@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import filelock
@@ -86,6 +85,8 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
     def finished(self) -> Finished | None:
         """Return the mark of complete output. Raises OSError, ConfigError."""
         if self.single is not None:
+            if self.manifest() is not None:
+                return None  # what is there is of the output that is being replaced
             rejects = self._rejects(self.single)
             refused = 0 if rejects.status() is None else 1
             return Finished(0, refused, rejects.name) if self.single.status() else None
@@ -130,6 +131,15 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
         self.output.child(f"{WORK}/manifest.json").write_bytes(msgspec.json.encode(expected))
         return expected
 
+    def require_apart(self) -> None:
+        """Raise ConfigError if the job would read what it writes, or write what it reads."""
+        for source in map(Place.of, self.inputs):
+            for place in (self.output, *([self.single] if self.single else [])):
+                if place.contains(source):
+                    raise ConfigError(f"the input {source} is in {place}, where the job writes; choose another output")
+                if source.contains(place) and self.input_format in (None, "parquet"):
+                    raise ConfigError(f"{place} would be in {source}, whose files are inputs; choose another output")
+
     def require_free(self) -> None:
         """Raise ConfigError if there is output, or a job, that must not be dropped, or what edgeembed has not written."""
         unfinished = self.manifest() is not None
@@ -163,6 +173,7 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
 
         Raises OSError, EdgeEmbedError if there is no vector.
         """
+        self._require_alone(manifest, totals)
         listed = self._join_rejects(totals)
         if not totals.rows:
             reason = "the inputs have no texts"
@@ -183,6 +194,21 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
             computed=described(manifest.rules.outputs, manifest.widths | {"dense": manifest.dimensions}),
         )
         return result, listed
+
+    def _require_alone(self, manifest: JobManifest, totals: Totals) -> None:
+        """Raise ConfigError unless the output has all shards of this job, and no others: stores have no locks."""
+        if self.manifest() != manifest:
+            raise ConfigError(
+                f"another job began in {self.output.name} before this one was done; let one of them end, then start the one "
+                "that you want again with --overwrite"
+            )
+        count = sum(file.relative.startswith("part-") for file in self._files())
+        if count != totals.shards:
+            remedy = "continue with --resume" if count < totals.shards else "start again with --overwrite"
+            raise ConfigError(
+                f"{self.output.name} has {count:,} shards, but this job has {totals.shards:,}: another one has written or "
+                f"removed some; {remedy} when no other job is running there"
+            )
 
     def _files(self) -> list[PlaceFile]:
         """Return the shards, in order."""
@@ -260,7 +286,8 @@ def planned(job: DatasetJob) -> Plan:
     digests: dict[int, Any] = {}
     for fragment in fragments:
         digest = digests.setdefault(fragment.input, hashlib.sha256())
-        digest.update(msgspec.json.encode([fragment.relative, fragment.version, fragment.start, fragment.end]))
+        parts = [fragment.relative, fragment.version, fragment.start, fragment.end, fragment.prefix]
+        digest.update(msgspec.json.encode(parts))
     found = types_of(first, columns)
     return Plan(
         fragments,
@@ -274,12 +301,13 @@ def planned(job: DatasetJob) -> Plan:
 @contextlib.contextmanager
 def claimed(job: DatasetJob) -> Iterator[None]:
     """Check that the output may be written, and lock it where it is a local folder. Raises OSError, ConfigError."""
-    if job.output.is_uri:
-        # No lock: two runs of one job would write the same bytes under the same names.
+    job.require_apart()
+    if job.output.is_remote:
+        # No lock: two runs of one job write the same bytes under the same names, and `finish` notices another job.
         job.require_free()
         yield
         return
-    folder = Path(job.output.name)
+    folder = job.output.local
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.parent / f".{folder.name}.lock"
     try:
@@ -298,7 +326,7 @@ class Totals:
     """Sums receipts."""
 
     def __init__(self) -> None:
-        self.rows = self.refused = self.before = 0
+        self.rows = self.refused = self.before = self.shards = 0
         self._first: FragmentReceipt | None = None
 
     @property
@@ -311,6 +339,7 @@ class Totals:
         self.rows += receipt.rows
         self.refused += receipt.refused
         self.before += receipt.before
+        self.shards += receipt.shards
         if receipt.first is not None and (self._first is None or receipt.place < self._first.place):
             self._first = receipt
 
@@ -344,4 +373,4 @@ def _decoded(place: Place, type_: type[T]) -> T | None:
     try:
         return None if content is None else msgspec.json.decode(content, type=type_)
     except ValueError as error:
-        raise ConfigError(f"cannot read {place.name} ({error}); start again with --overwrite") from error
+        raise ConfigError(f"cannot read {place.name} ({error}); empty that folder, or choose another output") from error

@@ -22,7 +22,7 @@ ATTEMPTS = 4
 """At a request that failed for a reason that may pass."""
 
 _SECRET_QUERY = re.compile(r"(\w+://[^\s?'\"]*\?)[^\s'\"]+")
-_SECRET_USER = re.compile(r"(\w+://)[^\s/@'\"]+@")
+_SECRET_USER = re.compile(r"(\w+://)[^\s/'\"]+@")
 _MOST_REASON = 300
 
 

@@ -47,13 +47,17 @@ class ShardReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made."""
+    """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made.
+
+    shards: how many it has.
+    """
 
     place: tuple[int, int]
     rows: int = 0
     refused: int = 0
     before: int = 0
     bytes: int = 0
+    shards: int = 0
     first: Refused | None = None
 
     def with_shard(self, shard: ShardReceipt, *, before: bool = False) -> FragmentReceipt:
@@ -63,6 +67,7 @@ class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             rows=self.rows + shard.rows,
             refused=self.refused + shard.refused,
             before=self.before + (shard.rows if before else 0),
+            shards=self.shards + 1,
             first=self.first or shard.first,
         )
 
@@ -78,7 +83,7 @@ class FragmentWork(NamedTuple):
         """Return the name of a shard's file, without suffix. Names sort in the order of the inputs."""
         manifest = self.manifest
         decisive = (
-            [fragment.relative, fragment.version, fragment.start, fragment.end, fragment.format],
+            [fragment.relative, fragment.version, fragment.start, fragment.end, fragment.format, fragment.prefix],
             [manifest.rules, manifest.digest or manifest.model, manifest.dimensions, sorted(manifest.widths.items())],
             [manifest.ids, list(manifest.kept.items())],
         )
@@ -145,25 +150,35 @@ async def compute(
             yield _make(work, fragment, shard, last=last, embedder=embedder, limit=limit, done=done)
             at, start = at + 1, shard.after
 
-    receipts = dict([made async for made in concurrently(shards(), CONCURRENT_SHARDS)])
+    receipts = dict([made async for made in concurrently(shards(), CONCURRENT_SHARDS, in_order=True)])
     for each in sorted(receipts):
         found = found.with_shard(receipts[each])
     return found
 
 
-async def concurrently(jobs: AsyncIterator[Coroutine[Any, Any, T]], most: int) -> AsyncIterator[T]:
-    """Run coroutines, some at a time, and yield their results as they come. Raises what one of them raises."""
-    running: set[asyncio.Task[T]] = set()
+async def concurrently(
+    jobs: AsyncIterator[Coroutine[Any, Any, T]], most: int, *, in_order: bool = False
+) -> AsyncIterator[T]:
+    """Run coroutines, some at a time, and yield their results as they come. Raises what one of them raises.
+
+    in_order: yield them in order, so that none is further ahead of one that is not done than `most`.
+    """
+    running: list[asyncio.Task[T]] = []
+
+    async def done() -> list[asyncio.Task[T]]:
+        await asyncio.wait(running[:1] if in_order else running, return_when=asyncio.FIRST_COMPLETED)
+        found = running[:1] if in_order else [task for task in running if task.done()]
+        running[:] = [task for task in running if task not in found]
+        return found
+
     try:
         async for job in jobs:
-            running.add(asyncio.create_task(job))
+            running.append(asyncio.create_task(job))
             if len(running) == most:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
+                for task in await done():
                     yield task.result()
         while running:
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
+            for task in await done():
                 yield task.result()
     finally:
         for task in running:

@@ -137,6 +137,8 @@ def read_fragment(
     for read in _records(fragment, columns, chunker, at):
         done = min(max(read.after.done - behind, 0), fragment.bytes)
         yield Step(fragment.name, read, Cursor(fragment.input, read.after, done))
+    if not fragment.files:
+        _require_same(fragment.place, fragment.version)  # nor while it was read
 
 
 def kept_types(fragment: Fragment, columns: Columns) -> dict[str, str]:

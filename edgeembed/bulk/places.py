@@ -73,6 +73,8 @@ class Place:
             return cls("", "", str(Path(name)))
         written, rest = found[1].lower(), found[2]
         if written == "file":
+            if (host := urlsplit(name).netloc) not in ("", "localhost"):
+                raise ConfigError(f"{name} names the machine {host}; a file of this one is file:///ABSOLUTE/PATH")
             path = unquote(urlsplit(name).path)
             return cls("file", "", path[1:] if re.match(r"/[A-Za-z]:", path) else path)
         scheme = ALIASES.get(written, written)
@@ -155,6 +157,14 @@ class Place:
             return Place(self.scheme, "", str(self.local / relative))
         path = f"{self.path}/{relative}" if self.path and not self.path.endswith("/") else f"{self.path}{relative}"
         return Place(self.scheme, self.authority, path)
+
+    def contains(self, other: Place) -> bool:
+        """Return whether another place is this one, or below it. Links are followed."""
+        if not self.is_remote:
+            own = self.local.resolve()
+            return not other.is_remote and (other.local.resolve() == own or own in other.local.resolve().parents)
+        same = (self.scheme, self.authority) == (other.scheme, other.authority)
+        return same and f"{other.path}/".startswith(f"{self.path}/" if self.path else "")
 
     def status(self) -> PlaceStatus | None:
         """Return what is there, without reading it; None for nothing. Raises PlaceError, ConfigError, OSError."""

@@ -15,13 +15,15 @@ import argparse
 import asyncio
 import contextlib
 import json
+import queue
 import random
 import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -293,10 +295,23 @@ async def under_load(url: str, texts: Texts, fault: Fault, server: KeyServer, pr
     ]
 
 
-@contextlib.asynccontextmanager
-async def proxied(server: KeyServer, proxy: Proxy) -> AsyncIterator[str]:
-    async with proxy.serving(server) as url:
-        yield url
+@contextlib.contextmanager
+def proxied(server: KeyServer, proxy: Proxy) -> Iterator[str]:
+    """Run the proxy on an event loop of its own, which the clients do not hold up."""
+    stop, urls = threading.Event(), queue.SimpleQueue[str]()
+
+    async def serve() -> None:
+        async with proxy.serving(server) as url:
+            urls.put(url)
+            await asyncio.to_thread(stop.wait)
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    try:
+        yield urls.get()
+    finally:
+        stop.set()
+        thread.join()
 
 
 def faults(model: Path, folder: Path, texts: Texts, kinds: Sequence[Kind]) -> None:
@@ -314,10 +329,6 @@ def faults(model: Path, folder: Path, texts: Texts, kinds: Sequence[Kind]) -> No
         hits = ", ".join(map(share, phases))
         print(f"| {kind} | {fault.name} | {len(seen):,} | {bad[0]} | {bad[1]} | {hits} | {tails} | {slowest} |", flush=True)
 
-    async def both(act: Callable[[str], Awaitable[None]], server: KeyServer, proxy: Proxy) -> None:
-        async with proxied(server, proxy) as url:
-            await act(url)
-
     with daemon_of(model, home(folder), "--no-cache") as daemon, server_of(kinds[0], folder) as server:
         asyncio.run(one(daemon.url, "no cache at all", FAULTS[0], server, Proxy()))
     for kind in kinds:
@@ -330,13 +341,12 @@ def faults(model: Path, folder: Path, texts: Texts, kinds: Sequence[Kind]) -> No
                         await store(daemon.url, texts, TEXTS // 2, shared=True)
                         await one(daemon.url, kind, fault, server, proxy)  # noqa: B023
 
-                if fault.proxied:
-                    asyncio.run(both(act, server, proxy))
-                else:
-                    asyncio.run(act(server.url))
+                with proxied(server, proxy) if fault.proxied else contextlib.nullcontext(server.url) as url:
+                    asyncio.run(act(url))
 
 
 def main() -> None:
+    sys.setswitchinterval(0.0005)  # the proxy does not wait for the clients
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True, help="the GGUF file")
     parser.add_argument("--only", default="tiers,boxes,faults")

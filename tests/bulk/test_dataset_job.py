@@ -6,12 +6,13 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from edgeembed.bulk import dataset_job as dataset_module
-from edgeembed.bulk.dataset_job import DatasetJob, Totals, planned, run_here
+from edgeembed.bulk.dataset_job import DatasetJob, Totals, claimed, planned, run_here
 from edgeembed.bulk.fragment_shards import FragmentReceipt, FragmentWork
 from edgeembed.bulk.fragments import Fragment
 from edgeembed.bulk.places import Place
@@ -249,3 +250,91 @@ async def test_what_is_too_large_for_a_single_file_stays_in_its_shards(
     with pytest.raises(ConfigError, match="too much for --single-file"):
         await completed(single)
     assert len(table(tmp_path / "v.parquet.parts")["id"]) == ALL
+
+
+async def test_a_single_file_that_is_being_replaced_is_not_taken_for_the_new_one(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def job(**more: Any) -> DatasetJob:
+        return dataset_job(inputs, f"file://{tmp_path}/v.parquet.parts", single=f"file://{tmp_path}/v.parquet", **more)
+
+    await completed(job())
+    with stopping(monkeypatch, 3, done=True), pytest.raises(StopError):
+        await completed(job(with_text=True, overwrite=True))
+    again = job(with_text=True, resume=True)
+    assert again.finished() is None
+    await completed(again)
+    assert len(table(tmp_path / "v.parquet")["text"]) == ALL
+    assert again.finished() is not None
+
+
+async def test_two_jobs_at_a_time_in_a_folder_of_a_store_are_noticed(inputs: str, tmp_path: Path) -> None:
+    """A store has no locks, so the jobs are begun here without `claimed`."""
+    first, second = job_at(inputs, tmp_path / "out"), job_at(inputs, tmp_path / "out", with_text=True)
+    async with embedder_of(first.rules.outputs, FakeEngine()) as embedder:
+        plan = planned(first)
+        manifests = [job.begin(plan, embedder.info, job.rules.chunks, Silent()) for job in (first, second)]
+        for job, manifest, message in zip(
+            (first, second), manifests, ("another job began", "has 48 shards, but this job has 24"), strict=True
+        ):
+            totals = Totals()
+            async for receipt in run_here(FragmentWork(job.output, manifest), plan.fragments, embedder, Silent()):
+                totals.add(receipt)
+            with pytest.raises(ConfigError, match=message):
+                job.finish(manifest, totals)
+    assert not (tmp_path / "out" / "_edgeembed" / "finished.json").exists()
+    await completed(job_at(inputs, tmp_path / "out", overwrite=True))
+    assert len(table(tmp_path / "out")["id"]) == ALL
+
+
+async def test_a_shard_that_is_gone_at_the_end_is_computed_again(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish = DatasetJob.finish
+
+    def without_one(self: DatasetJob, *arguments: Any) -> Any:
+        min((tmp_path / "out").glob("*.parquet")).unlink()
+        return finish(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DatasetJob, "finish", without_one)
+        with pytest.raises(ConfigError, match="continue with --resume"):
+            await completed(job_at(inputs, tmp_path / "out"))
+    await completed(job_at(inputs, tmp_path / "out", resume=True))
+    assert len(table(tmp_path / "out")["id"]) == ALL
+
+
+async def test_a_job_that_moved_is_not_continued_with_other_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def job(folder: Path, **more: Any) -> DatasetJob:
+        found = job_at("", tmp_path / "out", id_column=None, **more)
+        return msgspec.structs.replace(found, inputs=[f"file://{folder}/in-{number}.parquet" for number in range(2)])
+
+    write_tables(tmp_path / "in")
+    with stopping(monkeypatch, 3, done=True), pytest.raises(StopError):
+        await completed(job(tmp_path / "in"))
+    (tmp_path / "in").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="the inputs have changed"):
+        await completed(job(tmp_path / "moved", resume=True))
+
+
+async def test_an_output_that_is_an_input_or_near_one_is_refused(inputs: str, tmp_path: Path) -> None:
+    await completed(job_at(inputs, tmp_path / "out", with_text=True))
+    before = content(tmp_path / "out")
+    for source in (tmp_path / "out", min((tmp_path / "out").glob("*.parquet"))):
+        with pytest.raises(ConfigError, match="where the job writes"):
+            await completed(job_at(f"file://{source}", tmp_path / "out", overwrite=True))
+    with pytest.raises(ConfigError, match="whose files are inputs"):
+        await completed(job_at(inputs, tmp_path / "in" / "out"))
+    file = f"{inputs}/in-0.parquet"
+    with pytest.raises(ConfigError, match="where the job writes"):
+        await completed(dataset_job(file, f"{file}.parts", single=file, overwrite=True))
+    assert content(tmp_path / "out") == before
+
+
+async def test_a_folder_of_this_machine_is_locked_also_as_a_uri(inputs: str, tmp_path: Path) -> None:
+    with (
+        claimed(job_at(inputs, tmp_path / "out")),
+        pytest.raises(ConfigError, match="another process is writing"),
+        claimed(job_at(inputs, tmp_path / "out")),
+    ):
+        pass

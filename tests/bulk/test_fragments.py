@@ -250,6 +250,18 @@ def test_mistakes_show_in_the_plan(tmp_path: Path) -> None:
         plan(["-"], "jsonl", Columns())
 
 
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one\ntwo\n")
+    (found,) = plan([str(file)], None, Columns())
+    steps = read_fragment(found, Columns(), None)
+    next(steps)
+    with file.open("a") as lines:
+        lines.write("three\n")
+    with pytest.raises(ConfigError, match=r"a\.txt has changed since the job began"):
+        list(steps)
+
+
 def test_a_file_that_changed_since_the_plan_is_named(store: ObjectStore, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.txt").write_text("one")

@@ -96,6 +96,7 @@ def test_a_place_travels_to_other_processes_and_compares(folder: Place) -> None:
     ("name", "words"),
     [
         ("ftp://host/x", "unknown kind of URI"),
+        ("file://vectors/", "names the machine vectors; a file of this one is file:///"),
         ("s3:///key", "names no bucket"),
         ("http://", "names no host"),
         ("s3://AKIAID:pa55word@bucket/x", "leave it out: .*AWS_ACCESS_KEY_ID"),
@@ -125,7 +126,7 @@ def test_secrets_of_a_web_address_are_in_no_message(monkeypatch: pytest.MonkeyPa
 
 
 def test_words_of_libraries_lose_queries_and_users() -> None:
-    error = OSError(f"cannot open '{KEY}' because https://a:b@host/x?sig=1 said no\nmore")
+    error = OSError(f"cannot open '{KEY}' because https://a:b@c@host/x?sig=1 said no\nmore")
     assert file_systems.reason_of(error) == "cannot open 'https://127.0.0.1/a.jsonl?…' because https://host/x?… said no"
 
 
@@ -244,3 +245,16 @@ def test_a_uri_on_the_command_line_is_no_text() -> None:
     with pytest.raises(ConfigError, match=r"https://host/a.jsonl\?… is a URI; name an output file; .* add --text"):
         require_texts(["https://user:pa55word@host/a.jsonl?sig=53cret"], "name an output file")
     require_texts(["what does s3://bucket mean"], "name an output file")
+
+
+@pytest.mark.parametrize(
+    ("folder", "inside", "outside"),
+    [
+        ("s3://b/out/", ["s3://b/out", "s3a://b/out/x.parquet"], ["s3://b/output", "s3://b", "s3://c/out/x", "/out/x"]),
+        ("s3://b", ["s3://b/x"], ["s3://c/x"]),
+        ("file:///data", ["/data/x", "/other/../data"], ["/database", "s3://b/data"]),
+    ],
+)
+def test_what_is_in_a_folder(folder: str, inside: list[str], outside: list[str]) -> None:
+    assert all(Place.of(folder).contains(Place.of(name)) for name in inside)
+    assert not any(Place.of(folder).contains(Place.of(name)) for name in outside)

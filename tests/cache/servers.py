@@ -113,8 +113,8 @@ class Proxy:
             up, down = await asyncio.open_unix_connection(str(server.socket))
             try:
                 await asyncio.gather(self._pass(reader, down), self._reply(up, writer))
-            except OSError:
-                pass  # the other side hung up
+            except (OSError, asyncio.CancelledError):
+                pass  # a side hung up, or the test is over
             finally:
                 down.transport.abort()
                 writer.transport.abort()

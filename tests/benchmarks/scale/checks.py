@@ -41,7 +41,7 @@ def tokens(words: int) -> float:
     return 1.16 * words + 2
 
 
-ON_URIS = {"one process": 1.026}
+ON_URIS = {"one process": 1.026, "2 Ray workers": 1.224}
 """Milliseconds of processor time a text."""
 CLIENTS = {1: (381, 2.44), 2: (600, 3.06), 4: (670, 5.45), 8: (668, 11.6), 16: (869, 17.9), 32: (989, 31.7)} | {
     64: (1031, 59.5),
@@ -101,5 +101,9 @@ def of_caches() -> Iterator[Check]:
         yield Check(f"{name}: simulated", math.fsum(found) / 5, hits, 0.015, where, share=True)
         formula = serving.hits_by_formula(serving.BALANCED_ROWS, serving.REPEATS, serving.BOXES, hashed=hashed)
         yield Check(f"{name}: formula", formula, hits, 0.025, where, share=True)
+    for hashed, hits in ((True, 0.82), (False, 0.673)):
+        name = f"hits of 2 replicas of Ray Serve, {'by text' if hashed else 'by chance'}: simulated"
+        found = [serving.hits_by_simulation(hashed=hashed, boxes=2, seed=seed)[0] for seed in range(5)]
+        yield Check(name, math.fsum(found) / 5, hits, 0.025, "ray-serve.md", share=True)
     kept = serving.kept_by_formula(serving.BALANCED_ROWS, serving.REPEATS, serving.BOXES, hashed=False)
     yield Check("rows stored by 3 boxes, round robin", kept, 409, 0.02, where)

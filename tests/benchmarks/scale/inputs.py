@@ -103,6 +103,7 @@ class Inputs:
     disk_rows: float = named(500_000, "rows", "measured", "on 1 GiB of disk: growth.md")
     zipf: float = named(0.9, "exponent", "assumed", "of the popularity of queries", 0.7, 1.1)
     haproxy_us: float = named(55, "us", "measured", "HAProxy 2.6's processor time: scale/measure_balancer.py", 30, 110)
+    ray_serve: float = named(0.05, "of hits_rows", "measured", "hits through Ray Serve's ingress: ray-serve.md", 0.03, 0.1)
     redis_us: float = named(5.7, "us", "measured", "Redis 7.0's processor time for 1,600 bytes, unpipelined", 2, 12)
     redis_bytes: float = named(1700, "bytes a row", "assumed", "384 numbers, the key, Redis's own", 1600, 2000)
 

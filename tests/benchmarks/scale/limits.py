@@ -124,6 +124,12 @@ def serving_limits(given: Inputs, width: int = 384) -> list[ServingLimit]:
             "more cores; several balancers by DNS, all with the same hash",
         ),
         ServingLimit(
+            "an ingress of Ray Serve, cache hits",
+            f"{given.ray_serve:g} of {given.hits_rows:,.0f}",
+            given.ray_serve * given.hits_rows,
+            "more ingresses; for many hits HAProxy and plain daemons",
+        ),
+        ServingLimit(
             "the shared cache, processor",
             f"1 s / {given.redis_us:g} us, one thread",
             1e6 / given.redis_us,
