@@ -289,7 +289,7 @@ class _Rows:
     read: int = 0
     """Rows that have gone into shards."""
     parts: deque[_Part] = field(default_factory=deque)
-    """Batches that are not all in shards that have been taken."""
+    """Batches with rows that have not gone into shards, in order."""
 
     def steps(self) -> Iterator[Step]:
         """Yield all rows."""
@@ -372,7 +372,7 @@ def _embedded(batches: Iterator[Any], plan: _Plan) -> Iterator[Any]:
 def _with_columns(
     parts: Sequence[_Part], embedded: EmbeddedShard, plan: _Plan, widths: Mapping[Output, int]
 ) -> Iterator[Any]:
-    """Yield the rows of a shard with what was computed of them. Raises RequestError for a row without, if that is wanted."""
+    """Yield the rows of a shard with what was computed. Raises RequestError for a row without a vector, if errors="raise"."""
     pa = import_pyarrow()
     refused = {int(each.id or 0): each.reason for each in embedded.refused}
     if refused and plan.errors == "raise":

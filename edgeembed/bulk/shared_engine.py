@@ -54,7 +54,7 @@ COMPUTING = (
     "batch_tokens", "load_timeout", "memory_budget_mib", "truncate", "long_text", "clean_text", "offline", "hub_timeout",
     "log_level",
 )  # fmt: skip
-"""The settings that an engine takes from its programs. Those of a daemon that clients reach are not its."""
+"""The settings that an engine takes from its programs: none of those about address, keys and limits of a daemon."""
 
 log = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ class SharedEngine:
         raise EdgeEmbedError("\n  ".join(lines))
 
     def _last_lines(self, begin: int) -> list[str]:
-        """Return what is to be known of the log from a position on."""
+        """Return why the engine ended, by its log from a position on: the errors, or else the last lines."""
         with self.log_file.open("rb") as file:
             file.seek(max(begin, self.log_file.stat().st_size - LAST_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
