@@ -116,7 +116,7 @@ class Connection:
         try:
             to = f"{url.partition('+')[0]}://localhost{path}" if self._settings.uds else url
             reply = await _send(self._session, to, url, options)
-            if reply.status == 401 and reply.ours and not self._authorization and (key := _key(self._settings)):
+            if reply.status == 401 and reply.ours and not self._authorization and (key := key_for(self._settings)):
                 self._authorization = {"Authorization": f"Bearer {key}"}
                 reply = await _send(self._session, to, url, options | {"headers": self._authorization})
             return reply
@@ -210,7 +210,7 @@ async def _send(session: aiohttp.ClientSession, to: str, url: str, options: dict
         )
 
 
-def _key(settings: Settings) -> str | None:
+def key_for(settings: Settings) -> str | None:
     """Return an API key for the daemon: the setting, or the first key in the file."""
     if settings.api_key or not settings.api_key_file:
         return settings.api_key

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgeembed.common.files import replacing
+from edgeembed.common.files import read_json, replacing
 from edgeembed.common.logs import log_anyway, setup_logging
 from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
@@ -56,7 +57,19 @@ def main() -> int:
         log_anyway(f"error: {error.message}")
         return error.exit_code
     finally:
+        _withdraw(order)
         logging.shutdown()
+
+
+def _withdraw(order: Order) -> None:
+    """Remove the file with the address, so that no program asks whoever listens at the port next.
+
+    It stays if another engine has written its own address to it.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        written = read_json(Path(order.address), Address) if order.address else None
+        if written is not None and written.key == order.settings.api_key:
+            Path(order.address).unlink()
 
 
 def _opened(order: Order) -> tuple[Sequence[socket.socket], Settings]:

@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import secrets
+import stat
 import subprocess
 import sys
 import tempfile
@@ -196,8 +197,11 @@ def _own_folder() -> Path:
     user = f"-{os.getuid()}" if sys.platform != "win32" else ""
     folder = Path(tempfile.gettempdir()) / f"edgeembed{user}"
     try:
-        make_private_folder(folder)
-        own = sys.platform == "win32" or (not folder.is_symlink() and folder.stat().st_uid == os.getuid())
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        own = sys.platform == "win32" or (stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid())
+        if own:  # through another user's link, it would take the rights away from whatever folder the link leads to
+            make_private_folder(folder)
     except OSError as error:
         raise ConfigError(f"cannot use {folder} for engines ({error.strerror}); set TMPDIR to another folder") from error
     if not own:

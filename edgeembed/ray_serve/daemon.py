@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import os
 import shutil
 import subprocess
@@ -18,9 +17,9 @@ import aiohttp
 from aiohttp import hdrs
 from yarl import URL
 
-from edgeembed.client import Connection
+from edgeembed.client import Connection, key_for
 from edgeembed.config.resolution import resolve
-from edgeembed.config.secrets import ENV_PREFIX, read_key_file
+from edgeembed.config.secrets import ENV_PREFIX
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EngineUnavailableError
 from edgeembed.ray_serve.arguments import NOT_OURS
@@ -39,24 +38,36 @@ _QUEUE_TOKENS = "edgeembed_queue_tokens{"
 _CHILD = "edgeembed.ray_serve.child"
 
 
-def variables(settings: Mapping[str, str], socket: Path, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of a daemon: ours, but it listens on the socket, with these settings. Raises ConfigError."""
+def variables(settings: Mapping[str, str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a daemon: the given ones without an address, and these settings.
+
+    Raises ConfigError for wrong ones, and if config.toml has it speak TLS on its socket.
+    """
     ours = {f"{ENV_PREFIX}{name.upper()}" for name in NOT_OURS}
     kept = {name: value for name, value in environ.items() if name not in ours}
-    return kept | {f"{ENV_PREFIX}{name.upper()}": value for name, value in settings.items()} | {"EDGEEMBED_UDS": str(socket)}
+    found = kept | {f"{ENV_PREFIX}{name.upper()}": value for name, value in settings.items()}
+    resolved = resolve({}, found)
+    if resolved.settings.certfile:
+        raise ConfigError(
+            f"{resolved.paths.config_file}: certfile: a replica of Ray Serve speaks HTTP, on a Unix socket. Remove it, "
+            "or start Ray with another EDGEEMBED_HOME; Serve's proxies speak HTTPS if its `http_options` name a certificate"
+        )
+    return found
 
 
 class ReplicaDaemon:
     """A running daemon, and the connections to it."""
 
     def __init__(self, environ: Mapping[str, str], folder: Path) -> None:
-        """Start it. environ: see `variables`. folder: private, with the socket; removed by `close`."""
+        """Start it. environ: see `variables`. folder: private, for the socket; removed by `close`."""
+        socket = str(folder / "edgeembed.sock")
+        environ = {**environ, f"{ENV_PREFIX}UDS": socket}
         self.settings: Settings = resolve({}, environ).settings
         self._folder = folder
         self._last_lines: collections.deque[str] = collections.deque(maxlen=_LAST_LINES)
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", _CHILD],
-            env=dict(environ),
+            env=environ,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -64,7 +75,7 @@ class ReplicaDaemon:
         )
         threading.Thread(target=self._read_log, name="daemon's log", daemon=True).start()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.UnixConnector(path=str(folder / SOCKET), limit=0),
+            connector=aiohttp.UnixConnector(path=socket, limit=0),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
@@ -94,8 +105,10 @@ class ReplicaDaemon:
         await asyncio.to_thread(self._process.wait)
 
     async def queue_tokens(self) -> float:
-        """Return the estimated tokens of requests that are not answered yet."""
-        async with self._session.get("http://localhost/metrics", headers=self._authorization()) as response:
+        """Return the estimated tokens of requests that are not answered yet. Raises aiohttp.ClientError."""
+        key = key_for(self.settings)
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        async with self._session.get("http://localhost/metrics", headers=headers, raise_for_status=True) as response:
             lines = (await response.text()).splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_QUEUE_TOKENS))
 
@@ -131,21 +144,14 @@ class ReplicaDaemon:
 
     async def close(self) -> None:
         """Stop it: requests in flight get the grace period. Remove its folder."""
-        await self._session.close()
         self._process.terminate()
         try:
             await asyncio.to_thread(self._process.wait, self.settings.grace_period + STOP_MORE_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             await self.end()
+        await self._session.close()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
-
-    def _authorization(self) -> dict[str, str]:
-        key = self.settings.api_key
-        if key is None and self.settings.api_key_file:
-            with contextlib.suppress(ConfigError):
-                key = read_key_file(self.settings.api_key_file)[0][1]
-        return {"Authorization": f"Bearer {key}"} if key else {}
 
     def _read_log(self) -> None:
         """Pass its log on to ours, which Ray collects, and keep the end of it."""
@@ -157,12 +163,9 @@ class ReplicaDaemon:
             sys.stderr.flush()
 
 
-SOCKET = "edgeembed.sock"
-
-
 def start(settings: Mapping[str, str]) -> ReplicaDaemon:
     """Start a daemon with settings, in addition to those of our variables and config.toml. Raises ConfigError."""
     if sys.platform == "win32":
         raise ConfigError("replicas need Unix sockets: run them on Linux or macOS")
-    folder = Path(tempfile.mkdtemp(prefix="edgeembed-"))
-    return ReplicaDaemon(variables(settings, folder / SOCKET, os.environ), folder)
+    environ = variables(settings, os.environ)
+    return ReplicaDaemon(environ, Path(tempfile.mkdtemp(prefix="edgeembed-")))

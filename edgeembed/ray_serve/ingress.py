@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import AsyncIterator, Mapping
@@ -23,7 +24,7 @@ from edgeembed.server.app import DIALECTS
 from edgeembed.server.auth import PROBES
 from edgeembed.server.error_formats import ERROR_FORMATS, Problem, dialect_of
 from edgeembed.server.paths import OWN_PATH_ONLY, Spellings
-from edgeembed.server.reading import ROOM_BYTES, SMALL_BYTES, BodyRoom
+from edgeembed.server.reading import ROOM_BYTES, SMALL_BYTES, STEP_SECONDS, BodyRoom, least_of_step, too_slow
 
 log = logging.getLogger(__name__)
 
@@ -65,22 +66,40 @@ class Ingress:
             return _response(_error(error, request.method, path))
 
     async def _of_one(self, request: Any, path: str) -> Any:
-        size = int(request.headers.get("content-length") or 0)
-        if size > self._most_bytes:
-            raise _too_large(self._most_bytes)
-        reserved = size if size > SMALL_BYTES else 0
-        await self._room.reserve(reserved)
-        try:
-            body = await _read(request, self._most_bytes)
+        async with self._body(request) as body:
             message = Request(request.method, _target(request, path), _headers(request), body)
             parts = self._streams.options(session_id=key_of(body)) if body else self._streams
-            async with asyncio.timeout(PROBE_SECONDS if path in PROBES else None):
-                answer, rest = await self._first(parts, message, repeatable=_is_repeatable(request.method, path))
-        except TimeoutError as error:
-            raise EngineUnavailableError("no replica answers", retry_after=RETRY_SECONDS) from error
+            try:
+                async with asyncio.timeout(PROBE_SECONDS if path in PROBES else None):
+                    answer, rest = await self._first(parts, message, repeatable=_is_repeatable(request.method, path))
+            except TimeoutError as error:
+                raise EngineUnavailableError("no replica answers", retry_after=RETRY_SECONDS) from error
+        return _response(answer) if answer.complete else _response(answer, rest)
+
+    @contextlib.asynccontextmanager
+    async def _body(self, request: Any) -> AsyncIterator[bytes]:
+        """Read the body of a request; a large one keeps its place in the room until the context ends.
+
+        Nobody has asked for a key yet. So a place is reserved only when part of a large body has arrived, as in a daemon.
+        Raises RequestTooLargeError, BodyTimeoutError.
+        """
+        announced = int(request.headers.get("content-length") or 0)
+        if announced > self._most_bytes:
+            raise _too_large(self._most_bytes)
+        body = bytearray()
+        reserved = 0
+        try:
+            async for step in _steps(request.stream()):
+                body += step
+                if len(body) > self._most_bytes:
+                    raise _too_large(self._most_bytes)
+                if len(body) > SMALL_BYTES and not reserved:
+                    size = announced or self._most_bytes
+                    await self._room.reserve(size)
+                    reserved = size
+            yield bytes(body)
         finally:
             self._room.release(reserved)
-        return _response(answer) if answer.complete else _response(answer, rest)
 
     async def _first(self, handle: Any, message: Request, *, repeatable: bool) -> tuple[Answer, AsyncIterator[bytes]]:
         """Return the begin of an answer, and an iterator over the rest; repeat the request while replicas fail.
@@ -164,14 +183,22 @@ def _is_repeatable(method: str, path: str) -> bool:
     return method in _READ_ONLY or (method == "POST" and spellings.meant(path) in posts)
 
 
-async def _read(request: Any, most: int) -> bytes:
-    """Return the body of a request. Raises RequestTooLargeError."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > most:
-            raise _too_large(most)
-    return bytes(body)
+async def _steps(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield a body as it arrives, with a daemon's limit for slow clients. Raises BodyTimeoutError."""
+    arrived = 0
+    ended = False
+    while not ended:
+        step = bytearray()
+        try:
+            async with asyncio.timeout(STEP_SECONDS):
+                while not ended and len(step) < least_of_step(arrived):
+                    chunk = await anext(stream, None)
+                    ended = chunk is None
+                    step += chunk or b""
+        except TimeoutError:
+            raise too_slow() from None
+        arrived += len(step)
+        yield bytes(step)
 
 
 def _too_large(most: int) -> RequestTooLargeError:

@@ -98,8 +98,18 @@ async def read(request: web.BaseRequest, most: int, room: BodyRoom | None = None
             known = request[_BODY] = await _read_all(request, most, room, aside)
         except TimeoutError:
             request[_LATE] = True
-            raise BodyTimeoutError(f"the request body arrived too slowly, or stopped for {STEP_SECONDS:g} s") from None
+            raise too_slow() from None
     return known
+
+
+def too_slow() -> BodyTimeoutError:
+    """Return the error for a body of which too little has arrived in `STEP_SECONDS`."""
+    return BodyTimeoutError(f"the request body arrived too slowly, or stopped for {STEP_SECONDS:g} s")
+
+
+def least_of_step(arrived: int) -> int:
+    """Return how many bytes of a body must arrive in the next `STEP_SECONDS`, after so many."""
+    return _FIRST_STEP if arrived < SMALL_BYTES else _LATER_STEP
 
 
 def forget(request: web.BaseRequest) -> None:
@@ -129,7 +139,7 @@ async def _read_all(request: web.BaseRequest, most: int, room: BodyRoom | None, 
     arrived = size = 0
     while not request.content.at_eof() or request.content.exception():
         await _reserve(request, size, most, room)
-        arrives = await _read_step(request.content, _FIRST_STEP if arrived < SMALL_BYTES else _LATER_STEP)
+        arrives = await _read_step(request.content, least_of_step(arrived))
         arrived += len(arrives)
         for part in decompressor.parts(arrives) if decompressor else (arrives,):
             parts.append(part)

@@ -21,13 +21,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from edgeembed.bulk import embed_batches, embedded_schema
 from edgeembed.bulk.shards import SHARD_ROWS
 from edgeembed.diagnostics.bench.texts import TextMaker
+from tests.e2e.engines import engines_below
 
 RUNS = ("spark", "dask processes", "dask threads")
 HOUR = 3600
@@ -102,24 +102,13 @@ def run_alone(folder: Path, run: str, texts: Path, out: Path, arguments: argpars
     """Return the seconds of a run that begins without an engine, and how many engines were started."""
     temporary = Path(tempfile.mkdtemp(dir=folder))
     environ = {**os.environ, "TMPDIR": str(temporary)}
-    words = [
-        sys.executable,
-        "-m",
-        "tests.benchmarks.dataframes",
-        "--model",
-        arguments.model,
-        "--tasks",
-        str(arguments.tasks),
-    ]
-    words += ["--task", run, str(texts), str(out)]
+    words = [sys.executable, "-m", "tests.benchmarks.dataframes", "--model", arguments.model]
+    words += ["--tasks", str(arguments.tasks), "--task", run, str(texts), str(out)]
     done = subprocess.run(words, env=environ, check=True, stdout=subprocess.PIPE, timeout=HOUR)
     engines = sum(log.read_text().count(" listens on ") for log in temporary.glob("*/*.log"))
-    processes = psutil.process_iter(["cmdline"])
-    own = [each for each in processes if "edgeembed.bulk.engine_process" in (each.info["cmdline"] or [])]
-    for process in own:
-        if temporary in Path(process.cwd()).parents:
-            process.terminate()
-            process.wait(20)
+    for process in engines_below(temporary):
+        process.terminate()
+        process.wait(20)
     return json.loads(done.stdout.splitlines()[-1]), engines
 
 

@@ -48,7 +48,9 @@ def place(minilm: Callable[[str], Path]) -> Iterator[Place]:
     paths = [str(ROOT), str(ROOT / ".ci" / "typed")]
     environ = {**os.environ, "EDGEEMBED_HOME": str(folder / "home"), "TMPDIR": str(folder), "SPARK_LOCAL_IP": "127.0.0.1"}
     environ |= {"PYTHONPATH": os.pathsep.join(paths), "PYSPARK_PYTHON": sys.executable, "DO_NOT_TRACK": "1"}
-    environ["PYSPARK_SUBMIT_ARGS"] = "--master local[2] --conf spark.ui.enabled=false pyspark-shell"
+    # A JVM that lives for seconds is sooner done with its first compiler alone, and with one thread for its garbage.
+    java = "--driver-java-options '-XX:TieredStopAtLevel=1 -XX:+UseSerialGC'"
+    environ["PYSPARK_SUBMIT_ARGS"] = f"--master local[2] --conf spark.ui.enabled=false {java} pyspark-shell"
     out = folder / "job.parquet"
     words = ["embed", str(folder / "texts.parquet" / "all.parquet"), "-o", str(out), "--id", "id", "--model", model]
     done = subprocess.run([sys.executable, "-m", "edgeembed", *words, "--no-daemon"], env=environ, timeout=120)

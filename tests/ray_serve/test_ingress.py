@@ -13,6 +13,7 @@ import pytest
 from edgeembed.ray_serve import ingress
 from edgeembed.ray_serve.ingress import MOST_ATTEMPTS, Ingress
 from edgeembed.ray_serve.messages import Answer, Request
+from edgeembed.server.reading import ROOM_BYTES, SMALL_BYTES
 
 exceptions: Any = pytest.importorskip("ray.exceptions", reason="Ray is not installed (it is in the dev group)")
 serve_exceptions: Any = pytest.importorskip("ray.serve.exceptions", reason="Ray Serve is not installed (dev group)")
@@ -77,6 +78,11 @@ async def send(replicas: Any, method: str = "POST", path: str = "/v1/embeddings"
     async def receive() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
+    return await ask(Ingress(replicas, {}), receive, len(body), method, path)
+
+
+async def ask(passing: Ingress, receive: Any, length: int, method: str = "POST", path: str = "/v1/embeddings") -> Any:
+    """Return the response to a request whose body has so many bytes, and comes from a function."""
     scope = {
         "type": "http",
         "method": method,
@@ -84,12 +90,12 @@ async def send(replicas: Any, method: str = "POST", path: str = "/v1/embeddings"
         "raw_path": path.encode(),
         "root_path": "",
         "query_string": b"a=1",
-        "headers": [(b"host", b"localhost"), (b"traceparent", b"00-1-2-01"), (b"content-length", str(len(body)).encode())],
+        "headers": [(b"host", b"localhost"), (b"traceparent", b"00-1-2-01"), (b"content-length", str(length).encode())],
         "client": ("10.0.0.9", 1234),
         "server": ("localhost", 8000),
         "scheme": "http",
     }
-    return await Ingress(replicas, {})(starlette.Request(scope, receive))
+    return await passing(starlette.Request(scope, receive))
 
 
 async def test_a_request_passes_with_its_headers() -> None:
@@ -169,4 +175,47 @@ class NeverComing(Parts):
 async def test_no_replica_is_administered(path: str) -> None:
     replicas = Replicas()
     assert (await send(replicas, path=path)).status_code == 403
+    assert replicas.requests == []
+
+
+class Body:
+    """A body that stops after its first part."""
+
+    def __init__(self, first: bytes) -> None:
+        self._first: bytes | None = first
+        self.stopped = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the part once, and nothing after it."""
+        if self._first is None:
+            self.stopped.set()
+            return await asyncio.get_running_loop().create_future()
+        part, self._first = self._first, None
+        return {"type": "http.request", "body": part, "more_body": True}
+
+
+async def test_clients_that_announce_much_and_send_little_keep_nobody_waiting() -> None:
+    passing = Ingress(Replicas(FINE), {})
+    bodies = [Body(b"x" * SMALL_BYTES) for _ in range(3)]
+    slow = [asyncio.create_task(ask(passing, body.receive, ROOM_BYTES // 2)) for body in bodies]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 2 * SMALL_BYTES, "more_body": False}
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(body.stopped.wait() for body in bodies))
+        assert (await ask(passing, receive, 2 * SMALL_BYTES)).status_code == 200
+    for each in slow:
+        each.cancel()
+    await asyncio.wait(slow)
+
+
+@pytest.mark.parametrize("arrived", [1, 2 * SMALL_BYTES])
+async def test_a_body_that_stops_is_given_up(monkeypatch: pytest.MonkeyPatch, arrived: int) -> None:
+    monkeypatch.setattr(ingress, "STEP_SECONDS", 0.05)
+    replicas = Replicas()
+    passing = Ingress(replicas, {})
+    response = await ask(passing, Body(b"x" * arrived).receive, 2**20)
+    assert response.status_code == 408
+    assert json.loads(response.body)["error"]["code"] == "body_timeout"
     assert replicas.requests == []

@@ -44,7 +44,8 @@ def test_arguments_are_replicas_and_settings() -> None:
     [
         ({"modle": "x"}, "modle is no argument.*Did you mean 'model'"),
         ({"port": 1}, "http_options"),
-        ({"api_key": "sesame"}, "set EDGEEMBED_API_KEY where Ray starts"),
+        ({"api_key": "sesame"}, "set the variable EDGEEMBED_API_KEY where Ray starts, or the argument api_key_file"),
+        ({"cache_url": "redis://:sesame@cache"}, "set the variable EDGEEMBED_CACHE_URL where Ray starts$"),
         ({"replicas": "4:1"}, "expected a number such as 2"),
         ({"replicas": "0"}, "expected a number such as 2"),
         ({"gpus": "many"}, "gpus"),
@@ -57,20 +58,27 @@ def test_a_wrong_argument_is_an_error_that_says_so(given: Mapping[str, Any], mes
     assert "sesame" not in str(raised.value)
 
 
-def test_a_daemon_listens_on_its_socket_alone(tmp_path: Path) -> None:
+def test_a_daemon_has_no_address_of_ours(tmp_path: Path) -> None:
     environ = {
+        "EDGEEMBED_HOME": str(tmp_path),
         "EDGEEMBED_PORT": "80",
         "EDGEEMBED_HOST": "0.0.0.0",
         "EDGEEMBED_API_KEY": "k",
         "EDGEEMBED_MODEL": "a",
         "X": "y",
     }
-    assert variables({"model": "b"}, tmp_path / "s", environ) == {
+    assert variables({"model": "b"}, environ) == {
+        "EDGEEMBED_HOME": str(tmp_path),
         "EDGEEMBED_API_KEY": "k",
         "EDGEEMBED_MODEL": "b",
-        "EDGEEMBED_UDS": str(tmp_path / "s"),
         "X": "y",
     }
+
+
+def test_a_certificate_of_the_machine_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('certfile = "server.pem"\n')
+    with pytest.raises(ConfigError, match=r"config\.toml: certfile: .*another EDGEEMBED_HOME"):
+        variables({}, {"EDGEEMBED_HOME": str(tmp_path), "EDGEEMBED_CERTFILE": "other.pem"})
 
 
 @pytest.mark.parametrize(
