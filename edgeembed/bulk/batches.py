@@ -372,7 +372,7 @@ def _embedded(batches: Iterator[Any], plan: _Plan) -> Iterator[Any]:
 def _with_columns(
     parts: Sequence[_Part], embedded: EmbeddedShard, plan: _Plan, widths: Mapping[Output, int]
 ) -> Iterator[Any]:
-    """Yield the rows of a shard with what was computed. Raises RequestError for a row without a vector, if errors="raise"."""
+    """Yield the rows of a shard with what was computed. Raises RequestError for a row without a vector, if wanted."""
     pa = import_pyarrow()
     refused = {int(each.id or 0): each.reason for each in embedded.refused}
     if refused and plan.errors == "raise":

@@ -13,6 +13,7 @@ import hmac
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -151,8 +152,9 @@ class SharedTier:
             self._counted["rows_dropped"] += 1
             return
         name = self._name(key, model)
-        if name not in self._buffer:
-            self._buffered_bytes += len(value)
+        if (earlier := self._buffer.get(name)) is not None:
+            self._forget(earlier)
+        self._buffered_bytes += len(value)
         self._buffer[name] = _Row(name, value, self._kept[low])
         if len(self._buffer) >= ROWS_AT_ONCE:
             self._start_writer()
@@ -328,6 +330,7 @@ class SharedTier:
                 return removed
 
 
+@lru_cache(maxsize=256)
 def _prefix(model: str) -> bytes:
     """Return what the keys of a model's rows begin with. model: its label, whose digest is the same on every machine."""
     return PREFIX + (_digest_of(model).encode() or b"-") + b":"
