@@ -13,6 +13,7 @@ import hmac
 import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
+from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
@@ -151,8 +152,9 @@ class SharedTier:
             self._counted["rows_dropped"] += 1
             return
         name = self._name(key, model)
-        if name not in self._buffer:
-            self._buffered_bytes += len(value)
+        if (earlier := self._buffer.get(name)) is not None:
+            self._forget(earlier)
+        self._buffered_bytes += len(value)
         self._buffer[name] = _Row(name, value, self._kept[low])
         if len(self._buffer) >= ROWS_AT_ONCE:
             self._start_writer()
@@ -316,18 +318,19 @@ class SharedTier:
         cursor, removed = b"0", 0
         while True:
             (reply,) = await connection.ask([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCANNED)], CONNECT_SECONDS)
-            if is_error(reply):
-                raise ServerFault(reason_of(reply))
+            if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], list):
+                raise ServerFault(reason_of(reply) if is_error(reply) else "its answer is not that of SCAN")
             cursor, names = reply
             if names:
                 (count,) = await connection.ask([(b"UNLINK", *names)], CONNECT_SECONDS)
-                if is_error(count):
-                    raise ServerFault(reason_of(count))
+                if not isinstance(count, int):
+                    raise ServerFault(reason_of(count) if is_error(count) else "its answer is not that of UNLINK")
                 removed += count
             if cursor == b"0":
                 return removed
 
 
+@lru_cache(maxsize=256)
 def _prefix(model: str) -> bytes:
     """Return what the keys of a model's rows begin with. model: its label, whose digest is the same on every machine."""
     return PREFIX + (_digest_of(model).encode() or b"-") + b":"

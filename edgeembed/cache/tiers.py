@@ -170,18 +170,25 @@ class VectorCache:
         self._counts_of(model).misses += len(found.missing)
 
     async def add_from_lower(
-        self, found: FoundRows, model: str = "", *, low: bool = False, dimensions: Collection[int] = ()
+        self,
+        found: FoundRows,
+        model: str = "",
+        *,
+        low: bool = False,
+        dimensions: Collection[int] = (),
+        store: bool = True,
     ) -> None:
         """Add the missing rows that the disk or the shared tier has: the second half of `get_many`, to be called once.
 
-        A row of the shared tier is stored as if it had been computed here. dimensions: that the model's rows may have;
-        another one is damaged. Memory holds only rows that passed this or `put`.
+        dimensions: that the model's rows may have; another one is damaged. Memory holds only rows that passed this or `put`.
+        store: whether a row of the shared tier is stored here, as if it had been computed here.
         """
         counts = self._counts_of(model)
         wanted: Wanted = "low" if low else "normal"
         if maybe := self._disk.may_have(found.missing):
             for key, row in self._sound(await self._disk.get_many(maybe), model, dimensions).items():
-                self._add(found, key, row, counts, wanted)
+                self._add(found, key, row, counts)
+                self._memory.put(key, row, wanted)
                 counts.disk_hits += 1
                 if not low:
                     self._disk.touch(key)
@@ -189,10 +196,12 @@ class VectorCache:
         if found.missing and self._shared is not None and self._shared.may_have:
             values = await self._shared.get_many(found.missing, model, row_bytes(dimensions))
             for key, row in self._sound(values, model, dimensions).items():
-                self._add(found, key, row, counts, wanted)
+                self._add(found, key, row, counts)
                 counts.shared_hits += 1
-                if self._disk.takes_rows:
-                    self._disk.put(DiskItem(key, values[key], model, wanted))
+                if store:
+                    self._memory.put(key, row, wanted)
+                    if self._disk.takes_rows:
+                        self._disk.put(DiskItem(key, values[key], model, wanted))
             found.missing = [key for key in found.missing if key not in found]
         self.count_missing(found, model)
 
@@ -235,18 +244,16 @@ class VectorCache:
             ModelNotFoundError: There are no rows of that model.
             EdgeEmbedError: A lower tier cannot be cleared.
         """
-        labels = {label for label in await self._labels() if model is None or stands_for(model, label)}
-        removed = await self._disk.clear(model)
+        # First the shared tier: until it is empty, lookups bring its rows to the other tiers.
+        shared, fault = await self._clear_shared(model)
+        removed = max(shared, await self._disk.clear(model))  # most rows are in all tiers
         forgotten = self._memory.drop_models(lambda label: model is None or stands_for(model, label))
         self.responses.clear()
-        removed = max(removed, forgotten)  # most rows in memory are on disk too
-        if self._shared is not None and (model is None or labels):
-            try:
-                removed = max(removed, await self._shared.clear(None if model is None else labels))
-            except ServerFault as fault:
-                raise EdgeEmbedError(
-                    f"this daemon's rows were removed, but the shared cache cannot be cleared: {fault}"
-                ) from fault
+        removed = max(removed, forgotten)
+        if fault is not None:
+            raise EdgeEmbedError(
+                f"this daemon's rows were removed, but the shared cache cannot be cleared: {fault}"
+            ) from fault
         if model is not None and not removed:
             raise ModelNotFoundError(f"the cache has no rows of a model {model!r}", param="model")
         log.info("the cache was cleared%s", "" if model is None else f" of {model}")
@@ -282,18 +289,30 @@ class VectorCache:
                 rows[key] = row._replace(model=model)
         return rows
 
-    def _add(self, found: FoundRows, key: bytes, row: CachedRow, counts: Counts, wanted: Wanted) -> None:
+    @staticmethod
+    def _add(found: FoundRows, key: bytes, row: CachedRow, counts: Counts) -> None:
         found[key] = row
         found.from_lower += 1
         counts.saved_seconds += row.seconds
-        self._memory.put(key, row, wanted)
 
-    async def _labels(self) -> set[str]:
-        """Return the labels of the models that this daemon has, or had, rows of, as far as the shared tier needs them."""
+    async def _clear_shared(self, model: str | None) -> tuple[int, ServerFault | None]:
+        """Remove all rows of the shared tier, or those of a model that this daemon has, or had, rows of.
+
+        Returns how many there were, and why it could not be done.
+        """
         if self._shared is None:
-            return set()
-        _, models = await self._disk.report()
-        return {*self._counts, *(f"{each.model}@{each.digest}" for each in models)}
+            return 0, None
+        labels = None
+        if model is not None:
+            _, models = await self._disk.report()
+            known = {*self._counts, *(f"{each.model}@{each.digest}" for each in models)}
+            labels = {label for label in known if stands_for(model, label)}
+            if not labels:
+                return 0, None
+        try:
+            return await self._shared.clear(labels), None
+        except ServerFault as fault:
+            return 0, fault
 
     def _cleared_by_another(self) -> None:
         self._memory.clear()

@@ -22,7 +22,8 @@ from edgeembed.config.secrets import ENV_PREFIX, SECRET_KINDS, check_key, kind_o
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError
 
-_CACHE_OPTIONS = {"db", "ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
+_CACHE_OPTIONS = {"db"}
+_TLS_OPTIONS = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname", "ssl_cert_reqs"}
 """Of redis-py, in the URL of the cache; the others are not for its user to choose."""
 
 Origin = Literal["flag", "environment", "config.toml", "default"]
@@ -70,9 +71,10 @@ def check_value(key: str, raw: Any, origin: Origin, config_file: Path) -> Any:
         if extra.get("numbers") and isinstance(raw, int) and not isinstance(raw, bool):
             given = str(raw)
         value = msgspec.convert(given, field.type, strict=origin == "config.toml" and not isinstance(given, str))
-        if extra.get("kind") == "cache URL" and origin == "flag" and value and urlsplit(value).password:
+        checked = value if value is None else _check_kind(value, extra.get("kind"))
+        if extra.get("kind") == "cache URL" and origin == "flag" and checked and urlsplit(checked).password:
             raise ValueError("other users of this machine can see a password in a flag (with ps); put it into the variable")
-        return value if value is None else _check_kind(value, extra.get("kind"))
+        return checked
     except ValueError as error:  # msgspec.ValidationError is one
         where = {
             "flag": f"--{key.replace('_', '-')}",
@@ -144,8 +146,9 @@ def cache_url(value: str) -> str:
     database = parts.path.strip("/")
     if parts.scheme != "unix" and database and not (database.isascii() and database.isdigit()):
         raise ValueError("expected the number of a database behind the port, or nothing")
-    if parse_qs(parts.query, keep_blank_values=True).keys() - _CACHE_OPTIONS:
-        raise ValueError(f"expected no options but {', '.join(sorted(_CACHE_OPTIONS))}")
+    options = _CACHE_OPTIONS | _TLS_OPTIONS if parts.scheme == "rediss" else _CACHE_OPTIONS
+    if parse_qs(parts.query, keep_blank_values=True).keys() - options:
+        raise ValueError(f"expected no options in a {parts.scheme}:// URL but {', '.join(sorted(options))}")
     return value
 
 

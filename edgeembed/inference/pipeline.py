@@ -161,8 +161,8 @@ class Pipeline:
                 cache.count_missing(found, request.label)
             else:
                 async with self._until(deadline):
-                    row_dimensions = self._dimensions_of(request)
-                    await cache.add_from_lower(found, request.label, low=low, dimensions=row_dimensions)
+                    row_dimensions, store = self._dimensions_of(request), request.cache_use != "no-store"
+                    await cache.add_from_lower(found, request.label, low=low, dimensions=row_dimensions, store=store)
             if keys is asked:
                 return found
             every.update(found)

@@ -53,8 +53,11 @@ def read_arguments(given: Mapping[str, Any]) -> tuple[Replicas, dict[str, str]]:
         if name in NOT_OURS:
             raise ConfigError(f"{name}: Serve's proxies listen; set `http_options` in Serve's configuration")
         if name in secret_names():
-            variable = f"{ENV_PREFIX}{name.upper()}"
-            raise ConfigError(f"{name}: Ray shows arguments to everybody; set {variable} where Ray starts, or api_key_file")
+            file = ", or the argument api_key_file" if name == "api_key" else ""
+            raise ConfigError(
+                f"{name}: Ray shows arguments to everybody who reaches its dashboard; set the variable "
+                f"{ENV_PREFIX}{name.upper()} where Ray starts{file}"
+            )
         if name not in names:
             raise ConfigError(f"{name} is no argument of this application.{did_you_mean(name, names)}")
     try:

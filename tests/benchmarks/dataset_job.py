@@ -268,7 +268,8 @@ def main() -> None:
     arguments.add_argument("--model", type=Path)
     arguments.add_argument("--shard-rows", type=int, default=8192)
     options = arguments.parse_args()
-    os.environ |= {"RAY_raylet_start_wait_time_s": "300"}
+    # A busy machine starves its nodes for longer than Ray waits for a sign of life.
+    os.environ |= {"RAY_raylet_start_wait_time_s": "300", "RAY_health_check_timeout_ms": "120000"}
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "bench" * 8}
     os.environ |= {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "bench", "AWS_DEFAULT_REGION": "us-east-1"}
     with tempfile.TemporaryDirectory() as folder, network() as place:

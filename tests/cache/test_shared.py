@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -198,7 +198,7 @@ async def test_many_rows_are_asked_for_in_parts_and_large_ones_not_shared(
         assert state(cache)[0] == 4, "64 rows at a time"
 
 
-async def test_no_store_and_failed_texts_leave_nothing(start: Start) -> None:
+async def test_no_store_leaves_nothing(start: Start, tmp_path: Path) -> None:
     server = start()
     async with opened(server.url) as cache:
         service = fake_service(FakeEngine(), cache)
@@ -209,11 +209,14 @@ async def test_no_store_and_failed_texts_leave_nothing(start: Start) -> None:
         await service.embed(EmbedRequest(["not kept"], model="fake-model", cache="off"))
         await settled(cache)
         assert len(kept) == 1 and server.rows() == kept
-    async with opened(server.url) as cache:
+    async with opened(server.url, tmp_path) as cache:
         engine = FakeEngine()
         service = fake_service(engine, cache)
-        result = await service.embed(EmbedRequest(["kept"], model="fake-model"))
-        assert result.hits == 1 and not engine.computed
+        for use, is_stored in (("no-store", False), ("on", True)):
+            result = await service.embed(EmbedRequest(["kept"], model="fake-model", cache=use))
+            assert result.hits == 1 and not engine.computed
+            stats = cache.stats
+            assert (stats.memory_entries, stats.rows_to_write) == (is_stored, is_stored), "no-store keeps no row here either"
 
 
 async def test_a_secret_keeps_rows_of_others_out(start: Start) -> None:
@@ -249,9 +252,28 @@ async def test_clearing(start: Start) -> None:
             await cache.clear("gamma")
         assert await cache.clear() == 1
         assert server.rows() == [] and server.client.get("somebody else's") == b"1"
+        await stored(cache, 4)
         server.kill()
         with pytest.raises(EdgeEmbedError, match="shared cache cannot be cleared: no connection"):
             await cache.clear()
+        assert cache.stats.memory_entries == 0, "its own rows are gone"
+
+
+async def test_a_lookup_during_the_clearing_brings_no_row_back(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = start()
+    async with opened(server.url) as cache:
+        await stored(cache, 1)
+    async with opened(server.url) as cache:
+        assert cache._shared is not None
+        clear = cache._shared.clear
+
+        async def clear_slowly(models: Collection[str] | None = None) -> int:
+            assert await found(cache, 1) == [1], "the server has the row until its turn comes"
+            return await clear(models)
+
+        monkeypatch.setattr(cache._shared, "clear", clear_slowly)
+        await cache.clear()
+        assert await found(cache, 1) == []
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------

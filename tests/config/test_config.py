@@ -101,6 +101,9 @@ def test_a_url_of_a_shared_cache(home: Path, url: str) -> None:
         "unix://",
         "redis://me:sesame@h#1",
         "redis://me:sesame@[h",
+        "redis://me:sesame@h\u2100",
+        "redis://me:sesame@h?ssl_ca_certs=/f",
+        "unix:///sesame?ssl_ca_certs=/f",
     ],
 )
 def test_a_bad_url_of_a_shared_cache_is_an_error_that_does_not_show_it(home: Path, url: str) -> None:
@@ -109,9 +112,16 @@ def test_a_bad_url_of_a_shared_cache_is_an_error_that_does_not_show_it(home: Pat
     assert "ses" not in str(caught.value) and caught.value.__suppress_context__
 
 
-def test_a_password_in_a_flag_is_refused(home: Path) -> None:
-    with pytest.raises(ConfigError, match="--cache-url: other users of this machine can see a password") as caught:
-        resolve({"cache_url": "redis://me:sesame@h"}, env(home))
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("redis://me:sesame@h", "other users of this machine can see a password"),
+        ("redis://me:sesame@h\u2100", "expected redis://"),  # a host that urlsplit refuses, with a message that shows all
+    ],
+)
+def test_a_password_in_a_flag_is_refused_and_not_shown(home: Path, url: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=f"--cache-url: {problem}") as caught:
+        resolve({"cache_url": url}, env(home))
     assert "sesame" not in str(caught.value)
     assert resolve({"cache_url": "redis://h"}, env(home)).settings.cache_url == "redis://h"
 

@@ -185,12 +185,15 @@ def test_selectors_find_their_pods(values: tuple[str, ...]) -> None:
 @cases
 def test_the_daemon_knows_each_variable(values: tuple[str, ...]) -> None:
     """An unknown one is a warning only, and the setting would not count."""
-    settings = {f"EDGEEMBED_{name.upper()}" for name in Settings.__struct_fields__} | {
-        "EDGEEMBED_HOME",
-        "EDGEEMBED_CACHE_URL",
-    }
+    settings = {f"EDGEEMBED_{name.upper()}" for name in Settings.__struct_fields__} | {"EDGEEMBED_HOME"}
     found = set(variables(box(*values)))
     assert {name for name in found if name.startswith("EDGEEMBED_")} <= settings
+
+
+def test_no_variable_is_given_twice() -> None:
+    """Kubernetes' server-side apply refuses a pod with two of a name; so `env` may have none that is there anyway."""
+    refused = set(re.findall(r'"(EDGEEMBED_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text(encoding="utf-8")))
+    assert set(variables(box())) | set(variables(box(*KEYS))) == refused
 
 
 def test_only_boxes_that_are_ready_have_names() -> None:

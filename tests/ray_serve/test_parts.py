@@ -44,7 +44,8 @@ def test_arguments_are_replicas_and_settings() -> None:
     [
         ({"modle": "x"}, "modle is no argument.*Did you mean 'model'"),
         ({"port": 1}, "http_options"),
-        ({"api_key": "sesame"}, "set EDGEEMBED_API_KEY where Ray starts"),
+        ({"api_key": "sesame"}, "set the variable EDGEEMBED_API_KEY where Ray starts, or the argument api_key_file"),
+        ({"cache_url": "redis://:sesame@cache"}, "set the variable EDGEEMBED_CACHE_URL where Ray starts$"),
         ({"replicas": "4:1"}, "expected a number such as 2"),
         ({"replicas": "0"}, "expected a number such as 2"),
         ({"gpus": "many"}, "gpus"),

@@ -128,7 +128,7 @@ imagePullSecrets:
 {{- fail "metrics.serviceMonitor needs metrics.serviceMonitor.secret: a Secret with one of the API keys, which GET /metrics asks for" -}}
 {{- end -}}
 {{- range .Values.env -}}
-{{- if has .name (list "EDGEEMBED_HOST" "EDGEEMBED_PORT" "EDGEEMBED_HOME" "EDGEEMBED_MODEL" "EDGEEMBED_GRACE_PERIOD" "EDGEEMBED_API_KEY_FILE" "EDGEEMBED_NO_AUTH") -}}
+{{- if has .name (list "EDGEEMBED_HOST" "EDGEEMBED_PORT" "EDGEEMBED_HOME" "EDGEEMBED_MODEL" "EDGEEMBED_GRACE_PERIOD" "EDGEEMBED_LOG_FORMAT" "EDGEEMBED_ALLOWED_HOSTS" "EDGEEMBED_THREADS" "EDGEEMBED_API_KEY_FILE" "EDGEEMBED_NO_AUTH") -}}
 {{- fail (printf "env may not have %s, which other values set" .name) -}}
 {{- end -}}
 {{- end -}}
