@@ -318,13 +318,13 @@ class SharedTier:
         cursor, removed = b"0", 0
         while True:
             (reply,) = await connection.ask([(b"SCAN", cursor, b"MATCH", pattern, b"COUNT", _SCANNED)], CONNECT_SECONDS)
-            if is_error(reply):
-                raise ServerFault(reason_of(reply))
+            if not isinstance(reply, list) or len(reply) != 2 or not isinstance(reply[1], list):
+                raise ServerFault(reason_of(reply) if is_error(reply) else "its answer is not that of SCAN")
             cursor, names = reply
             if names:
                 (count,) = await connection.ask([(b"UNLINK", *names)], CONNECT_SECONDS)
-                if is_error(count):
-                    raise ServerFault(reason_of(count))
+                if not isinstance(count, int):
+                    raise ServerFault(reason_of(count) if is_error(count) else "its answer is not that of UNLINK")
                 removed += count
             if cursor == b"0":
                 return removed

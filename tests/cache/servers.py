@@ -101,7 +101,6 @@ class Proxy:
         self.delay = 0.0
         self.cut: int | None = None
         self.garbage: bytes | None = None
-        self.connections = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
@@ -109,7 +108,6 @@ class Proxy:
         """Run on a port of its own; yields the URL."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            self.connections += 1
             up, down = await asyncio.open_unix_connection(str(server.socket))
             try:
                 await asyncio.gather(self._pass(reader, down), self._reply(up, writer))

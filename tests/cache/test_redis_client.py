@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from edgeembed.cache import redis_client
+from edgeembed.cache import SharedTier, redis_client
 from edgeembed.cache.redis_client import Connection, Server, ServerFault, TooSlow
 from edgeembed.errors import ConfigError
 
@@ -112,6 +112,13 @@ def test_a_server_that_reads_nothing_holds_nobody_up(run: Run) -> None:
             stop.set()
 
     run(check())
+
+
+async def test_replies_that_are_not_those_of_a_clearing_are_a_fault() -> None:
+    async with served(serve) as server:
+        tier = SharedTier(server)
+        with pytest.raises(ServerFault, match="its answer is not that of SCAN"):
+            await tier.clear()
 
 
 async def test_redis_py_has_what_is_used_of_it() -> None:
