@@ -36,6 +36,7 @@ from edgeembed.bulk.places import Place, PlaceFile
 from edgeembed.bulk.shards import IdKind, JobManifest, JobRules, Refused, cut, kept_types, kind_of, require_hope
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.bulk.writers import join_tables
+from edgeembed.common.progress import ReportLine
 from edgeembed.config.settings import Settings
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from edgeembed.inference.chunking import ChunkRules
@@ -325,9 +326,13 @@ def claimed(job: DatasetJob) -> Iterator[None]:
 class Totals:
     """Sums receipts."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: str, note: ReportLine) -> None:
+        """engine: that was described when this run began. note: called once for each other one that computes."""
         self.rows = self.refused = self.before = self.shards = 0
         self._first: FragmentReceipt | None = None
+        self._engine = engine
+        self._engines = {"", engine}
+        self._note = note
 
     @property
     def first(self) -> Refused | None:
@@ -342,6 +347,11 @@ class Totals:
         self.shards += receipt.shards
         if receipt.first is not None and (self._first is None or receipt.place < self._first.place):
             self._first = receipt
+        if receipt.engine not in self._engines:
+            self._engines.add(receipt.engine)
+            self._note(
+                f"workers differ ({self._engine}; {receipt.engine}): the last digits of a vector depend on its worker"
+            )
 
 
 async def run_here(

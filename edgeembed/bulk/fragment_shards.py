@@ -49,7 +49,7 @@ class ShardReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made.
 
-    shards: how many it has.
+    shards: how many it has. engine: that computed it, if it is another one than where the job began.
     """
 
     place: tuple[int, int]
@@ -59,6 +59,7 @@ class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     bytes: int = 0
     shards: int = 0
     first: Refused | None = None
+    engine: str = ""
 
     def with_shard(self, shard: ShardReceipt, *, before: bool = False) -> FragmentReceipt:
         """Return the receipt with a further shard. before: it was there already."""
@@ -139,6 +140,8 @@ async def compute(
     if complete:
         return found
     embedder = await ready()
+    if embedder.info.engine != work.manifest.engine:
+        found = msgspec.structs.replace(found, engine=embedder.info.engine)
     rules = work.manifest.rules
     chunker = chunker_of(fragment, rules, counter(embedder))
     steps = _Steps(read_fragment(fragment, columns_of(rules), chunker, after.place))

@@ -133,10 +133,10 @@ def _on_cluster(
 
     settings = job.settings(resolved.settings)
     plan = planned(job)
-    totals = Totals()
     with connected_cluster(rules, settings, options, to_stderr) as cluster:
         info, chunks = cluster.describe(job.rules.chunks)
         manifest = job.begin(plan, info, chunks, progress)
+        totals = Totals(info.engine, progress.note)
         _announce(info, cluster.description)
         for receipt in cluster.compute(FragmentWork(job.output, manifest, job.strict), plan.fragments):
             totals.add(receipt)
@@ -156,10 +156,10 @@ async def _here(
 
     resolved = dataclasses.replace(resolved, settings=job.settings(resolved.settings))
     plan = await asyncio.to_thread(planned, job)
-    totals = Totals()
     async with open_embedder(resolved, options, to_stderr, in_process=in_process) as embedder:
         chunks = await fitted_rules(job.rules.chunks, embedder)
         manifest = await asyncio.to_thread(job.begin, plan, embedder.info, chunks, progress)
+        totals = Totals(embedder.info.engine, progress.note)
         _announce(embedder.info, embedder.info.description)
         async for receipt in run_here(FragmentWork(job.output, manifest, job.strict), plan.fragments, embedder, progress):
             totals.add(receipt)

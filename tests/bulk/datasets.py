@@ -47,7 +47,7 @@ async def completed(job: DatasetJob, engine: FakeEngine | None = None) -> JobRes
         with claimed(job):
             plan = planned(job)
             manifest = job.begin(plan, embedder.info, await fitted_rules(job.rules.chunks, embedder), Silent())
-            totals = Totals()
+            totals = Totals(embedder.info.engine, Silent().note)
             async for receipt in run_here(
                 FragmentWork(job.output, manifest, job.strict), plan.fragments, embedder, Silent()
             ):

@@ -98,12 +98,28 @@ async def test_fragments_computed_elsewhere_in_any_order_give_the_same_bytes(inp
         backwards = plan.fragments[::-1]
         # One of them is computed by two workers at a time, as where one is believed to be dead.
         await asyncio.gather(worker(backwards[:2]), worker(backwards[1:]))
-        totals = Totals()
+        totals = Totals(embedder.info.engine, Silent().note)
         for receipt in receipts.values():
             totals.add(receipt)
         job.finish(work.manifest, totals)
     wanted, found = content(tmp_path / "whole"), content(tmp_path / "many")
     assert found == wanted
+
+
+async def test_a_worker_whose_engine_is_another_one_is_noted_once(inputs: str, tmp_path: Path) -> None:
+    notes: list[str] = []
+    job = job_at(inputs, tmp_path / "out")
+    async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
+        plan = planned(job)
+        work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
+        totals = Totals(embedder.info.engine, notes.append)
+        for fragment, engine in zip(plan.fragments[:3], ("this", "another", "another"), strict=True):
+            if engine == "another":
+                embedder.info = embedder.info._replace(engine=engine)
+            async for receipt in run_here(work, [fragment], embedder, Silent()):
+                totals.add(receipt)
+    (note,) = notes
+    assert "another" in note
 
 
 async def test_nothing_is_listed_while_a_job_is_computed(
@@ -277,7 +293,7 @@ async def test_two_jobs_at_a_time_in_a_folder_of_a_store_are_noticed(inputs: str
         for job, manifest, message in zip(
             (first, second), manifests, ("another job began", "has 48 shards, but this job has 24"), strict=True
         ):
-            totals = Totals()
+            totals = Totals(embedder.info.engine, Silent().note)
             async for receipt in run_here(FragmentWork(job.output, manifest), plan.fragments, embedder, Silent()):
                 totals.add(receipt)
             with pytest.raises(ConfigError, match=message):
