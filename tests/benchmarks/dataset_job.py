@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.fs
@@ -143,13 +144,25 @@ def write_inputs(store: Any, texts: int) -> str:
 
 
 def digests(store: Any, folder: str) -> dict[str, str]:
-    """Return a digest of each object, but for the manifest, which names the engine."""
+    """Return a digest of each object."""
     found = {}
     for entry in store.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True)):
         if entry.is_file:
             with store.open_input_stream(entry.path) as stream:
                 found[entry.path.removeprefix(folder)] = hashlib.sha256(stream.read()).hexdigest()
     return found
+
+
+def rows_that_differ(store: Any, one: str, other: str) -> str:
+    """Return what is different in two objects, for people."""
+    if not one.endswith(".parquet"):
+        return "".join(f"\n      {store.open_input_stream(name).read().decode()}" for name in (one, other))
+    tables = [pq.read_table(store.open_input_file(name)) for name in (one, other)]
+    vectors = [np.array(table["vector"].to_pylist()) for table in tables]
+    if tables[0].drop_columns("vector") != tables[1].drop_columns("vector") or vectors[0].shape != vectors[1].shape:
+        return ": not in vectors alone"
+    rows = (vectors[0] != vectors[1]).any(1).nonzero()[0]
+    return f": {len(rows)} of {len(vectors[0])} rows, by at most {np.abs(vectors[0] - vectors[1]).max():.1e}: {rows[:20]}"
 
 
 def shards(store: Any, folder: str) -> int:
@@ -236,7 +249,12 @@ def measure(place: Place, store: Any, texts: int, model: Path, shard_rows: int) 
         at_node = shards(store, many)
         rest = second.end((0,))
     here = alone.end((0,))
-    same = digests(store, many) == digests(store, one)
+    found, wanted = digests(store, many), digests(store, one)
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    for name in different:
+        both = name in found and name in wanted
+        print(f"    differs: {name}{rows_that_differ(store, many + name, one + name) if both else ': not in both'}")
+    same = all(name.endswith("/manifest.json") for name in different)  # which names the engine
     print(f"    killed: driver at {kept}, worker at {at_worker}, node at {at_node} of {total} shards; same bytes: {same}")
     print("| texts | run | s | peak MiB | received kB | sent kB |")
     for name, each in (("one process", here), ("driver, until killed", begun), ("driver, resumed", rest)):
