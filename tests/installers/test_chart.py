@@ -328,10 +328,13 @@ def test_the_pods_of_the_ray_examples_are_pods(name: str) -> None:
     image = (KUBERNETES / "ray" / "image.Dockerfile").read_text(encoding="utf-8")
     assert f"FROM rayproject/ray:{cluster['rayVersion']}-" in image
     assert f"ray[serve,data]=={cluster['rayVersion']}" in image
+    assert cluster["authOptions"] == {"mode": "token"}, "without it, every pod may run code on the cluster"
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
         assert faults(pod, VERSIONS[-1]) == []
         assert pod["spec"]["enableServiceLinks"] is False
+        for container in pod["spec"]["containers"]:
+            assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
     if "serveConfigV2" in spec:
         (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
         (example,) = yaml.safe_load((INSTALLERS / "ray-serve" / "serve.yaml").read_text(encoding="utf-8"))["applications"]
