@@ -133,7 +133,7 @@ def serving_limits(given: Inputs, width: int = 384) -> list[ServingLimit]:
             "the shared cache, processor",
             f"1 s / {given.redis_us:g} us, one thread",
             1e6 / given.redis_us,
-            "a cluster of servers; only what memory and disk lack is asked for",
+            "several servers behind a proxy; only what memory and disk lack is asked for",
         ),
         ServingLimit(
             "the shared cache, network of 5 Gbit/s",
