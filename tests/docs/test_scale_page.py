@@ -9,6 +9,7 @@ from tests.benchmarks.scale.checks import Check, checks
 from tests.benchmarks.scale.failures import Job, simulate
 from tests.benchmarks.scale.inputs import Inputs, sources, with_values
 from tests.benchmarks.scale.rates import MINILM, shard_rows
+from tests.benchmarks.scale.serving import replicas
 from tests.benchmarks.scale.tables import TABLES
 from tests.docs.pages import ROOT
 
@@ -53,6 +54,12 @@ def test_lost_boxes_cost_shards_and_time_but_the_job_ends() -> None:
 
 def test_the_same_seed_gives_the_same_job() -> None:
     assert simulate(Inputs(), FEW, seed=3) == simulate(Inputs(), FEW, seed=3)
+
+
+@pytest.mark.parametrize("p99", [20, 50])
+def test_more_hits_never_need_more_boxes(p99: float) -> None:
+    counts = [replicas(Inputs(), 1000 * (1 - share), p99, 1000 * share) for share in (0, 0.5, 0.9)]
+    assert counts == sorted(counts, reverse=True)
 
 
 def test_an_input_that_there_is_not_is_refused() -> None:

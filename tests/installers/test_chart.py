@@ -114,6 +114,10 @@ def test_the_schemas_find_a_misspelt_field() -> None:
         (("apiKeys.none=true", "autoscaling.enabled=true", "autoscaling.minReplicas=9"), r"minReplicas \(9\) is more than"),
         (("apiKeys.secret=keys", "metrics.serviceMonitor.enabled=true"), "needs metrics.serviceMonitor.secret"),
         (("apiKeys.none=true", "env[0].name=EDGEEMBED_PORT", "env[0].value=x"), "env may not have EDGEEMBED_PORT"),
+        (("apiKeys.none=true", "model.source=init", "env[0].name=EDGEEMBED_OFFLINE"), "env may not have EDGEEMBED_OFFLINE"),
+        (("apiKeys.none=true", "hubToken.secret=hub", "env[0].name=HF_TOKEN"), "env may not have HF_TOKEN"),
+        (("apiKeys.none=true", "sharedCache.secret=c", "env[0].name=EDGEEMBED_CACHE_URL"), "not have EDGEEMBED_CACHE_URL"),
+        (("apiKeys.none=true", "sharedCache.secret=c", "env[0].name=EDGEEMBED_CACHE_SECRET"), "EDGEEMBED_CACHE_SECRET"),
     ],
 )
 def test_wrong_values_are_refused_with_a_reason(values: tuple[str, ...], said: str) -> None:
@@ -192,8 +196,13 @@ def test_the_daemon_knows_each_variable(values: tuple[str, ...]) -> None:
 
 def test_no_variable_is_given_twice() -> None:
     """Kubernetes' server-side apply refuses a pod with two of a name; so `env` may have none that is there anyway."""
-    refused = set(re.findall(r'"(EDGEEMBED_\w+)"', (CHART / "templates" / "_helpers.tpl").read_text(encoding="utf-8")))
-    assert set(variables(box())) | set(variables(box(*KEYS))) == refused
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text(encoding="utf-8")
+    refused = set(re.findall(r'"(EDGEEMBED_\w+|HF_TOKEN)"', helpers))
+    cases = [values for name, values in CASES.items() if name != "placed"]  # which has an `env`
+    assert set().union(*(variables(box(*values)) for values in cases)) == refused
+    user_s = ("EDGEEMBED_OFFLINE", "EDGEEMBED_CACHE_SECRET", "HF_TOKEN")
+    own = box("sharedCache.url=redis://cache", *(f"env[{number}].name={name}" for number, name in enumerate(user_s)))
+    assert set(user_s) < set(variables(own)), "the chart sets none of them with these values"
 
 
 def test_only_boxes_that_are_ready_have_names() -> None:
@@ -328,10 +337,13 @@ def test_the_pods_of_the_ray_examples_are_pods(name: str) -> None:
     image = (KUBERNETES / "ray" / "image.Dockerfile").read_text(encoding="utf-8")
     assert f"FROM rayproject/ray:{cluster['rayVersion']}-" in image
     assert f"ray[serve,data]=={cluster['rayVersion']}" in image
+    assert cluster["authOptions"] == {"mode": "token"}, "without it, every pod may run code on the cluster"
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, **group["template"]}
         assert faults(pod, VERSIONS[-1]) == []
         assert pod["spec"]["enableServiceLinks"] is False
+        for container in pod["spec"]["containers"]:
+            assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
     if "serveConfigV2" in spec:
         (application,) = yaml.safe_load(spec["serveConfigV2"])["applications"]
         (example,) = yaml.safe_load((INSTALLERS / "ray-serve" / "serve.yaml").read_text(encoding="utf-8"))["applications"]

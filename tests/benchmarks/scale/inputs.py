@@ -78,10 +78,9 @@ class Inputs:
     block_ms: float = named(9.6, "ms a block", "measured", "driver 5.8, Ray's head 3.9: scale/measure_driver.py", 5, 30)
     driver_bytes: float = named(2_600, "bytes a fragment", "measured", "of the driver's memory: the same", 1e3, 2e4)
     ray_nodes: float = named(250, "nodes", "published", "'250+': Ray's scalability envelope", 250, 4000)
-    ray_actors: float = named(10_000, "actors", "published", "'10k+': the same")
 
     # What fails.
-    box_mtbf_h: float = named(50_000, "h", "assumed", "Meta: 419 failures of 16,384 cards in 54 days", 6300, 2e5)
+    box_mtbf_h: float = named(50_000, "h", "assumed", "Llama 3, 2024: 419 failures of 16,384 cards in 54 days", 6300, 2e5)
     spot_hour: float = named(0.02, "an hour", "assumed", "of boxes; published: 5 % a month to 12 % an hour", 7e-5, 0.12)
     away_s: float = named(300, "s", "assumed", "until a box in its place is there", 60, 1800)
     slow_share: float = named(0.02, "of the boxes", "assumed", "that are slow all the time", 0, 0.1)
@@ -90,7 +89,7 @@ class Inputs:
         1e-4, "of the requests", "published", "AWS designs S3 for 99.99 %, promises 99.9 %", 1e-5, 1e-3
     )
     corrupt_boxes: float = named(
-        1e-3, "of the boxes", "published", "that compute wrongly: Meta, Google, Alibaba", 1e-4, 4e-3
+        1e-3, "of the boxes", "published", "that compute wrongly: Dixit 2021, Hochschild 2021, Wang 2023", 1e-4, 4e-3
     )
 
     # Interactive requests.

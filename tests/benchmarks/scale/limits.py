@@ -124,16 +124,16 @@ def serving_limits(given: Inputs, width: int = 384) -> list[ServingLimit]:
             "more cores; several balancers by DNS, all with the same hash",
         ),
         ServingLimit(
-            "an ingress of Ray Serve, cache hits",
-            f"{given.ray_serve:g} of {given.hits_rows:,.0f}",
+            "an ingress of Ray Serve",
+            f"{given.ray_serve:g} of {given.hits_rows:,.0f}, on two cores with its replicas",
             given.ray_serve * given.hits_rows,
-            "more ingresses; for many hits HAProxy and plain daemons",
+            "several texts a request; more ingresses; HAProxy and plain daemons",
         ),
         ServingLimit(
             "the shared cache, processor",
             f"1 s / {given.redis_us:g} us, one thread",
             1e6 / given.redis_us,
-            "a cluster of servers; only what memory and disk lack is asked for",
+            "several servers behind a proxy; only what memory and disk lack is asked for",
         ),
         ServingLimit(
             "the shared cache, network of 5 Gbit/s",

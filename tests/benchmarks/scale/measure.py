@@ -1,4 +1,4 @@
-"""Measure what one worker does on this machine: the inputs `worker_*` of inputs.py.
+"""Measure what one worker does on this machine: the inputs `cpu_ms_*`, `host_ms_*`, `threads_busy` and `bytes_row`.
 
     python -m tests.benchmarks.scale.measure MODEL.gguf [--rounds 3] [--seconds 6] [--one-layer]
 

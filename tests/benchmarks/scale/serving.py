@@ -80,10 +80,16 @@ def served(given: Inputs, model: Model, tokens: float, kind: Kind) -> Inputs:
     return with_values(given, {"query_ms": 1000 / worker_rate(given, model, tokens, kind)})
 
 
-def replicas(given: Inputs, rate: float, p99: float) -> int:
-    """Return how many boxes keep the p99 of `rate` new texts/s in all at or below a bound."""
-    count = max(1, math.ceil(rate / most_texts(given)))
-    while opened(given, rate / count, 20_000).p99 > p99:
+def beside_hits(given: Inputs, hits: float) -> Inputs:
+    """Return the inputs of a box that also answers so many hits a second: its passes take longer by the time of the hits."""
+    left = 1 - hits / given.hits_rows
+    return with_values(given, {"cycle_ms": given.cycle_ms / left, "query_ms": given.query_ms / left})
+
+
+def replicas(given: Inputs, rate: float, p99: float, hits: float = 0) -> int:
+    """Return how many boxes keep the p99 of new texts at or below a bound. rate, hits: new texts/s and hits/s, in all."""
+    count = math.floor(rate / most_texts(given) + hits / given.hits_rows) + 1
+    while opened(beside_hits(given, hits / count), rate / count, 20_000).p99 > p99:
         count += max(1, count // 50)
     return count
 

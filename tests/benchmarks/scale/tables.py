@@ -254,8 +254,7 @@ def boxes(given: Inputs) -> Iterator[str]:
             cells = [f"{rate:,}"]
             for hits in (0.0, 0.5, 0.9):
                 for bound in (20, 50):
-                    count = serving.replicas(given, rate * (1 - hits), bound)
-                    cells.append(f"{math.ceil(count + rate * hits / given.hits_rows - 0.1):,}")
+                    cells.append(f"{serving.replicas(given, rate * (1 - hits), bound, rate * hits):,}")
             yield [*cells, usd(int(cells[4].replace(",", "")) * given.price_cpu * HOURS_MONTH)]
 
     titles = ["requests/s"]
@@ -300,11 +299,11 @@ def hits(given: Inputs) -> Iterator[str]:
                 turns = serving.long_run_hits(given, count, different, hashed=False)
                 cells = [f"{different:,}", str(count), *(f"{each:.0%}" for each in (*text, *turns))]
                 saved = (1 - turns[1]) / max(1 - text[1], 1e-9)
-                fewer = f"{short(saved, 2)} times" if saved < 100 else "none by text"
-                yield [*cells, fewer, f"{short(different * given.redis_bytes / 1e9, 2)} GB"]
+                ratio = short(saved, 2) if saved < 100 else "none by text"
+                yield [*cells, ratio, f"{short(different * given.redis_bytes / 1e9, 2)} GB"]
 
     titles = ["different texts", "boxes", "by text: memory", "and disk", "round robin: memory", "and disk"]
-    return markdown([*titles, "computed by round robin", "a shared cache of all"], rows())
+    return markdown([*titles, "computed: round robin / by text", "a shared cache of all"], rows())
 
 
 def sensitivity(given: Inputs) -> Iterator[str]:

@@ -127,8 +127,13 @@ imagePullSecrets:
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.apiKeys.secret (not .Values.metrics.serviceMonitor.secret) -}}
 {{- fail "metrics.serviceMonitor needs metrics.serviceMonitor.secret: a Secret with one of the API keys, which GET /metrics asks for" -}}
 {{- end -}}
+{{- $set := list "EDGEEMBED_HOST" "EDGEEMBED_PORT" "EDGEEMBED_HOME" "EDGEEMBED_MODEL" "EDGEEMBED_GRACE_PERIOD" "EDGEEMBED_LOG_FORMAT" "EDGEEMBED_ALLOWED_HOSTS" "EDGEEMBED_THREADS" "EDGEEMBED_API_KEY_FILE" "EDGEEMBED_NO_AUTH" -}}
+{{- if ne .Values.model.source "start" -}}{{- $set = append $set "EDGEEMBED_OFFLINE" -}}
+{{- else if .Values.hubToken.secret -}}{{- $set = append $set "HF_TOKEN" -}}{{- end -}}
+{{- if or .Values.sharedCache.url .Values.sharedCache.secret -}}{{- $set = append $set "EDGEEMBED_CACHE_URL" -}}{{- end -}}
+{{- if .Values.sharedCache.secret -}}{{- $set = append $set "EDGEEMBED_CACHE_SECRET" -}}{{- end -}}
 {{- range .Values.env -}}
-{{- if has .name (list "EDGEEMBED_HOST" "EDGEEMBED_PORT" "EDGEEMBED_HOME" "EDGEEMBED_MODEL" "EDGEEMBED_GRACE_PERIOD" "EDGEEMBED_LOG_FORMAT" "EDGEEMBED_ALLOWED_HOSTS" "EDGEEMBED_THREADS" "EDGEEMBED_API_KEY_FILE" "EDGEEMBED_NO_AUTH") -}}
+{{- if has .name $set -}}
 {{- fail (printf "env may not have %s, which other values set" .name) -}}
 {{- end -}}
 {{- end -}}
