@@ -84,9 +84,12 @@ def file_system(scheme: str, authority: str, name: str) -> Any:
         case "hdfs":
             return _hdfs(library, authority)
         case "hf":
+            from edgeembed.hub.download.transport import endpoint as hub_endpoint
+            from edgeembed.hub.download.transport import session
+
+            session()  # as for downloads of models: nothing is sent of what else is installed, and settings are checked
             # Repositories change; a listing of an hour ago would hide that.
-            hub = os.environ.get("HF_ENDPOINT") or None
-            return library.HfFileSystem(endpoint=hub, use_listings_cache=False, skip_instance_cache=True)
+            return library.HfFileSystem(endpoint=hub_endpoint(), use_listings_cache=False, skip_instance_cache=True)
         case _:
             return _http(library, STALL_SECONDS)
 

@@ -19,6 +19,7 @@ import pytest
 
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
+from tests.signals import listening_to_sigint
 
 pytestmark = [pytest.mark.slow, pytest.mark.e2e, pytest.mark.model, pytest.mark.xdist_group("ray")]  # one cluster at a time
 
@@ -87,7 +88,8 @@ class Job:
     """The command as a process."""
 
     def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stderr=subprocess.PIPE, text=True)
+        with listening_to_sigint():
+            self.process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stderr=subprocess.PIPE, text=True)
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait for something of other processes, of which there is no event, while the job runs."""
