@@ -142,6 +142,15 @@ def open_inputs(
     return Inputs(sources)
 
 
+def holds_texts(name: str) -> bool:
+    """Return whether an input without a format is a folder of text files, which are cut. Raises ConfigError, OSError."""
+    place = Place.of(name)
+    if not place.is_uri:
+        return place.local.is_dir()
+    status = place.status()
+    return status is not None and status.kind == "folder" and list_folder(place, None).chunks
+
+
 def _sources_of_uri(place: Place, format_: InputFormat | None, columns: Columns, chunker: Chunker) -> list[Source]:
     status = place.require()
     if status.kind == "file":
@@ -198,6 +207,7 @@ __all__ = [
     "Reject",
     "Step",
     "format_of",
+    "holds_texts",
     "looks_like_file",
     "open_inputs",
     "require_files",

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
-from pathlib import Path
 from typing import Protocol
 
 import filelock
@@ -15,7 +14,7 @@ import msgspec
 from edgeembed.bulk.computed import described
 from edgeembed.bulk.embedders import Embedder, counter, fitted_rules
 from edgeembed.bulk.embedding import embed_shard
-from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, open_inputs, require_files
+from edgeembed.bulk.inputs import Columns, Cursor, InputFormat, Inputs, Step, holds_texts, open_inputs, require_files
 from edgeembed.bulk.outputs import Output
 from edgeembed.bulk.shards import (
     JobManifest,
@@ -62,7 +61,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def has_chunks(self) -> bool:
         """Whether texts are cut into chunks: the rows of all inputs, or the text files of folders."""
-        folders = self.input_format is None and any(Path(name).is_dir() for name in self.inputs)
+        folders = self.input_format is None and any(name != "-" and holds_texts(name) for name in self.inputs)
         return self.rules.chunk_rows or folders
 
     @property
@@ -184,7 +183,7 @@ async def run(job: Job, embedder: Embedder, watch: JobListener) -> JobResult:
 async def _fitted(job: Job, embedder: Embedder, watch: JobListener) -> Job:
     """Return the job with chunks that are no longer than the model takes. Raises EdgeEmbedError."""
     rules, info = job.rules, embedder.info
-    chunks = await fitted_rules(rules.chunks, embedder) if job.has_chunks else rules.chunks
+    chunks = await fitted_rules(rules.chunks, embedder) if await asyncio.to_thread(lambda: job.has_chunks) else rules.chunks
     if chunks == rules.chunks:
         return job
     watch.note(f"chunks have at most {chunks.tokens} tokens, because {info.model} takes {info.context_tokens}")

@@ -21,8 +21,10 @@ def is_dataset(inputs: tuple[str, ...], output: str, flags: EmbedFlags) -> bool:
     """Return whether a job is one over fragments, and not over the records of local files."""
     from edgeembed.bulk.places import is_uri
 
-    elsewhere = is_uri(output) and not _is_store(output)  # a database has a URI, too
-    return flags.engine == "ray" or flags.single_file or elsewhere or any(is_uri(name) for name in inputs)
+    if flags.engine == "ray" or flags.single_file:
+        return True
+    # A database has a URI, too; it takes the records of any inputs, one after another.
+    return not _is_store(output) and any(is_uri(name) for name in (output, *inputs))
 
 
 def _is_store(output: str) -> bool:

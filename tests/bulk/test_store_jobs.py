@@ -105,3 +105,26 @@ async def test_rows_are_added_to_a_store(kind: str, tmp_path: Path, monkeypatch:
         assert sorted(rows) == [*range(20), 50]
         assert (rows[50].text, rows[3].text) == ("new", "changed")
         assert rows[3].score == pytest.approx(unit("changed") @ unit(TEXTS[7]), abs=1e-5)
+
+
+async def test_a_store_takes_the_rows_of_a_folder_that_is_named_by_its_uri(tmp_path: Path) -> None:
+    """With what the folders of a data set are called as a column."""
+    for year in (2024, 2025):
+        (tmp_path / "in" / f"year={year}").mkdir(parents=True)
+        (tmp_path / "in" / f"year={year}" / "a.jsonl").write_text(f'{{"text": "of {year}"}}\n')
+    job = make_job(tmp_path, f"sqlite:{tmp_path}/index.db#notes", ("dense",), with_text=True, keep_columns=("year",))
+    await finished(msgspec.structs.replace(job, inputs=[f"file://{tmp_path}/in"]))
+    rows = open_rows(f"sqlite:{tmp_path}/index.db#notes")
+    found = rows.search(unit("of 2025").astype(np.float32), 1, {"year": [2025]})
+    rows.close()
+    assert [(row.text, row.columns["year"]) for row in found] == [("of 2025", 2025)]
+
+
+def test_texts_of_a_folder_that_is_named_by_its_uri_are_cut(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a note")
+    (tmp_path / "rows" / "a.jsonl").write_text('{"text": "a row"}')
+    job = make_job(tmp_path, f"sqlite:{tmp_path}/index.db#notes", ("dense",))
+    for folder, cut in (("notes", True), ("rows", False)):
+        assert msgspec.structs.replace(job, inputs=[f"file://{tmp_path}/{folder}"]).has_chunks == cut

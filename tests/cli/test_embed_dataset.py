@@ -31,6 +31,8 @@ class Flags(EmbedFlags):
         ("a.jsonl", "v/", Flags(), False),
         ("a.jsonl", "postgresql://host/base#posts", Flags(), False),
         ("a.jsonl", "qdrant:http://host:6333#posts", Flags(), False),
+        ("s3://bucket/a.jsonl", "sqlite:v.db", Flags(), False),
+        ("s3://bucket/a.jsonl", "sqlite:v.db", Flags("ray"), True),
         ("a.jsonl", "v/", Flags("ray"), True),
         ("a.jsonl", "v.parquet", Flags(single_file=True), True),
         ("a.jsonl", "s3://bucket/v/", Flags(), True),
