@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from edgeembed.cli.embed_flags import EmbedFlags, embed_options, rules_of
-from edgeembed.cli.embed_summary import summary
+from edgeembed.cli.embed_summary import EXIT_REJECTS, end_with_rejects, summary
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
@@ -34,10 +34,8 @@ def _is_store(output: str) -> bool:
     return Target.parse(output) is not None or named_by(output) is not None
 
 
-def embed_dataset(
-    inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved, rejects_status: int
-) -> None:
-    """rejects_status: exit status of a complete job some of whose rows were refused."""
+def embed_dataset(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved) -> None:
+    """Run a job over fragments, as `embed_files` runs the others."""
     from edgeembed.bulk.tables import import_pyarrow
 
     import_pyarrow()
@@ -52,13 +50,10 @@ def embed_dataset(
         to_stderr(f"{job.title} is complete; nothing to do")
         if finished.refused:
             to_stderr(f"rows that could not be embedded are listed in {finished.rejects}")
-            raise SystemExit(rejects_status)
+            raise SystemExit(EXIT_REJECTS)
         return
     result, listed = _run(job, embed_options(flags, model), resolved, in_process=flags.no_daemon, cluster=cluster)
-    if first := result.first_refused:
-        to_stderr(f"{result.refused:,} rows could not be embedded; they are listed in {listed}")
-        to_stderr(f"the first, {first.where}: {first.reason}")
-        raise SystemExit(rejects_status)
+    end_with_rejects(result, listed)
 
 
 def _job_of(inputs: tuple[str, ...], output: str, flags: EmbedFlags) -> DatasetJob:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from edgeembed.cli.embed_dataset import embed_dataset, is_dataset
 from edgeembed.cli.embed_flags import EmbedFlags, computed_outputs, embed_options, job_of, require_storable
-from edgeembed.cli.embed_summary import summary
+from edgeembed.cli.embed_summary import EXIT_REJECTS, end_with_rejects, summary
 from edgeembed.cli.printing import to_stderr
 
 if TYPE_CHECKING:
@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from edgeembed.bulk.job import Job, JobResult
     from edgeembed.bulk.progress import JobProgress
     from edgeembed.config.resolution import Resolved
-
-EXIT_REJECTS = 3
-"""Exit status of a complete job some of whose rows could not be embedded."""
 
 
 def embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: str | None, resolved: Resolved) -> None:
@@ -29,7 +26,7 @@ def embed_files(inputs: tuple[str, ...], output: str, flags: EmbedFlags, model: 
     if flags.literal:
         raise ConfigError("--text is for texts on the command line, but -o for whole files; leave one of them out")
     if is_dataset(inputs, output, flags):
-        embed_dataset(inputs, output, flags, model, resolved, EXIT_REJECTS)
+        embed_dataset(inputs, output, flags, model, resolved)
         return
     out = output_of(output, append=flags.append)
     require_storable(inputs, out, flags)
@@ -87,7 +84,4 @@ def _run_job(job: Job, options: EmbedOptions, resolved: Resolved, *, in_process:
             to_stderr("interrupted; to continue, run the same command with --resume")
             raise SystemExit(130) from None
     to_stderr(summary(job.output.title, job.rules.dtype, job.output.size_bytes, result, progress))
-    if first := result.first_refused:
-        to_stderr(f"{result.refused:,} rows could not be embedded; they are listed in {job.output.rejects}")
-        to_stderr(f"the first, {first.where}: {first.reason}")
-        raise SystemExit(EXIT_REJECTS)
+    end_with_rejects(result, str(job.output.rejects))

@@ -22,7 +22,7 @@ from edgeembed.bulk.job import Job
 from edgeembed.bulk.outputs import Output as Target
 from edgeembed.bulk.shards import JobRules
 from edgeembed.cli.embed import embed
-from edgeembed.cli.embed_job import EXIT_REJECTS
+from edgeembed.cli.embed_summary import EXIT_REJECTS
 from edgeembed.cli.rerank import rerank
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from tests.bulk.daemon import serving
