@@ -20,7 +20,6 @@ from edgeembed.bulk.embedders import Embedder, EmbedderInfo
 from edgeembed.bulk.fragment_shards import (
     CONCURRENT_FRAGMENTS,
     REJECTS,
-    WORK,
     FragmentReceipt,
     FragmentWork,
     chunker_of,
@@ -33,7 +32,19 @@ from edgeembed.bulk.fragments import kept_types as types_of
 from edgeembed.bulk.inputs import Cursor, InputFormat
 from edgeembed.bulk.job import JobListener, JobResult
 from edgeembed.bulk.places import Place, PlaceFile
-from edgeembed.bulk.shards import IdKind, JobManifest, JobRules, Refused, cut, kept_types, kind_of, require_hope
+from edgeembed.bulk.shards import (
+    MARKS,
+    SHARD_NAMES,
+    WORK,
+    IdKind,
+    JobManifest,
+    JobRules,
+    Refused,
+    cut,
+    kept_types,
+    kind_of,
+    require_hope,
+)
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.bulk.writers import join_tables
 from edgeembed.common.progress import ReportLine
@@ -91,11 +102,15 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
             rejects = self._rejects(self.single)
             refused = 0 if rejects.status() is None else 1
             return Finished(0, refused, rejects.name) if self.single.status() else None
+        other, _ = MARKS
+        if not self.output.is_remote and self.output.child(f"{WORK}/{other}").status() is not None:
+            rejects = self.output.child(f"{WORK}/rejects.jsonl")
+            return Finished(0, 0 if rejects.status() is None else 1, rejects.name)
         return _decoded(self._mark, Finished)
 
     @property
     def _mark(self) -> Place:
-        return self.output.child(f"{WORK}/finished.json")
+        return self.output.child(f"{WORK}/{MARKS[1]}")
 
     def _rejects(self, single: Place) -> Place:
         return Place.of(f"{single.name.removesuffix(single.suffix)}.rejects.jsonl")
@@ -161,13 +176,16 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
         """Remove the job and its shards. Raises OSError, ConfigError for what edgeembed has not written."""
         shards = self._files()
         for file in shards:
-            if not file.relative.startswith("part-"):
+            if not file.relative.startswith(SHARD_NAMES):
                 raise ConfigError(f"{self.output.name} contains {file.relative}, which edgeembed has not written")
-        self._mark.remove()  # a run that is killed after it leaves an unfinished job
-        for file in (*shards, *_files_below(self.output.child(REJECTS))):
-            file.place.remove()
-        for name in ("rejects.jsonl", "manifest.json"):
-            self.output.child(f"{WORK}/{name}").remove()
+        # A run that is killed between the first two and the last one leaves an unfinished job.
+        work, manifest = self.output.child(WORK), self.output.child(f"{WORK}/manifest.json")
+        for mark in MARKS:
+            work.child(mark).remove()
+        for file in (*shards, *_files_below(work)):
+            if file.place != manifest:
+                file.place.remove()
+        manifest.remove()
 
     def finish(self, manifest: JobManifest, totals: Totals) -> tuple[JobResult, str]:
         """Join what is small, and mark the output as complete. Returns the outcome, and where refused rows are listed.
@@ -269,6 +287,7 @@ class Plan(NamedTuple):
             batch_tokens=info.batch_tokens,
             engine=info.engine,
             kept=self.kept,
+            fragments=True,
         )
 
 

@@ -18,14 +18,12 @@ from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.fragments import Fragment, read_fragment
 from edgeembed.bulk.inputs import Columns, Cursor, Step
 from edgeembed.bulk.places import Place
-from edgeembed.bulk.shards import JobManifest, JobRules, Refused, Shard, cut, require_none, with_ids, with_kept
+from edgeembed.bulk.shards import WORK, JobManifest, JobRules, Refused, Shard, cut, require_none, with_ids, with_kept
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.bulk.writers import ShardRows, shard_bytes
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, CountTokens, WordTokens
 
-WORK = "_edgeembed"
-"""The folder of a job's own files in the folder of its shards."""
 REJECTS = f"{WORK}/rejects"
 """Has a file for each shard with refused rows."""
 CONCURRENT_SHARDS = 2

@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.bulk.shards import WorkFolder
+from edgeembed.bulk.shards import MARKS, SHARD_NAMES, WORK, WorkFolder
 from edgeembed.bulk.sinks import FileSink, Sink
 from edgeembed.bulk.writers import SUFFIXES, ids_path, join
 from edgeembed.common.files import replacing
 from edgeembed.errors import ConfigError
 
-_INSIDE = "_edgeembed"
-"""Where a folder of shards keeps the job's own files; readers of data sets skip names that begin with an underscore."""
-_FINISHED = "finished"
+_FINISHED, _ = MARKS
 _REJECTS = "rejects.jsonl"
 
 
@@ -71,13 +69,13 @@ class Output:
     def rejects(self) -> Path:
         """The file of refused rows; it exists only if there are any."""
         if self.folder:
-            return self.path / _INSIDE / _REJECTS
+            return self.path / WORK / _REJECTS
         return self.path.with_name(f"{self.path.stem}.rejects.jsonl")
 
     @property
     def finished(self) -> bool:
         """Whether complete output exists, of this job or of another."""
-        return (self.path / _INSIDE / _FINISHED).exists() if self.folder else self.path.exists()
+        return any((self.path / WORK / mark).exists() for mark in MARKS) if self.folder else self.path.exists()
 
     @property
     def _beside(self) -> Path:
@@ -96,7 +94,7 @@ class Output:
         if not self.folder:
             return WorkFolder(self._beside)
         folder = self._beside if self.finished or self._beside.exists() else self.path
-        return WorkFolder(folder / _INSIDE, folder)
+        return WorkFolder(folder / WORK, folder)
 
     def require_apart(self, inputs: Sequence[str], format_: str | None) -> None:
         """Raise ConfigError if the job would read what it writes, or write what it reads.
@@ -143,14 +141,15 @@ class Output:
         if not self.folder:
             return
         for file in self.path.glob("*"):
-            if file.name != _INSIDE and not file.name.startswith("shard-"):
+            if file.name != WORK and not file.name.startswith(SHARD_NAMES):
                 raise ConfigError(f"{self.path} contains {file.name}, which edgeembed did not write; choose another folder")
 
     def clear_work(self) -> None:
         """Remove the unfinished job. Complete output is kept. Raises OSError."""
         work = self.work()
-        for shard in work.shards.glob("shard-*.parquet") if self.folder else ():
-            shard.unlink()
+        for shard in work.shards.glob("*.parquet") if self.folder else ():
+            if shard.name.startswith(SHARD_NAMES):
+                shard.unlink()
         if work.folder.exists():
             shutil.rmtree(work.folder)
 

@@ -21,6 +21,12 @@ from edgeembed.inference.chunking import ChunkRules
 Dtype = Literal["float32", "float16", "int8", "binary"]
 IdKind = Literal["int", "string"]
 
+WORK = "_edgeembed"
+"""The folder of a job's own files in a folder of shards; readers of data sets skip names that begin with an underscore."""
+MARKS = ("finished", "finished.json")
+"""One of them in that folder says that all is complete: of a job over local files, or over fragments."""
+SHARD_NAMES = ("shard-", "part-")
+"""How the names of shards in a folder begin: of a job over local files, or over fragments."""
 SHARD_ROWS = 8192
 HOPELESS_ROWS = 1000
 """A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
@@ -208,9 +214,17 @@ class JobManifest(msgspec.Struct, frozen=True, kw_only=True):
     engine: str = ""
     kept: dict[str, str] = {}
     job: str = ""
+    fragments: bool = False
+    """Whether the job is one over fragments."""
 
     def require_same(self, other: JobManifest) -> None:
         """Raise ConfigError naming the difference when `other` cannot continue this job."""
+        if self.fragments != other.fragments:
+            kinds = ("over local files", "over URIs or with --engine ray")
+            raise ConfigError(
+                f"the unfinished job is one {kinds[self.fragments]}, and this one is {kinds[other.fragments]}; continue it "
+                "with the command that began it, or start again with --overwrite"
+            )
         if self.inputs != other.inputs:
             raise ConfigError("the inputs have changed since the job began; start again with --overwrite")
         if self.digest and other.digest and self.digest != other.digest:
