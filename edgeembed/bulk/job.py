@@ -110,10 +110,20 @@ def batch_tokens_of(job: Job) -> int | None:
 
 
 def check_inputs(job: Job) -> None:
-    """Read the beginning of each input, before a model is loaded for it. Raises ConfigError for what cannot be read."""
+    """Read the beginning of each input, before a model is loaded for it.
+
+    Raises ConfigError for what cannot be read, and for columns that the inputs lack.
+    """
     rules = job.rules
     columns = Columns(rules.column, rules.id_column, rules.keep_columns)
-    open_inputs(job.inputs, job.input_format, columns, Chunker(rules.chunks, WordTokens())).check()
+    # As if each word were a token: no model is loaded yet, and only columns are looked at.
+    chunker = Chunker(rules.chunks, WordTokens(lambda words: [1] * len(words)))
+    open_inputs(job.inputs, job.input_format, columns, chunker).check()
+    if rules.keep_columns and "-" not in job.inputs:  # which can be read only once
+        inputs = open_inputs(job.inputs, job.input_format, columns, chunker, chunk_rows=rules.chunk_rows)
+        first = cut(inputs.read(Cursor()), 0, Cursor(), rules)
+        if first is not None:
+            kept_types(first, rules, inputs.kept_types())
 
 
 @contextlib.contextmanager

@@ -139,7 +139,8 @@ class ParquetRows:
         names = [text_name]
         if self._id_column is not None:
             names.append(choose_column(self._id_column, list(schema.names), self.name))
-        return text_name, list(dict.fromkeys([*names, *self._keep]))
+        names += [choose_column(name, list(schema.names), self.name) for name in self._keep]
+        return text_name, list(dict.fromkeys(names))
 
 
 def is_text(pyarrow: ModuleType, type_: Any) -> bool:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from edgeembed.bulk.job import Job
+from edgeembed.bulk.dataset_job import planned
+from edgeembed.bulk.job import Job, check_inputs
 from edgeembed.bulk.outputs import Output as Target
 from edgeembed.bulk.shards import JobRules
 from edgeembed.cli.embed import embed
@@ -26,6 +27,7 @@ from edgeembed.cli.embed_summary import EXIT_REJECTS
 from edgeembed.cli.rerank import rerank
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from tests.bulk.daemon import serving
+from tests.bulk.datasets import dataset_job
 from tests.bulk.jobs import finished, unfinished
 from tests.fakes import FakeEngine
 
@@ -148,6 +150,37 @@ async def test_a_column_that_no_row_has_is_an_error(tmp_path: Path) -> None:
     source.with_suffix(".csv").write_text("text,year\na,1\n")
     with pytest.raises(ConfigError, match="no column 'yaer'; it has: text, year"):
         await finished(make_job(source.with_suffix(".csv"), "v.parquet", ("yaer",)))
+
+
+@pytest.mark.parametrize("chunk_rows", [False, True])
+@pytest.mark.parametrize("flag", ["column", "id_column", "keep"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.csv", "a.parquet"])
+def test_a_column_that_the_input_lacks_is_an_error_before_a_model_is_loaded(
+    tmp_path: Path, name: str, flag: str, chunk_rows: bool
+) -> None:
+    rows = [{"text": f"text {row}", "key": row} | ({"year": row} if row > 2 else {}) for row in range(6)]
+    lines = "\n".join(map(json.dumps, rows))
+    if name == "a.parquet":
+        pq.write_table(
+            pa.Table.from_pylist(rows, pa.schema({"text": "string", "key": "int64", "year": "int64"})), tmp_path / name
+        )
+    else:
+        content = {
+            "a.jsonl": lines.encode(),
+            "a.jsonl.gz": gzip.compress(lines.encode()),
+            "a.json": json.dumps(rows).encode(),
+            "a.csv": b"text,key,year\na,1,2\n",
+        }
+        (tmp_path / name).write_bytes(content[name])
+    right: dict[str, Any] = {"column": "text", "id_column": "key", "keep": ("year",), "chunk_rows": chunk_rows}
+    check_inputs(make_job(tmp_path / name, "v.parquet", **right))
+    uri = f"file://{tmp_path / name}"
+    wrong = right | {flag: ("yaer",) if flag == "keep" else "yaer"}
+    rules = {"keep_columns" if key == "keep" else key: value for key, value in wrong.items()}
+    with pytest.raises(ConfigError, match=r"the column 'yaer'|no (column|field) 'yaer'"):
+        check_inputs(make_job(tmp_path / name, "v.parquet", **wrong))
+    with pytest.raises(ConfigError, match=r"the column 'yaer'|no (column|field) 'yaer'"):
+        planned(dataset_job(uri, f"{tmp_path}/v/", **rules))
 
 
 async def test_chunks_have_the_columns_of_their_rows(tmp_path: Path) -> None:
