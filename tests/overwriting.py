@@ -1,13 +1,15 @@
-"""Ways in which a file gets another content while something else has read it, and a model file to do it with."""
+"""Ways in which a file gets another content, or a folder goes away, while something else reads it; a model file for it."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import gguf
+import pytest
 
 
 def make_other(file: Path, target: Path) -> Path:
@@ -71,3 +73,15 @@ WRITES: dict[str, Callable[[Path, Path], None]] = {
 
 NO_MODEL = ("overwrite_half", "truncate")
 """What these leave of a file with canary rows cannot be served."""
+
+
+def removed_when_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another process take a folder away just before it is listed."""
+    real = os.scandir
+
+    def scandir(path: str | os.PathLike[str]) -> object:
+        if Path(path) == folder and folder.exists():
+            folder.rename(Path(tempfile.mkdtemp()) / "gone")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)

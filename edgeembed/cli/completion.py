@@ -134,10 +134,11 @@ def complete_value(context: click.Context, parameter: click.Parameter, incomplet
 
 def _installed() -> dict[str, list[str]]:
     """Return the types of each installed model, by the names of files and folders."""
+    from edgeembed.common.files import matching
     from edgeembed.config.paths import Paths
 
     found: dict[str, list[str]] = {}
-    for path in sorted(Paths.resolve().models.glob("*/*.gguf")):
+    for path in matching(Paths.resolve().models, "*/*.gguf"):
         name = path.parent.name
         if not name.startswith(".") and path.stem.startswith(f"{name}-"):
             found.setdefault(name, []).append(path.stem.removeprefix(f"{name}-"))

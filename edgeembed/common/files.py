@@ -1,9 +1,10 @@
-"""Replacing files in one step, and telling whether a file was written to or replaced."""
+"""Replacing files in one step, telling whether a file was written to or replaced, listing what others write meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import logging
 import os
 import stat
@@ -77,6 +78,24 @@ def make_private_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name == "posix" and folder.stat().st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def matching(folder: Path, pattern: str) -> list[Path]:
+    """Return the paths below a folder that match a pattern, in order; empty if there is no such folder.
+
+    What another process removes meanwhile is left out: for that, `Path.glob` raises FileNotFoundError before Python 3.13.
+    """
+    return sorted(folder / name for name in glob.glob(pattern, root_dir=folder, include_hidden=True))  # noqa: PTH207
+
+
+def file_sizes(folder: Path) -> dict[Path, int]:
+    """Return the size in bytes of each file below a folder, in order; what another process removes meanwhile is left out."""
+    sizes = {}
+    for root, _, names in os.walk(folder):
+        for path in (Path(root, name) for name in names):
+            with contextlib.suppress(OSError):
+                sizes[path] = path.stat().st_size
+    return dict(sorted(sizes.items()))
 
 
 @contextlib.contextmanager

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from edgeembed.common.files import FileIdentity, describe_os_error, expanded, read_json_or_warn, write_json
+from edgeembed.common.files import (
+    FileIdentity,
+    describe_os_error,
+    expanded,
+    file_sizes,
+    matching,
+    read_json_or_warn,
+    write_json,
+)
 from edgeembed.config.paths import Paths
 from edgeembed.engine.classes import Classes
 from edgeembed.engine.interface import DENSE, Output, Task
@@ -139,7 +147,7 @@ class Store:
 
         Folders that killed processes left are removed. The caller holds the model's lock.
         """
-        for stale in self.folder(name).glob(f"{_STAGING}*"):
+        for stale in matching(self.folder(name), f"{_STAGING}*"):
             remove_tree(stale)
         with tempfile.TemporaryDirectory(dir=self.folder(name), prefix=_STAGING, ignore_cleanup_errors=True) as folder:
             yield Path(folder)
@@ -151,7 +159,7 @@ class Store:
         """
         return [
             model
-            for path in sorted(self._models.glob("*/*.gguf"))
+            for path in matching(self._models, "*/*.gguf")
             if not path.parent.name.startswith(".") and (model := self._load(path)) is not None
         ]
 
@@ -162,7 +170,7 @@ class Store:
         entry = catalogue().get(name)
         if entry is not None and (model := self._load(self.file(name, entry.default_type))) is not None:
             return model
-        for path in sorted(self.folder(name).glob(f"{name}-*.gguf")):
+        for path in matching(self.folder(name), f"{name}-*.gguf"):
             if (model := self._load(path)) is not None:
                 return model
         return None
@@ -222,9 +230,9 @@ class Store:
             with self.locked(model.name):
                 freed = self._unlink(model.path)
                 freed += self._unlink(model.path.with_suffix(".json"))
-                if not any(folder.glob("*.gguf")):
+                if not matching(folder, "*.gguf"):
                     freed += sum(self._parts(folder).values())
-                    for left in (folder / PARTIALS, *folder.glob(f"{_STAGING}*")):
+                    for left in (folder / PARTIALS, *matching(folder, f"{_STAGING}*")):
                         remove_tree(left)
                     (folder / LOCK).unlink(missing_ok=True)  # where versions before 0.2 kept it
         except LockedError as error:
@@ -234,7 +242,7 @@ class Store:
 
     def unfinished(self) -> dict[str, dict[Path, int]]:
         """Return the files of unfinished pulls and their sizes in bytes, by the name of the model."""
-        folders = sorted(folder for folder in self._models.glob("*") if not folder.name.startswith("."))
+        folders = [folder for folder in matching(self._models, "*") if not folder.name.startswith(".")]
         return {folder.name: parts for folder in folders if (parts := self._parts(folder))}
 
     def discard(self, name: str, parts: Iterable[Path]) -> int:
@@ -245,20 +253,15 @@ class Store:
         try:
             with self.locked(name):
                 freed = sum(self._unlink(part) for part in parts)
-                for staging in self.folder(name).glob(f"{_STAGING}*"):
+                for staging in matching(self.folder(name), f"{_STAGING}*"):
                     Partials(staging).prune()
                 return freed
         except LockedError as error:
             raise _is_being_downloaded(name) from error
 
     def _parts(self, folder: Path) -> dict[Path, int]:
-        found: dict[Path, int] = {}
-        for left in (PARTIALS, f"{_STAGING}*"):
-            for path in sorted(folder.glob(f"{left}/**/*")):
-                with contextlib.suppress(FileNotFoundError):  # a running pull has just moved it
-                    if path.suffix != LOCK and path.is_file():
-                        found[path] = path.stat().st_size
-        return found
+        lefts = (folder / PARTIALS, *matching(folder, f"{_STAGING}*"))
+        return {path: size for left in lefts for path, size in file_sizes(left).items() if path.suffix != LOCK}
 
     def mark_used(self, digest_or_model: str | InstalledModel) -> None:
         """Record that a model is used now; cheap, and never raises."""
@@ -304,8 +307,13 @@ class Store:
         return read_json_or_warn(beside, ModelManifest, "its model counts as not installed")
 
     def _load(self, path: Path) -> InstalledModel | None:
-        if not path.is_file():
+        """Return the model in a file; None if there is no file, or with a warning if it cannot be served."""
+        try:
+            return self._read(path) if path.is_file() else None
+        except FileNotFoundError:  # another process has just removed it
             return None
+
+    def _read(self, path: Path) -> InstalledModel | None:
         manifest = self.manifest(path)
         if manifest is None or self.file(manifest.name, manifest.type) != path:
             log.warning("%s has no readable manifest; pull it again, or serve it by its path", path)

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from edgeembed.client import Reply, ask, daemon_url, read_health, read_status
+from edgeembed.common.files import file_sizes
 from edgeembed.common.status import DaemonStatus, ListedModel
 from edgeembed.config.settings import Settings
 from edgeembed.errors import DaemonGoneError, EdgeEmbedError
@@ -100,7 +101,8 @@ class Watcher:
                 except msgspec.ValidationError:
                     self._models = ()  # the format of an incompatible version
             folder = status.cache.folder if status.cache else None
-            self._disk_bytes = await asyncio.to_thread(folder_bytes, Path(folder)) if folder else None
+            sizes = await asyncio.to_thread(file_sizes, Path(folder)) if folder else None
+            self._disk_bytes = None if sizes is None else sum(sizes.values())
         ready = status.engine is not None and status.engine.state == "ready"
         if ready and now - self._health_at >= HEALTH_SECONDS:
             self._health_at = now
@@ -110,17 +112,6 @@ class Watcher:
 
     async def _ask(self, path: str) -> Reply | None:
         return await ask(self._settings, path, REQUEST_SECONDS)
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of the files in a folder; files that disappear meanwhile are skipped."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:
-            continue
-    return total
 
 
 def _alarm(reply: Reply | None) -> str | None:

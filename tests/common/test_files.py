@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, and how a write to a file is noticed."""
+"""Files that are replaced in one step, how a write to a file is noticed, and lists of what others write meanwhile."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from edgeembed.common.files import FileIdentity, describe_os_error, replacing, write_bytes, write_json, write_text
-from tests.overwriting import WRITES
+from edgeembed.common.files import (
+    FileIdentity,
+    describe_os_error,
+    file_sizes,
+    matching,
+    replacing,
+    write_bytes,
+    write_json,
+    write_text,
+)
+from tests.overwriting import WRITES, removed_when_listed
 
 needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 
@@ -180,3 +189,25 @@ def test_a_device_or_a_pipe_is_never_exchanged_for_a_file(tmp_path: Path) -> Non
         assert caught.value.filename == str(tmp_path / name)
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode) and (tmp_path / "link").is_symlink()
     assert names(tmp_path) == ["link", "pipe"]
+
+
+def test_files_and_their_sizes_are_listed(tmp_path: Path) -> None:
+    files = {tmp_path / "b" / ".hidden" / "two": 2, tmp_path / "a" / "one.gguf": 1, tmp_path / "three": 3}
+    for file, size in files.items():
+        write_bytes(file, b"x" * size)
+    (tmp_path / "b" / "dangling").symlink_to(tmp_path / "none")
+    assert list(file_sizes(tmp_path).items()) == sorted(files.items())
+    assert file_sizes(tmp_path / "none") == {}
+    assert matching(tmp_path, "*/*.gguf") == [tmp_path / "a" / "one.gguf"]
+    assert matching(tmp_path, "*") == [tmp_path / "a", tmp_path / "b", tmp_path / "three"]
+    assert matching(tmp_path / "b", "*") == [tmp_path / "b" / ".hidden", tmp_path / "b" / "dangling"]
+    assert matching(tmp_path / "none", "*") == []
+
+
+def test_a_folder_that_is_removed_while_its_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("gone", "stays"):
+        write_bytes(tmp_path / name / "file", b"x")
+    removed_when_listed(tmp_path / "gone", monkeypatch)
+    assert file_sizes(tmp_path) == {tmp_path / "stays" / "file": 1}
+    write_bytes(tmp_path / "gone" / "file", b"x")
+    assert matching(tmp_path, "*/f*") == [tmp_path / "stays" / "file"]

@@ -23,8 +23,9 @@ HELD = 6_000_000
 
 
 def pull_of(daemon: Daemon, spec: str) -> dict[str, Any] | None:
-    pulls = daemon.get("/v1/admin/models")[1]["pulls"]
-    return next((pull for pull in pulls if pull["spec"] == spec), None)
+    status, answer = daemon.get("/v1/admin/models")
+    assert status == 200, f"{answer}\n{daemon.log}"
+    return next((pull for pull in answer["pulls"] if pull["spec"] == spec), None)
 
 
 def wait_for(daemon: Daemon, spec: str, state: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from edgeembed.hub.gguf.header import read_header
 from edgeembed.hub.manifest import ModelManifest
 from edgeembed.hub.store import InstalledModel, Store
 from tests.hub.fakes import gguf_bytes
-from tests.overwriting import WRITES, overwrite_in_place
+from tests.overwriting import WRITES, overwrite_in_place, removed_when_listed
 
 CONTENT = gguf_bytes(general__architecture="bert", general__name="mine", bert__embedding_length=8)
 
@@ -85,6 +85,36 @@ def test_a_file_without_manifest_is_skipped_and_logged(paths: Paths, caplog: pyt
     model.path.with_suffix(".json").write_text("{")
     assert Store(paths).installed() == []
     assert "manifest" in caplog.text
+
+
+@pytest.mark.parametrize("gone", [".partial", ".partial/repo@1", ".pull-y/parts", "."])
+def test_what_another_process_removes_meanwhile_is_left_out(
+    paths: Paths, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    stays = install(paths, "stays")
+    folder = install(paths, "goes").path.parent
+    for part in (folder / ".partial" / "repo@1" / "x.part", folder / ".pull-y" / "parts" / "y"):
+        part.parent.mkdir(parents=True)
+        part.write_bytes(b"123")
+    store = Store(paths)
+    assert sum(store.unfinished()["goes"].values()) == 6
+    removed_when_listed(folder / gone, monkeypatch)
+    left = store.unfinished()
+    assert sum(sum(sizes.values()) for sizes in left.values()) == (0 if gone == "." else 3)
+    assert stays in store.installed()
+
+
+def test_a_model_that_is_removed_while_its_manifest_is_read(paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = install(paths)
+    real = Store.manifest
+
+    def manifest(store: Store, path: Path) -> ModelManifest | None:
+        found = real(store, path)
+        path.unlink()
+        return found
+
+    monkeypatch.setattr(Store, "manifest", manifest)
+    assert Store(paths).installed() == [], model
 
 
 def test_digests_are_computed_once_and_again_when_the_file_changes(

@@ -11,6 +11,7 @@ from edgeembed.bulk.shards import WorkFolder
 from edgeembed.bulk.sinks import Sink, StoreSink
 from edgeembed.bulk.stores.faiss_index import FaissOutput, named_by
 from edgeembed.bulk.stores.targets import Target, kind_of
+from edgeembed.common.files import file_sizes
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class StoreOutput(Output):
         file = self.target.file
         if file is None:
             return None
-        return sum(each.stat().st_size for each in ([file] if file.is_file() else file.rglob("*")) if each.is_file())
+        return file.stat().st_size if file.is_file() else sum(file_sizes(file).values())
 
     def sink(self, work: WorkFolder) -> Sink:
         return StoreSink(self.target, append=self.append)

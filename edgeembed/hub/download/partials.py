@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from edgeembed.common.files import file_sizes, matching
 
 PARTIALS = ".partial"
 LOCK = ".lock"
@@ -30,7 +33,7 @@ class Partials:
         stem = repo.replace("/", "--").lower()
         # A branch may have any name, and a mirror may send any commit.
         wanted = self.root / f"{stem}@{re.sub(r'[^0-9A-Za-z_-]', '-', commit or 'unknown')[:12]}"
-        for other in self.root.glob(f"{stem}@*"):
+        for other in matching(self.root, f"{stem}@*"):
             if other != wanted:
                 remove_tree(other)
         wanted.mkdir(parents=True, exist_ok=True)
@@ -41,25 +44,23 @@ class Partials:
 
         Parts of other files of the same commit stay: they may be of another quantisation type.
         """
-        for path in self.root.glob("*@*"):
+        for path in matching(self.root, "*@*"):
             if not used.is_relative_to(path):
                 remove_tree(path)
         self.prune()
 
     def prune(self) -> None:
         """Remove empty folders."""
-        for folder in sorted(self.root.rglob("*"), reverse=True):
-            if folder.is_dir():
-                remove_empty(folder)
-        remove_empty(self.root)
+        for folder, _, _ in os.walk(self.root, topdown=False):
+            remove_empty(Path(folder))
 
     def size(self) -> int:
         """Return the bytes of all partial files."""
-        return sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file())
+        return sum(file_sizes(self.root).values())
 
     def clear(self) -> None:
         """Remove everything except the lock."""
-        for path in self.root.glob("*@*"):
+        for path in matching(self.root, "*@*"):
             remove_tree(path)
 
     def remove_if_empty(self) -> None:
