@@ -10,6 +10,7 @@ import copy
 import functools
 import json
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -79,19 +80,34 @@ def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(programs() / "helm" / "helm"), *arguments], capture_output=True, text=True, timeout=60)
 
 
+class _NoKeyTwice(yaml.CSafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key is given twice:\n{node.start_mark}"
+        return super().construct_mapping(node, deep)
+
+
+def objects_of(text: str) -> list[dict[str, Any]]:
+    """Return the objects in a text of YAML. A key that is given twice is an error, as for kubeconform."""
+    return [found for found in yaml.load_all(text, _NoKeyTwice) if found]
+
+
 @functools.cache
-def _rendered(values: tuple[str, ...]) -> list[dict[str, Any]]:
-    if not any(value.startswith("apiKeys.") for value in values):
+def _rendered(values: tuple[str, ...], release: str) -> list[dict[str, Any]]:
+    if not any(value.startswith("apiKeys") for value in values):
         values = (*values, "apiKeys.none=true")
-    flags = [flag for value in values for flag in ("--set-json" if "=[" in value or "={" in value else "--set", value)]
-    made = helm("template", "edgeembed", str(CHART), "--namespace", "here", *flags)
+    flags = [flag for value in values for flag in ("--set-json" if re.search(r'=[\[{"]', value) else "--set", value)]
+    made = helm("template", release, str(CHART), "--namespace", "here", *flags)
     assert made.returncode == 0, made.stderr
-    return [found for found in yaml.load_all(made.stdout, yaml.CSafeLoader) if found]
+    return objects_of(made.stdout)
 
 
-def render(*values: str) -> list[dict[str, Any]]:
-    """Return what the chart gives for `--set` values in the namespace `here`, as objects; without keys unless they say."""
-    return copy.deepcopy(_rendered(values))
+def render(*values: str, release: str = "edgeembed") -> list[dict[str, Any]]:
+    """Return what the chart gives for `--set` values in the namespace `here`, as objects; without keys unless they say.
+
+    A value that is JSON (an array, an object or a string in quotes) is taken as that.
+    """
+    return copy.deepcopy(_rendered(values, release))
 
 
 def of_kind(kind: str, objects: list[dict[str, Any]], name: str = "") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,23 @@ import yaml
 
 from edgeembed.cli.embed import embed
 from edgeembed.config.settings import Settings
-from tests.installers.kubernetes_tools import CHART, VERSIONS, faults, helm, needs_helm, of_kind, programs, render
+from tests.installers.kubernetes_tools import (
+    CHART,
+    VERSIONS,
+    faults,
+    helm,
+    needs_helm,
+    objects_of,
+    of_kind,
+    programs,
+    render,
+)
 from tests.installers.loading import INSTALLERS, load
 
 pytestmark = [needs_helm, pytest.mark.xdist_group("chart")]  # they share what was rendered
 KUBERNETES = INSTALLERS / "kubernetes"
 KEYS = ("apiKeys.secret=keys",)
+MIRROR = 'env=[{"name": "HF_ENDPOINT", "value": "https://hub.example"}]'
 CASES: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "keys": KEYS,
@@ -45,7 +56,7 @@ CASES: dict[str, tuple[str, ...]] = {
         'tolerations=[{"key": "a", "operator": "Exists"}]',
         'nodeSelector={"kind": "big"}',
         'imagePullSecrets=[{"name": "registry"}]',
-        'env=[{"name": "HF_ENDPOINT", "value": "https://hub.example"}]',
+        MIRROR,
         "priorityClassName=high",
         "serviceAccountName=models",
         "balancer.hashBalanceFactor=150",
@@ -96,6 +107,85 @@ def test_the_schemas_find_a_misspelt_field() -> None:
     assert any("readynessProbe" in fault for fault in faults(found, VERSIONS[-1]))
 
 
+def test_a_key_that_is_given_twice_is_found() -> None:
+    with pytest.raises(AssertionError, match="given twice"):
+        objects_of("metadata:\n  labels:\n    a: b\n    a: c\n")
+
+
+def leaves(node: dict[str, Any], *path: str) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Yield the path and the schema of each value that has no named values below it."""
+    for name, below in node["properties"].items():
+        if "properties" in below:
+            yield from leaves(below, *path, name)
+        else:
+            yield (*path, name), below
+
+
+def values_of(choose: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """Return the values of the chart that `choose` gives for their schema, for `render`; None leaves a value as it is."""
+    chosen: dict[str, Any] = {}
+    for path, node in leaves(json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))):
+        if (value := choose(node)) is not None:
+            at = chosen
+            for name in path[:-1]:
+                at = at.setdefault(name, {})
+            at[path[-1]] = value
+    return [f"{name}={json.dumps(value)}" for name, value in chosen.items()]
+
+
+def scalars(found: Any) -> Iterator[Any]:
+    """Yield what is in objects, besides objects and arrays; their keys, too."""
+    if isinstance(found, dict | list):
+        for each in (*found, *found.values()) if isinstance(found, dict) else found:
+            yield from scalars(each)
+    else:
+        yield found
+
+
+@pytest.mark.parametrize("word", ["8765432", "null"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (*IMAGE_VOLUME, "autoscaling.enabled=true"),
+        ("model.source=claim", "model.name=/models/mine.gguf", "autoscaling.enabled=true", "autoscaling.kind=keda"),
+        ("model.source=init", "gpu.enabled=true", "persistence.enabled=false"),
+    ],
+)
+def test_a_string_of_the_values_is_a_string_in_the_objects(word: str, more: tuple[str, ...]) -> None:
+    """Without quotes, YAML takes the name of a Secret such as 8765432 for a number, and Kubernetes refuses the object."""
+
+    def choose(node: dict[str, Any]) -> Any:
+        for wrap, below in (
+            (lambda: word, node),
+            (lambda: [word], node.get("items", {})),
+            (lambda: {word: word}, node.get("additionalProperties", {})),
+        ):
+            if below.get("type") == "string" and re.search(below.get("pattern", ""), word):
+                return wrap()
+        return None
+
+    given = ("fullnameOverride=edgeembed", "metrics.serviceMonitor.enabled=true", *more)
+    objects = render(*values_of(choose), *given, release=word)
+    assert [fault for each in objects for fault in faults(each, VERSIONS[-1])] == []
+    found = list(scalars(objects))
+    assert found.count(word) > 30
+    assert yaml.safe_load(word) not in found
+
+
+def test_large_numbers_are_written_in_full() -> None:
+    """Helm would write 1000000 as 1e+06."""
+
+    def choose(node: dict[str, Any]) -> Any:
+        if node.get("type") != "integer":
+            return None
+        return max(each.get("maximum", 0) for each in (node, *node.get("anyOf", ()))) or 30_000_000
+
+    for kind in ("hpa", "keda"):
+        objects = render(*values_of(choose), "autoscaling.enabled=true", f"autoscaling.kind={kind}")
+        assert "e+" not in json.dumps(objects)
+        assert "30000000" in scalars(objects)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
@@ -116,6 +206,11 @@ def test_the_schemas_find_a_misspelt_field() -> None:
         (("apiKeys.none=true", "env[0].name=EDGEEMBED_PORT", "env[0].value=x"), "env may not have EDGEEMBED_PORT"),
         (("apiKeys.none=true", "model.source=init", "env[0].name=EDGEEMBED_OFFLINE"), "env may not have EDGEEMBED_OFFLINE"),
         (("apiKeys.none=true", "hubToken.secret=hub", "env[0].name=HF_TOKEN"), "env may not have HF_TOKEN"),
+        ((*KEYS, "model.source=init", "hubToken.secret=hub", "env[0].name=HF_TOKEN"), "env may not have HF_TOKEN"),
+        ((*KEYS, r"podLabels.app\.kubernetes\.io/component=x"), "podLabels may not have app.kubernetes.io/component"),
+        ((*KEYS, r"podAnnotations.checksum/config=x"), "podAnnotations may not have checksum/config"),
+        ((*KEYS, r"metrics.serviceMonitor.labels.helm\.sh/chart=x"), "labels may not have helm.sh/chart"),
+        ((*KEYS, "fullnameOverride=8-boxes"), "at '/fullnameOverride'"),
         (("apiKeys.none=true", "sharedCache.secret=c", "env[0].name=EDGEEMBED_CACHE_URL"), "not have EDGEEMBED_CACHE_URL"),
         (("apiKeys.none=true", "sharedCache.secret=c", "env[0].name=EDGEEMBED_CACHE_SECRET"), "EDGEEMBED_CACHE_SECRET"),
     ],
@@ -124,6 +219,13 @@ def test_wrong_values_are_refused_with_a_reason(values: tuple[str, ...], said: s
     made = helm("template", "edgeembed", str(CHART), *(part for value in values for part in ("--set", value)))
     assert made.returncode != 0
     assert re.search(said, made.stderr), made.stderr
+
+
+@pytest.mark.parametrize("release", ["8", "a.b"])
+def test_a_release_that_no_service_can_be_called_after_is_refused(release: str) -> None:
+    made = helm("template", release, str(CHART), "--set", "apiKeys.none=true")
+    assert f"a Service cannot be called {release}-edgeembed: set fullnameOverride" in made.stderr
+    assert render("fullnameOverride=boxes", release=release)
 
 
 def test_values_and_schema_have_the_same_names() -> None:
@@ -246,6 +348,8 @@ def test_where_the_model_comes_from() -> None:
     spec = of_kind("StatefulSet", objects)["spec"]["template"]["spec"]
     (first,) = spec["initContainers"]
     assert first["args"] == ["pull", "all-minilm-l6-v2"]
+    (asks_mirror,) = of_kind("StatefulSet", render(*CASES["init"], MIRROR))["spec"]["template"]["spec"]["initContainers"]
+    assert variables(asks_mirror)["HF_ENDPOINT"] == "https://hub.example"
     assert "HF_TOKEN" in variables(first)
     assert variables(spec["containers"][0])["EDGEEMBED_OFFLINE"] == "true"
     assert "HF_TOKEN" not in variables(spec["containers"][0]), "the daemon needs no token then"
@@ -286,8 +390,9 @@ def test_a_graphics_card_is_a_limit_and_nothing_else_changes() -> None:
     assert card["resources"]["requests"] == plain["resources"]["requests"]
 
 
-def test_settings_are_where_the_daemon_reads_them_and_a_change_starts_it_anew() -> None:
-    objects = render("config=pin = ['bge-m3']\nkeep_alive = '1h'")
+@pytest.mark.parametrize("text", ["pin = ['bge-m3']\nkeep_alive = '1h'", "  pin = ['bge-m3']\nkeep_alive = '1h'\n\n"])
+def test_settings_are_where_the_daemon_reads_them_and_a_change_starts_it_anew(text: str) -> None:
+    objects = render(f"config={json.dumps(text)}")
     (mount,) = (each for each in daemon_of(objects)["volumeMounts"] if each["name"] == "config")
     assert mount["mountPath"] == f"{variables(daemon_of(objects))['EDGEEMBED_HOME']}/config.toml"
     written = of_kind("ConfigMap", objects, "edgeembed-config")["data"][mount["subPath"]]
@@ -321,6 +426,8 @@ def test_the_written_manifests_are_what_the_chart_gives() -> None:
     assert renderer.rendered(str(programs() / "helm" / "helm")) == renderer.WRITTEN.read_text(encoding="utf-8"), (
         "run installers/kubernetes/render.py"
     )
+    found = objects_of(renderer.WRITTEN.read_text(encoding="utf-8"))
+    assert [fault for version in VERSIONS for each in found for fault in faults(each, version)] == []
 
 
 def test_the_chart_has_the_version_of_the_release() -> None:
@@ -332,7 +439,8 @@ def test_the_chart_has_the_version_of_the_release() -> None:
 @pytest.mark.parametrize("name", ["rayservice", "rayjob"])
 def test_the_pods_of_the_ray_examples_are_pods(name: str) -> None:
     """KubeRay's own fields are checked by nothing here."""
-    spec = yaml.safe_load((KUBERNETES / "ray" / f"{name}.yaml").read_text(encoding="utf-8"))["spec"]
+    (found,) = objects_of((KUBERNETES / "ray" / f"{name}.yaml").read_text(encoding="utf-8"))
+    spec = found["spec"]
     cluster = spec.get("rayClusterConfig") or spec["rayClusterSpec"]
     image = (KUBERNETES / "ray" / "image.Dockerfile").read_text(encoding="utf-8")
     assert f"FROM rayproject/ray:{cluster['rayVersion']}-" in image

@@ -4,7 +4,7 @@ test holds them together.
 */}}
 {{- define "edgeembed.haproxy" -}}
 global
-    maxconn {{ .Values.balancer.maxConnections }}
+    maxconn {{ int64 .Values.balancer.maxConnections }}
     nbthread {{ .Values.balancer.threads }}
     tune.bufsize 65536
     # After SIGUSR1, requests in flight get as long as on the boxes.

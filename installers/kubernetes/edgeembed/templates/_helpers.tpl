@@ -13,8 +13,8 @@
 
 {{/* Labels that select; they never change. */}}
 {{- define "edgeembed.selector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "edgeembed.labels" -}}
@@ -75,7 +75,7 @@ capabilities:
 {{- with $root.Values.topologyKeys }}
 topologySpreadConstraints:
   {{- range . }}
-  - topologyKey: {{ . }}
+  - topologyKey: {{ . | quote }}
     maxSkew: 1
     whenUnsatisfiable: ScheduleAnyway
     labelSelector:
@@ -93,7 +93,7 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $root.Values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -129,13 +129,28 @@ imagePullSecrets:
 {{- end -}}
 {{- $set := list "EDGEEMBED_HOST" "EDGEEMBED_PORT" "EDGEEMBED_HOME" "EDGEEMBED_MODEL" "EDGEEMBED_GRACE_PERIOD" "EDGEEMBED_LOG_FORMAT" "EDGEEMBED_ALLOWED_HOSTS" "EDGEEMBED_THREADS" "EDGEEMBED_API_KEY_FILE" "EDGEEMBED_NO_AUTH" -}}
 {{- if ne .Values.model.source "start" -}}{{- $set = append $set "EDGEEMBED_OFFLINE" -}}
-{{- else if .Values.hubToken.secret -}}{{- $set = append $set "HF_TOKEN" -}}{{- end -}}
+{{- end -}}
+{{- if and .Values.hubToken.secret (has .Values.model.source (list "start" "init")) -}}{{- $set = append $set "HF_TOKEN" -}}{{- end -}}
 {{- if or .Values.sharedCache.url .Values.sharedCache.secret -}}{{- $set = append $set "EDGEEMBED_CACHE_URL" -}}{{- end -}}
 {{- if .Values.sharedCache.secret -}}{{- $set = append $set "EDGEEMBED_CACHE_SECRET" -}}{{- end -}}
 {{- range .Values.env -}}
 {{- if has .name $set -}}
 {{- fail (printf "env may not have %s, which other values set" .name) -}}
 {{- end -}}
+{{- end -}}
+{{- $labels := append (keys (include "edgeembed.labels" . | fromYaml)) "app.kubernetes.io/component" -}}
+{{- $own := dict "podLabels" $labels "podAnnotations" (list "checksum/config") "metrics.serviceMonitor.labels" $labels -}}
+{{- $given := dict "podLabels" .Values.podLabels "podAnnotations" .Values.podAnnotations "metrics.serviceMonitor.labels" .Values.metrics.serviceMonitor.labels -}}
+{{- range $where, $names := $own -}}
+{{- range $name, $_ := get $given $where -}}
+{{- if has $name $names -}}
+{{- fail (printf "%s may not have %s, which the chart sets" $where $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $fullname := include "edgeembed.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+{{- fail (printf "a Service cannot be called %s: set fullnameOverride to a name of lower-case letters, digits and hyphens that begins with a letter" $fullname) -}}
 {{- end -}}
 {{- end -}}
 
@@ -144,7 +159,7 @@ imagePullSecrets:
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ .Values.hubToken.secret }}
-      key: {{ .Values.hubToken.key }}
+      name: {{ .Values.hubToken.secret | quote }}
+      key: {{ .Values.hubToken.key | quote }}
 {{- end -}}
 {{- end -}}
