@@ -30,7 +30,7 @@ from edgeembed.inference.chunking import Chunker
 FRAGMENT_BYTES = 32 * 2**20
 """Of a file of lines, and about the most of several row groups that are one fragment."""
 FRAGMENT_ROWS = 2**16
-"""Row groups are one fragment together up to so many rows."""
+"""Row groups are one fragment together up to so many rows, and larger ones are divided."""
 FRAGMENT_FILES = 128
 """Text files of a folder are one fragment together up to so many, and up to FRAGMENT_BYTES."""
 PLANNING_THREADS = 16
@@ -322,22 +322,23 @@ def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
     total = max(sum(counts), 1)
-    found: list[Fragment] = []
-    first = at = taken = 0
+    cuts = [0]
+    at = taken = 0
     for group, (count, size) in enumerate(zip(counts, sizes, strict=True)):
         at += count
         taken += size
         following = group + 1
         full = following == len(counts) or (
-            at - first + counts[following] > FRAGMENT_ROWS or taken + sizes[following] > FRAGMENT_BYTES
+            at - cuts[-1] + counts[following] > FRAGMENT_ROWS or taken + sizes[following] > FRAGMENT_BYTES
         )
-        if not full or at == first:
-            continue
-        begin, end = whole.bytes * first // total, whole.bytes * at // total
-        found.append(
-            msgspec.structs.replace(
-                whole, start=Position(first, first, done=begin), end=at, bytes=end - begin, rows=at - first
-            )
-        )
-        first, taken = at, 0
+        rows = at - cuts[-1]
+        if full and rows:
+            parts = -(-rows // FRAGMENT_ROWS)
+            cuts += [cuts[-1] + rows * part // parts for part in range(1, parts + 1)]
+            taken = 0
+    found: list[Fragment] = []
+    for first, end in itertools.pairwise(cuts):
+        done, bytes_ = whole.bytes * first // total, whole.bytes * end // total - whole.bytes * first // total
+        start = Position(first, first, done=done)
+        found.append(msgspec.structs.replace(whole, start=start, end=end, bytes=bytes_, rows=end - first))
     return found

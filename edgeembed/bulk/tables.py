@@ -43,7 +43,11 @@ class ParquetRows:
         *,
         end: int | None = None,
     ) -> None:
-        """keep: columns that pass to the output, as Arrow scalars. end: stop before this row, of a new group."""
+        """keep: columns that pass to the output, as Arrow scalars. end: stop before this row.
+
+        Of a row group in which reading begins or ends, what is before the first row is read, too: its pages have no index
+        that pyarrow uses. What follows the last row is not.
+        """
         self.place = place
         self._end = end
         self._column = column
@@ -91,6 +95,8 @@ class ParquetRows:
                     texts = batch.column(text_name).to_pylist()
                     ids = batch.column(self._id_column).to_pylist() if self._id_column else [None] * len(texts)
                     for row, text, id_ in zip(range(first, number), texts, ids, strict=True):
+                        if row == self._end:
+                            return
                         if row >= start.offset:
                             after = Position(row + 1, row + 1, done=size * (row + 1) // rows)
                             kept = {name: batch.column(name)[row - first] for name in self._keep}

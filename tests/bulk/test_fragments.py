@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from edgeembed.bulk import fragments
+from edgeembed.bulk import fragments, tables
 from edgeembed.bulk.formats import Columns
 from edgeembed.bulk.fragments import Fragment, kept_types, plan, read_fragment
 from edgeembed.bulk.inputs import Cursor, Step, open_inputs
@@ -144,17 +144,55 @@ def test_row_groups_hold_each_row_once_and_the_path_is_a_column(store: ObjectSto
     require_resumable(found[-3:], columns)
 
 
-def test_one_row_group_is_a_fragment_and_small_ones_are_joined(tmp_path: Path) -> None:
+def test_large_row_groups_are_divided_and_small_ones_are_joined(tmp_path: Path) -> None:
     table = pa.table({"text": [str(row) for row in range(200_000)]})
-    for name, group in (("a.parquet", 200_000), ("b.parquet", 1000)):
+    for name, group in (("a.parquet", 200_000), ("b.parquet", 1000), ("c.parquet", 65_536)):
         pq.write_table(table, tmp_path / name, row_group_size=group)
-    assert [fragment.rows for fragment in plan([str(tmp_path / "a.parquet")], None, Columns())] == [200_000]
+    divided = plan([str(tmp_path / "a.parquet")], None, Columns())
+    assert [fragment.rows for fragment in divided] == [50_000] * 4
+    assert sum(fragment.bytes for fragment in divided) == (tmp_path / "a.parquet").stat().st_size
+    assert rows_of(divided, Columns()) == [(row, str(row)) for row in range(200_000)]
+    assert [fragment.rows for fragment in plan([str(tmp_path / "c.parquet")], None, Columns())] == [65_536] * 3 + [3392]
     assert [fragment.rows for fragment in plan([str(tmp_path / "b.parquet")], None, Columns())] == [
         65_000,
         65_000,
         65_000,
         5000,
     ]
+
+
+@pytest.mark.usefixtures("small")
+def test_parts_of_row_groups_hold_each_row_once_whatever_is_around_them(tmp_path: Path) -> None:
+    """Groups of other sizes before and after those that are divided, empty ones among them."""
+    schema = pa.schema({"text": "string"})
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as file:
+        at = 0
+        for rows in (3, 0, 50, 20, 0, 21, 1, 61, 2):
+            file.write_table(
+                pa.table({"text": [str(row) for row in range(at, at + rows)]}, schema), row_group_size=max(rows, 1)
+            )
+            at += rows
+    found = plan([str(tmp_path / "a.parquet")], None, Columns())
+    assert [fragment.rows for fragment in found] == [3, 16, 17, 17, 20, 10, 11, 1, 15, 15, 15, 16, 2]
+    assert rows_of(found, Columns()) == [(row, str(row)) for row in range(158)]
+    require_resumable(found, Columns())
+
+
+def test_a_part_of_a_row_group_is_read_up_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by a server: neither what follows a part is fetched, nor other columns."""
+    monkeypatch.setattr(tables, "REMOTE_BUFFER_BYTES", 2**16)
+    monkeypatch.setattr(fragments, "FRAGMENT_ROWS", 4096)
+    noise, rows, width = random.Random(1), 4 * 4096, 100
+    table = pa.table({"text": [noise.randbytes(width // 2).hex() for _ in range(rows)], "other": ["x" * width] * rows})
+    pages = {"compression": "none", "use_dictionary": False, "data_page_size": 2**16}
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=rows, **pages)
+    with web_server(tmp_path) as server:
+        found = plan([f"{server.url}/a.parquet"], None, Columns())
+        assert [fragment.rows for fragment in found] == [4096] * 4
+        for part, fragment in enumerate(found, 1):
+            before = server.sent
+            assert sum(1 for _ in read_fragment(fragment, Columns(), None)) == 4096
+            assert server.sent - before < (part + 0.5) * 4096 * (width + 4)
 
 
 @pytest.mark.usefixtures("small")

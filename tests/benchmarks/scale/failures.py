@@ -28,7 +28,7 @@ AHEAD = 2
 class Job:
     """What is to be done.
 
-    fragment_rows: smaller row groups are put together up to so many rows, larger ones are not divided.
+    fragment_rows: smaller row groups are put together up to so many rows, larger ones are divided.
     """
 
     model: Model
