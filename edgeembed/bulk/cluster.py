@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -18,9 +19,11 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from edgeembed.bulk.crashes import MOST_CRASHES, MOST_FAILED, CrashGuard, FragmentFailedError, start_beginnings
 from edgeembed.bulk.embedders import Embedder, EmbedderInfo, EmbedOptions, LocalEmbedder, fitted_rules
 from edgeembed.bulk.fragment_shards import CONCURRENT_FRAGMENTS, FragmentReceipt, FragmentWork, compute, concurrently
 from edgeembed.bulk.fragments import Fragment
+from edgeembed.bulk.records import Position
 from edgeembed.client import error_of
 from edgeembed.common.installation import find_installation
 from edgeembed.common.progress import ReportLine
@@ -28,7 +31,7 @@ from edgeembed.config.paths import Paths
 from edgeembed.config.resolution import Resolved
 from edgeembed.config.secrets import HUB_TOKENS, hide_secrets, secret_names
 from edgeembed.config.settings import Settings
-from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError
+from edgeembed.errors import ConfigError, EdgeEmbedError, EngineUnavailableError, WorkerCrashedError
 from edgeembed.inference.chunking import ChunkRules
 from edgeembed.runtime.in_process import in_process_service
 
@@ -39,6 +42,7 @@ BLOCKS_PER_WORKER = 64
 """At least, as far as there are fragments: so the last ones are spread over all workers, also where one is slow."""
 MOST_PER_BLOCK = 8
 """Fragments that a worker is given at a time."""
+RAY_LOGS = "Ray's logs are in /tmp/ray/session_latest/logs on each machine"
 
 T = TypeVar("T")
 
@@ -77,11 +81,14 @@ class Described(NamedTuple):
 class EngineWorker:
     """A Ray actor with a model in its own engine, loaded when it is first needed."""
 
-    def __init__(self, settings: Settings, options: EmbedOptions, work: FragmentWork | None = None) -> None:
-        """settings: of the job; the folders are those of the worker's machine."""
+    def __init__(
+        self, settings: Settings, options: EmbedOptions, work: FragmentWork | None = None, beginnings: Any = None
+    ) -> None:
+        """settings: of the job; the folders are those of the worker's machine. beginnings: as for CrashGuard."""
         self._settings = settings
         self._options = options
         self._work = work
+        self._beginnings = beginnings
         self._lock = asyncio.Lock()
         self._embedder: LocalEmbedder | None = None
         self._resources = contextlib.AsyncExitStack()
@@ -105,16 +112,33 @@ class EngineWorker:
         found = self._run(self._computed(fragments))
         return pa.table({"receipts": [msgspec.msgpack.encode(found)]})
 
+    @functools.cached_property
+    def _guard(self) -> CrashGuard:
+        import ray
+
+        return CrashGuard(ray, self._beginnings)
+
     async def _computed(self, fragments: Sequence[Fragment]) -> list[FragmentReceipt]:
-        work = self._work
+        work, guard = self._work, self._guard
         assert work is not None, "it is given to the workers of Ray Data"
         limit = asyncio.Semaphore(4)
 
+        async def one(fragment: Fragment) -> FragmentReceipt:
+            async def ready(start: Position) -> Embedder:
+                await guard.begin(fragment, start)
+                return await self._same_as_others()
+
+            try:
+                return await compute(work, fragment, ready, limit)
+            except FragmentFailedError as error:
+                return FragmentReceipt(place=(fragment.input, fragment.index), failed=str(error))
+
         async def jobs() -> Any:
             for fragment in fragments:
-                yield compute(work, fragment, self._same_as_others, limit)
+                yield one(fragment)
 
-        return [receipt async for receipt in concurrently(jobs(), CONCURRENT_FRAGMENTS)]
+        at_once = 1 if guard.is_needed else CONCURRENT_FRAGMENTS
+        return [receipt async for receipt in concurrently(jobs(), at_once)]
 
     def _run(self, job: Coroutine[Any, Any, T]) -> T | _Failure:
         try:
@@ -184,7 +208,7 @@ class Cluster:
         try:
             found = self._ray.get(worker.describe.remote(chunks))
         except self._ray.exceptions.RayError as error:
-            raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}") from error
+            raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}; {RAY_LOGS}") from error
         finally:
             self._ray.kill(worker)
         if isinstance(found, _Failure):
@@ -192,14 +216,33 @@ class Cluster:
         return Described(*found)
 
     def compute(self, work: FragmentWork, fragments: Sequence[Fragment]) -> Iterator[FragmentReceipt]:
-        """Yield the receipts of fragments, as they come. Raises EdgeEmbedError for the first failure."""
+        """Yield the receipts of fragments, as they come. Raises EdgeEmbedError for the first failure.
+
+        Fragments at which workers end again and again are left out, and named in the error at the end.
+        """
+        failed: list[str] = []
+        for receipt in self._receipts(work, fragments):
+            if not receipt.failed:
+                yield receipt
+                continue
+            failed.append(receipt.failed)
+            if len(failed) > MOST_FAILED:
+                break
+        if failed:
+            done = "The job ended early" if len(failed) > MOST_FAILED else "All else is there"
+            raise WorkerCrashedError(
+                f"workers ended {MOST_CRASHES} times in a row, out of memory or by a crash, each time at the same rows: "
+                f"{'; '.join(failed)}. {done}; {RAY_LOGS}. Give workers more memory, then continue with --resume"
+            )
+
+    def _receipts(self, work: FragmentWork, fragments: Sequence[Fragment]) -> Iterator[FragmentReceipt]:
         data = self._ray.data
         self._silence()
         least, most = self.workers
         blocks = [{"fragments": pickle.dumps(list(each))} for each in blocks_of(fragments, most)]
         dataset = data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
             EngineWorker,
-            fn_constructor_args=(self._settings, self._options, work),
+            fn_constructor_args=(self._settings, self._options, work, start_beginnings(self._ray)),
             batch_size=1,
             batch_format="pyarrow",
             compute=data.ActorPoolStrategy(min_size=least, max_size=most),
@@ -213,7 +256,7 @@ class Cluster:
                         raise found.error()
                     yield from found
         except self._ray.exceptions.RayError as error:
-            raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}; continue with --resume") from error
+            raise EngineUnavailableError(f"Ray: {str(error).splitlines()[0]}; {RAY_LOGS}; continue with --resume") from error
 
     @property
     def _resources(self) -> dict[str, Any]:

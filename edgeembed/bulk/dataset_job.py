@@ -32,6 +32,7 @@ from edgeembed.bulk.fragments import kept_types as types_of
 from edgeembed.bulk.inputs import Cursor, InputFormat
 from edgeembed.bulk.job import JobListener, JobResult
 from edgeembed.bulk.places import Place, PlaceFile
+from edgeembed.bulk.records import Position
 from edgeembed.bulk.shards import (
     MARKS,
     SHARD_NAMES,
@@ -379,7 +380,7 @@ async def run_here(
     """Compute fragments with one embedder, and yield their receipts. Raises EdgeEmbedError, OSError."""
     limit = asyncio.Semaphore(embedder.info.max_requests)
 
-    async def ready() -> Embedder:
+    async def ready(_start: Position) -> Embedder:
         return embedder
 
     async def jobs() -> AsyncIterator[Coroutine[Any, Any, FragmentReceipt]]:

@@ -18,6 +18,7 @@ from edgeembed.bulk.embedding import embed_shard
 from edgeembed.bulk.fragments import Fragment, read_fragment
 from edgeembed.bulk.inputs import Columns, Cursor, Step
 from edgeembed.bulk.places import Place
+from edgeembed.bulk.records import Position
 from edgeembed.bulk.shards import WORK, JobManifest, JobRules, Refused, Shard, cut, require_none, with_ids, with_kept
 from edgeembed.bulk.tables import import_pyarrow
 from edgeembed.bulk.writers import ShardRows, shard_bytes
@@ -47,7 +48,8 @@ class ShardReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made.
 
-    shards: how many it has. engine: that computed it, if it is another one than where the job began.
+    shards: how many it has. engine: that computed it, if it is another one than where the job began. failed: what is missing
+    of it after all, because workers end there again and again; empty if nothing is.
     """
 
     place: tuple[int, int]
@@ -58,6 +60,7 @@ class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     shards: int = 0
     first: Refused | None = None
     engine: str = ""
+    failed: str = ""
 
     def with_shard(self, shard: ShardReceipt, *, before: bool = False) -> FragmentReceipt:
         """Return the receipt with a further shard. before: it was there already."""
@@ -123,21 +126,22 @@ def chunker_of(fragment: Fragment, rules: JobRules, count: CountTokens) -> Chunk
 async def compute(
     work: FragmentWork,
     fragment: Fragment,
-    ready: Callable[[], Awaitable[Embedder]],
+    ready: Callable[[Position], Awaitable[Embedder]],
     limit: asyncio.Semaphore,
     done: Callable[[int, float], None] = lambda _texts, _bytes: None,
 ) -> FragmentReceipt:
     """Embed and write what is missing of a fragment.
 
-    ready: returns the embedder, which is needed only if there is something to embed. limit: as in `embed_shard`.
-    done: called with the number of texts that were embedded, and the bytes of the inputs that they took.
+    ready: returns the embedder; called only if there is something to embed, with the position where that begins.
+    limit: as in `embed_shard`. done: called with the number of texts that were embedded, and the bytes of the inputs that
+    they took.
 
     Raises EdgeEmbedError, OSError.
     """
     found, number, after, complete = await asyncio.to_thread(_written, work, fragment)
     if complete:
         return found
-    embedder = await ready()
+    embedder = await ready(after.place)
     if embedder.info.engine != work.manifest.engine:
         found = msgspec.structs.replace(found, engine=embedder.info.engine)
     rules = work.manifest.rules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from edgeembed.bulk.cluster import ClusterRules, connected_cluster
+from edgeembed.bulk.crashes import MOST_CRASHES
+from edgeembed.bulk.dataset_job import DatasetJob, claimed, planned
+from edgeembed.bulk.embedders import EmbedOptions
+from edgeembed.bulk.fragment_shards import FragmentWork, ShardReceipt
+from edgeembed.bulk.fragments import Fragment
+from edgeembed.bulk.places import Place
+from edgeembed.bulk.shards import JobRules
+from edgeembed.embedder.base import resolve_given
+from edgeembed.errors import WorkerCrashedError
+from tests.bulk.jobs import Silent
 from tests.cli.helpers import MAIN, edgeembed
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
 from tests.signals import listening_to_sigint
@@ -185,3 +197,36 @@ def test_one_file_of_many_workers_needs_a_flag(command: list[str], tmp_path: Pat
     found = edgeembed(*command, f"{tmp_path}/v.npy", "--engine", "ray")
     assert found.returncode == 2
     assert "add --single-file" in found.stderr
+
+
+class Deadly(FragmentWork):
+    """Ends every worker that has computed the first shard of a file, before it is written."""
+
+    def shard(self, fragment: Fragment, number: int) -> str:
+        if fragment.relative == "03.parquet":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().shard(fragment, number)
+
+    def receipt(self, fragment: Fragment, number: int) -> ShardReceipt | None:
+        return FragmentWork(*self).receipt(fragment, number)
+
+
+def test_rows_that_end_every_worker_end_the_job_after_all_others_and_are_named(
+    command: list[str], tmp_path: Path, cluster: Any
+) -> None:
+    rules = JobRules(format="parquet", shard_rows=SHARD)
+    job = DatasetJob(inputs=[f"{tmp_path}/in"], output=Place.of(f"{tmp_path}/out/"), rules=rules)
+    settings = job.settings(resolve_given(command[command.index("--model") + 1], {}).settings)
+    plan, receipts = planned(job), []
+    connection = connected_cluster(ClusterRules(cluster.address, workers=(2, 2)), settings, EmbedOptions(), print)
+    with connection as connected, claimed(job):
+        info, chunks = connected.describe(rules.chunks)
+        manifest = job.begin(plan, info, chunks, Silent())
+        with pytest.raises(WorkerCrashedError, match=r"03\.parquet, rows 0 to 399\. All else is there") as caught:
+            for receipt in connected.compute(Deadly(job.output, manifest), plan.fragments):
+                receipts.append(receipt)
+        assert f"ended {MOST_CRASHES} times" in caught.value.message
+        assert len(receipts) == FILES - 1
+        again = list(connected.compute(FragmentWork(job.output, manifest), plan.fragments))
+    assert sum(receipt.before for receipt in again) == sum(receipt.rows for receipt in receipts)
+    assert sum(receipt.rows for receipt in again) == FILES * ROWS - 1
