@@ -34,6 +34,8 @@ from edgeembed.errors import EdgeEmbedError
 NAME = "edgeembed"
 SECONDS = 60.0
 """For an answer, retries of pip and uv included."""
+_NONE_FOUND = ("No matching distribution found", "No solution found")
+"""How pip and uv say that an index answered, and has no version for this Python."""
 
 
 class Newest(msgspec.Struct, frozen=True):
@@ -45,22 +47,41 @@ class Newest(msgspec.Struct, frozen=True):
 
 
 def find_newest(installation: Installation) -> Newest:
-    """Return the newest released version. Raises EdgeEmbedError if there is no answer."""
+    """Return the newest released version. Raises EdgeEmbedError if there is no answer, or no release yet."""
     if installation.releases:
-        return Newest(_of_release_page(installation.releases), installation.releases)
-    if installation.kind == "source" and (remote := _git(installation.source, "remote", "get-url", "origin")):
+        version = _of_release_page(installation.releases)
+        asked = installation.releases
+    elif installation.kind == "source" and (remote := _git(installation.source, "remote", "get-url", "origin")):
         tags = _git(installation.source, "ls-remote", "--tags", "--refs", "origin", "v*")
         if tags is None:
             raise EdgeEmbedError(
                 f"the source tree's git remote does not answer; try `git -C {installation.source} fetch --tags`"
             )
         version = newest_of(line.rpartition("refs/tags/v")[2] for line in tags.splitlines())
-        if version is None:
-            raise EdgeEmbedError("the source tree's git remote has no tag of a released version yet (vX.Y.Z)")
-        return Newest(version, f"the git remote {_without_password(remote.strip())}")
-    if installation.kind == "uv tool" and (uv := shutil.which("uv")):
-        return Newest(_of_uv(uv), "the package index of your uv configuration")
-    return Newest(_of_pip(), "the package index of your pip configuration")
+        asked = f"the git remote {_without_password(remote.strip())}"
+    elif installation.kind == "uv tool" and (uv := shutil.which("uv")):
+        version, asked = _of_uv(uv), "the package index of your uv configuration"
+    else:
+        version, asked = _of_pip(), "the package index of your pip configuration"
+    if version is None:
+        raise EdgeEmbedError(_no_release(installation, asked))
+    return Newest(version, asked)
+
+
+def _no_release(installation: Installation, asked: str) -> str:
+    """Return that there is no release, and where newer code may be."""
+    if installation.kind == "source" and _git(installation.source, "remote"):
+        return (
+            f"no release of edgeembed is published yet; asked: {asked}. To get the newest code: {installation.upgrade('')}"
+        )
+    # Neither pip nor a release page says that it hides something.
+    python = f" for Python {sys.version_info[0]}.{sys.version_info[1]}" if "package index" in asked else ""
+    found = f"no release of edgeembed{python} is published yet, or it is not shown to you; asked: {asked}."
+    if installation.source:
+        return f"{found} This installation came from {_without_password(installation.source)}: look there for a newer one"
+    if installation.packaged:
+        return f"{found} To build a package of the newest code, see installers/README.md in the source tree"
+    return f"{found} If this installation came from another index, name that one in the configuration"
 
 
 def is_newer(version: str, than: str) -> bool:
@@ -81,30 +102,26 @@ def newest_of(versions: Iterable[str]) -> str | None:
     return str(max(found)) if found else None
 
 
-def _of_pip() -> str:
-    """Return the newest version that pip finds for this Python, as its configuration says."""
+def _of_pip() -> str | None:
+    """Return the newest release that pip finds for this Python, as its configuration says; None if there is none."""
     command = [sys.executable, "-P", "-m", "pip", "index", "versions", NAME]
     command += ["--no-input", "--disable-pip-version-check", "--retries", "1", "--timeout", "15"]
     output = _run(command, "pip")
     listed = re.search(r"^Available versions:(.*)$", output, re.MULTILINE)
-    version = newest_of(word.strip() for word in listed[1].split(",")) if listed else None
-    if version is None:
-        raise EdgeEmbedError("the package index has no released version of edgeembed")
-    return version
+    return newest_of(word.strip() for word in listed[1].split(",")) if listed else None
 
 
-def _of_uv(uv: str) -> str:
-    """Return the newest version that uv finds for this Python, as its configuration says."""
+def _of_uv(uv: str) -> str | None:
+    """Return the newest release that uv finds for this Python, as its configuration says; None if there is none."""
     command = [uv, "pip", "compile", "-", "--no-deps", "--no-header", "--no-annotate", "--quiet"]
     command += ["--python", sys.executable, "--refresh-package", NAME, "--no-cache"]
     output = _run(command, "uv", NAME)
     pinned = re.search(rf"^{NAME}==(\S+)", output, re.MULTILINE)
-    if pinned is None:
-        raise EdgeEmbedError("the package index has no released version of edgeembed")
-    return pinned[1]
+    return newest_of([pinned[1]]) if pinned else None  # without a release, uv names a pre-release
 
 
 def _run(command: list[str], name: str, text: str = "") -> str:
+    """Return what pip or uv print; "" if they say that the index has no version for this Python."""
     # In an empty folder: a project's own configuration in the working directory does not count.
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -123,6 +140,11 @@ def _run(command: list[str], name: str, text: str = "") -> str:
             raise EdgeEmbedError(f"the package index did not answer {name} within {SECONDS:.0f} s") from error
     if done.returncode != 0 and "connection broken" in done.stderr:  # of which pip's last line says nothing
         raise EdgeEmbedError(f"the package index of your {name} configuration cannot be reached")
+    refused = re.search(r"^(?:hint: An index|WARNING: \d{3} Error).*", done.stderr, re.MULTILINE)
+    if done.returncode != 0 and refused:
+        raise EdgeEmbedError(f"the package index refused: {_without_password(printable(refused[0].partition(': ')[2]))}")
+    if done.returncode != 0 and any(words in done.stderr for words in _NONE_FOUND):
+        return ""
     if done.returncode != 0:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         said = next((line for line in reversed(lines) if line.lower().startswith("error:")), lines[-1] if lines else "")
@@ -155,8 +177,11 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def _of_release_page(page: str) -> str:
-    """Return the version to whose tag PAGE/latest leads, which GitHub and Forgejo answer with a redirect."""
+def _of_release_page(page: str) -> str | None:
+    """Return the version to whose tag PAGE/latest leads, which GitHub and Forgejo answer with a redirect.
+
+    None if there is no release: GitHub then leads to PAGE itself, Forgejo says that there is nothing (404).
+    """
     address = f"{page}/latest"
     opener = urllib.request.build_opener(_NoRedirect(), urllib.request.HTTPSHandler(context=_certificates()))
     if urlsplit(page).scheme not in ("http", "https"):
@@ -167,15 +192,17 @@ def _of_release_page(page: str) -> str:
             target = answer.headers.get("Location", "")
     except urllib.error.HTTPError as error:
         target = error.headers.get("Location", "")
+        if error.code == 404:
+            return None
         if not 300 <= error.code < 400:
             raise EdgeEmbedError(f"the release page {address} answers with status {error.code}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise EdgeEmbedError(f"the release page {address} cannot be reached: {printable(str(reason))}") from error
-    tag = unquote(urlsplit(target).path).rpartition("/tag/v")[2]
-    version = newest_of([tag])
-    if version is None:
-        raise EdgeEmbedError(f"the release page {address} leads to no version")
+    _, is_tag, tag = unquote(urlsplit(target).path).rpartition("/tag/")
+    version = newest_of([tag.removeprefix("v")])
+    if is_tag and version is None:
+        raise EdgeEmbedError(f"the newest release at {page} is called {printable(tag)}, which is no version (vX.Y.Z)")
     return version
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import threading
@@ -30,19 +31,20 @@ class StandIn(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
-        if self.path == "/releases/latest" and self.latest:
+        if self.path == "/releases/latest" and self.latest is not None:
             self.send_response(302)
             self.send_header("Location", f"/releases/{self.latest}")
             self.end_headers()
-        elif self.path == "/simple/edgeembed/":
-            files = [{"filename": name, "url": f"/files/{name}", "hashes": {}, "core-metadata": True} for name in FILES]
+        elif self.path in ("/simple/edgeembed/", "/empty/edgeembed/", "/candidates/edgeembed/"):
+            names = {"/simple": FILES, "/empty": [], "/candidates": FILES[-1:]}[self.path.removesuffix("/edgeembed/")]
+            files = [{"filename": name, "url": f"/files/{name}", "hashes": {}, "core-metadata": True} for name in names]
             page = {"meta": {"api-version": "1.0"}, "name": "edgeembed", "files": files}
             self._answer(json.dumps(page), "application/vnd.pypi.simple.v1+json")
         elif self.path.endswith(".whl.metadata"):
             version = self.path.split("-")[1]
             self._answer(f"Metadata-Version: 2.1\nName: edgeembed\nVersion: {version}\n", "text/plain")
         else:
-            self.send_error(404)
+            self.send_error(401 if self.path.startswith("/login/") else 404)
 
     def _answer(self, text: str, kind: str) -> None:
         self.send_response(200)
@@ -100,19 +102,67 @@ def test_an_index_that_is_not_there_is_said_to_be_out_of_reach(monkeypatch: pyte
     assert "secret" not in raised.value.message
 
 
+@pytest.mark.parametrize(
+    ("kind", "index"), [("pip", "empty"), ("pip", "candidates"), ("uv tool", "candidates"), ("uv tool", "nothing")]
+)
+def test_an_index_without_a_release_is_said_to_have_none(
+    kind: Kind, index: str, stand_in: tuple[str, type[StandIn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "uv tool" and not shutil.which("uv"):
+        pytest.skip("uv is not on this machine")
+    monkeypatch.setenv("PIP_INDEX_URL", f"{stand_in[0]}/{index}/")
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"{stand_in[0]}/{index}/")
+    with pytest.raises(EdgeEmbedError) as raised:
+        find_newest(installed(kind))
+    asked = f"the package index of your {kind.split()[0]} configuration"
+    assert re.fullmatch(
+        rf"no release of edgeembed for Python 3\.\d+ is published yet, or it is not shown to you; asked: {asked}\. "
+        "If this installation came from another index, name that one in the configuration",
+        raised.value.message,
+    )
+
+
+@pytest.mark.skipif(not shutil.which("uv"), reason="uv is not on this machine")
+def test_an_index_that_wants_a_login_is_not_said_to_have_no_release(
+    stand_in: tuple[str, type[StandIn]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UV_DEFAULT_INDEX", f"{stand_in[0].replace('//', '//me:secret@')}/login/")
+    with pytest.raises(EdgeEmbedError, match=r"the package index refused: An index .*401") as raised:
+        find_newest(installed("uv tool"))
+    assert "secret" not in raised.value.message
+
+
 def test_a_package_asks_its_release_page_and_follows_nothing(stand_in: tuple[str, type[StandIn]]) -> None:
     found = find_newest(installed("deb", releases=f"{stand_in[0]}/releases"))
     assert found.version == "9.10.0"
     assert stand_in[1].asked == ["/releases/latest"]
 
 
-@pytest.mark.parametrize(("latest", "says"), [(None, "status 404"), ("", "status 404"), ("tag/nightly", "no version")])
+@pytest.mark.parametrize(
+    ("latest", "says"),
+    [
+        (
+            None,
+            "no release of edgeembed is published yet, .*; asked: http.*/releases. To build a package .*, see installers",
+        ),
+        ("", "no release of edgeembed is published yet"),
+        ("tag/nightly", r"called nightly, which is no version"),
+    ],
+)
 def test_a_release_page_without_a_release_is_no_version(
     stand_in: tuple[str, type[StandIn]], latest: str | None, says: str
 ) -> None:
     stand_in[1].latest = latest
     with pytest.raises(EdgeEmbedError, match=says):
         find_newest(installed("tarball", releases=f"{stand_in[0]}/releases"))
+
+
+def test_without_a_release_it_is_said_where_a_file_came_from(stand_in: tuple[str, type[StandIn]]) -> None:
+    stand_in[1].latest = None
+    notes = {"releases": f"{stand_in[0]}/releases"}
+    wheel = Installation(kind="pip", title="pip", prefix=Path(), source="https://me:secret@files.example/a.whl", notes=notes)
+    with pytest.raises(EdgeEmbedError, match=r"This installation came from https://files\.example/a\.whl: look there"):
+        find_newest(wheel)
 
 
 def test_an_address_that_is_none_is_an_error_and_no_traceback() -> None:
@@ -131,7 +181,7 @@ def test_a_source_tree_asks_its_own_remote(tmp_path: Path) -> None:
     git("-C", "published", "commit", "-q", "--allow-empty", "-m", "one")
     git("clone", "-q", str(tmp_path / "published"), "mine")
     tree = installed("source", source=tmp_path / "mine")
-    with pytest.raises(EdgeEmbedError, match="no tag of a released version"):
+    with pytest.raises(EdgeEmbedError, match=r"no release of edgeembed is published yet; .* git -C .*/mine pull"):
         find_newest(tree)
     for tag in ("v0.9.0", "v0.10.0", "v1.0.0rc1", "unrelated"):
         git("-C", "published", "tag", tag)
