@@ -32,7 +32,7 @@ import psutil
 from edgeembed.engine.interface import BULK, INTERACTIVE, OUTPUTS, Output, Priority
 from edgeembed.engine.outputs import ordered
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
-from edgeembed.engine.worker.serving import IDLE_SECONDS
+from edgeembed.engine.worker.lanes import IDLE_SECONDS
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.benchmarks.engine import Meter, Texts, open_engine
 from tests.e2e.daemon import running

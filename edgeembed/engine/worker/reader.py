@@ -73,6 +73,11 @@ class CutReading(Reading):
     full: int = 0
 
 
+def length_before_cut(reading: Reading) -> int:
+    """Return how many tokens a text had before it was truncated; 0 for a whole one."""
+    return reading.full if isinstance(reading, CutReading) else 0
+
+
 class TextReader:
     """Tokenises texts and truncates them to their limits. Its methods may be called from any thread."""
 

@@ -7,17 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
-import msgspec
 import numpy as np
 import pytest
 
 from edgeembed.engine.canary import cosine
-from edgeembed.engine.causes import Cause
 from edgeembed.engine.interface import BULK, INTERACTIVE, Prompted, Text
-from edgeembed.engine.ipc.activity_table import ActivityTable
 from edgeembed.engine.ipc.messages import (
     LENGTH_BYTES,
     ComputedRows,
@@ -25,7 +20,6 @@ from edgeembed.engine.ipc.messages import (
     EmbedItem,
     Failed,
     FromWorker,
-    ModeFailed,
     RowItem,
     Stage,
     frame,
@@ -34,14 +28,10 @@ from edgeembed.engine.ipc.messages import (
 )
 from edgeembed.engine.ipc.pipe import Pipe
 from edgeembed.engine.llama.model import LlamaModel
-from edgeembed.engine.sandbox import Sandbox
 from edgeembed.engine.supervisor.process import WORKER_COMMAND
-from edgeembed.engine.worker.batching import WIDE, BatchQueue
-from edgeembed.engine.worker.serving import MOST_SECONDS_AT_ONCE, Worker
 from edgeembed_convert import ConversionOptions, convert_checkpoint
 from tests.convert.tiny_bert import make_tiny_bert
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.engine.worker.queued import ids, text
 from tests.engine.worker.worker_process import answers, start, wait_until_ready, worker_options
 
 pytestmark = pytest.mark.model
@@ -157,38 +147,6 @@ def test_a_worker_that_cannot_decode_a_message_exits_with_the_reason(worker: sub
     worker.stdin.flush()
     assert worker.wait(10) == 1
     assert b"DecodeError" in worker.stderr.read()
-
-
-@pytest.mark.parametrize(
-    ("reduction", "cause", "ends"),
-    [(0, "out_of_memory", True), (2, "out_of_memory", True), (3, "out_of_memory", False), (0, "other", False)],
-)
-def test_a_worker_without_memory_for_a_batch_ends_unless_it_is_the_smallest(
-    reduction: int, cause: Cause, ends: bool, tmp_path: Path
-) -> None:
-    """Under `ulimit -v` it is not killed: every batch fails."""
-    options = msgspec.structs.replace(worker_options(tmp_path / "none.gguf"), reduction=reduction)
-    worker = Worker(options, Pipe(io.BytesIO(), io.BytesIO()), ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
-    failure = ModeFailed("llama.cpp cannot compute this batch (code -2)", cause)
-    assert worker._own_fault("engine", failure) == (failure if ends else None)
-
-
-def test_the_reader_leaves_a_query_to_the_wide_lane_if_texts_that_wait_would_make_its_batch_slow(tmp_path: Path) -> None:
-    options = worker_options(tmp_path / "none.gguf")
-    pipe = cast(Pipe, SimpleNamespace(is_quiet=True))
-    worker = Worker(options, pipe, ActivityTable(None), Sandbox(tmp_path, "cpu", enabled=False))
-    queue: BatchQueue[Any] = BatchQueue(512, 64)
-    queue._asleep.add(WIDE)
-    computed: list[list[int]] = []
-    worker._queue, worker._model, worker._computes_at_once = queue, cast(LlamaModel, SimpleNamespace(wide=None)), True
-    worker._compute = lambda _entry, _context, _queue, batch: computed.append(ids(batch))  # type: ignore[method-assign]
-    worker._token_seconds = MOST_SECONDS_AT_ONCE / 50
-    worker._add_queries([text(1, 50)])
-    assert computed == [[1]]
-    queue.add([text(2, 40)])  # the lane has been woken, and has not looked yet
-    worker._add_queries([text(3, 20)])
-    assert computed == [[1]]
-    assert ids(queue.take()) == [2, 3]
 
 
 @pytest.mark.parametrize("splitter", ["gpt-4o", "granite-embed-multi-97m", "qwen2"])

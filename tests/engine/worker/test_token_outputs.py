@@ -47,7 +47,7 @@ from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.masked_lm import MaskedLm
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.llama.token_states import StatesContext
-from edgeembed.engine.worker import main as worker, serving
+from edgeembed.engine.worker import lanes, main as worker
 {body}
 sys.exit(worker.main(sys.argv))
 """,
@@ -55,7 +55,7 @@ sys.exit(worker.main(sys.argv))
 
 
 SOON_IDLE = script("""
-serving.IDLE_SECONDS = 0.01
+lanes.IDLE_SECONDS = 0.01
 make, close = LlamaModel.new_states_context, StatesContext.close
 def new_states_context(self, **more):
     print("a context is made", file=sys.stderr, flush=True)
