@@ -32,13 +32,16 @@ FRAGMENT_BYTES = 32 * 2**20
 FRAGMENT_ROWS = 2**16
 """Row groups are one fragment together up to so many rows, and larger ones are divided."""
 FRAGMENT_FILES = 128
-"""Text files of a folder are one fragment together up to so many, and up to FRAGMENT_BYTES."""
+"""Files of a folder are one fragment together up to so many; text files also up to FRAGMENT_BYTES, others JOINED_BYTES."""
+JOINED_BYTES = 2**20
+JOINED_ROWS = 2**13
+"""About a full shard. With more, a folder of files that are not quite as small would keep fewer workers busy."""
 PLANNING_THREADS = 16
 """How many files are asked for their metadata at a time; each waits for its store."""
 
 
 class FolderFile(NamedTuple):
-    """A text file of a folder. relative: its path there. version: as of a fragment."""
+    """One of several files of a folder that are a fragment. relative: its path there. version: as of a fragment."""
 
     relative: str
     size: int
@@ -51,9 +54,9 @@ class Fragment(msgspec.Struct, frozen=True):
     input: which of the inputs. index: of the fragment among those of its input, in order. name: of the file, for people.
     relative: of the file, in its input. version: of the file, when it was planned. start, end: the first record, and the
     offset before which the last one begins; None for the end of the file. bytes: of the file that it stands for. rows: None
-    if unknown. prefix: in front of ids that are numbers or names. partitions: columns that the file's path holds, and their
-    types. files: not empty for text files of a folder, which is the place, to be cut. documents: there are documents among
-    the inputs.
+    if unknown. prefix: in front of ids that are numbers or names. partition_types: of columns that the file's path holds.
+    files: not empty for several files, whose folder is the place. chunks: texts are cut, also without --chunk: those of a
+    folder of text files. documents: there are documents among the inputs.
     """
 
     input: int
@@ -68,24 +71,34 @@ class Fragment(msgspec.Struct, frozen=True):
     bytes: int
     rows: int | None = None
     prefix: str = ""
-    partitions: dict[str, Any] = {}
     partition_types: dict[str, str] = {}
     files: tuple[FolderFile, ...] = ()
+    chunks: bool = False
     documents: bool = False
 
-    @property
-    def chunks(self) -> bool:
-        """Whether texts are cut, also without --chunk."""
-        return bool(self.files)
+    def alone(self, file: FolderFile) -> Fragment:
+        """Return one of the files of rows as a fragment of its own."""
+        place = self.place.child(file.relative)
+        return msgspec.structs.replace(
+            self,
+            place=place,
+            name=place.name,
+            relative=file.relative,
+            version=file.version,
+            bytes=file.size,
+            rows=None,
+            prefix=f"{place.name if self.prefix else file.relative}:",
+            files=(),
+        )
 
 
 class _File(NamedTuple):
-    """A file of the inputs. format_: None if its content decides. named: the user named it, and not its folder."""
+    """A file of the inputs. format_: None if its content decides. folder: that the user named; None for the file itself."""
 
     input: int
     file: PlaceFile
     format_: InputFormat | None
-    named: bool
+    folder: Place | None
     partitions: Mapping[str, str] = {}
 
 
@@ -105,18 +118,11 @@ def plan(names: Sequence[str], format_: InputFormat | None, columns: Columns) ->
         if first := next((part[0] for part in parts if part and part[0].input == index), None):
             _check_first_record(first, columns)
     fragments: list[Fragment] = []
-    index = 0
-    for file, found in zip(files, parts, strict=True):
-        if fragments and fragments[-1].input != file.input:
-            index = 0
-        if isinstance(file, Fragment):
-            prefix = f"{file.place.name}:" if len(names) > 1 else ""
-        else:
-            shown = file.file.place.name if len(names) > 1 else file.file.relative
-            prefix = f"{shown}:" if len(files) > 1 else ""
-        for part in found:
-            fragments.append(msgspec.structs.replace(part, index=index, prefix=prefix, documents=documents))
-            index += 1
+    for part in _joined(files, parts):
+        index = fragments[-1].index + 1 if fragments and fragments[-1].input == part.input else 0
+        shown = part.name if len(names) > 1 else "" if part.files else part.relative
+        prefix = f"{shown}:" if shown and len(files) > 1 else ""
+        fragments.append(msgspec.structs.replace(part, index=index, prefix=prefix, documents=documents))
     return fragments
 
 
@@ -130,9 +136,12 @@ def read_fragment(
 
     Raises ConfigError if the file has changed since it was planned, and as the readers do; PlaceError, OSError.
     """
+    at = fragment.start if start is None else start
+    if fragment.files and not fragment.chunks:
+        yield from _read_files(fragment, columns, chunker, at)
+        return
     if not fragment.files:
         _require_same(fragment.place, fragment.version)
-    at = fragment.start if start is None else start
     behind = fragment.start.done
     for read in _records(fragment, columns, chunker, at):
         done = min(max(read.after.done - behind, 0), fragment.bytes)
@@ -147,15 +156,30 @@ def kept_types(fragment: Fragment, columns: Columns) -> dict[str, str]:
     Raises ConfigError for a column that it lacks; PlaceError, OSError.
     """
     of_documents = dict(DOCUMENT_COLUMNS) if fragment.documents else {}
-    if fragment.files:
+    if fragment.chunks:
         return of_documents
-    found = _source(fragment, columns).kept_types()
+    first = fragment.alone(fragment.files[0]) if fragment.files else fragment
+    found = _source(first, columns).kept_types()
     types = {name: type_ if isinstance(type_, str) else arrow_name(type_) for name, type_ in found.items()}
     return types | fragment.partition_types | of_documents
 
 
+def _read_files(fragment: Fragment, columns: Columns, chunker: Chunker | None, start: Position) -> Iterator[Step]:
+    """Yield the records of several files of rows. The file of a position is that in which it is."""
+    behind, found = 0, not start.file
+    for file in fragment.files:
+        here = file.relative == start.file
+        found = found or here
+        own = msgspec.structs.replace(start, file="", done=start.done - behind) if here else None
+        for name, read, after in read_fragment(fragment.alone(file), columns, chunker, own) if found else ():
+            done = behind + after.done
+            place = msgspec.structs.replace(after.place, file=file.relative, done=done)
+            yield Step(name, read._replace(after=place), Cursor(fragment.input, place, done))
+        behind += file.size
+
+
 def _records(fragment: Fragment, columns: Columns, chunker: Chunker | None, start: Position) -> Iterator[Read]:
-    if fragment.files:
+    if fragment.chunks:
         assert chunker is not None, "text files of a folder are cut"
         listed = (
             PlaceFile(place, file.relative, _require_same(place, file.version))
@@ -184,7 +208,8 @@ class _WithIds:
     def __init__(self, source: Source, fragment: Fragment) -> None:
         self._source = source
         self._prefix = fragment.prefix
-        self._partitions = fragment.partitions
+        types = fragment.partition_types
+        self._partitions = partition_values(fragment.relative, types) if types else {}
         self.name = source.name
         self.size_bytes = fragment.bytes
 
@@ -211,12 +236,12 @@ def _files_of(
     """Return the files of an input, or the fragments of a folder of text files. Raises ConfigError, PlaceError, OSError."""
     status = place.require()
     if status.kind == "file":
-        return [_File(index, PlaceFile(place, place.file_name, status), format_, True)]
+        return [_File(index, PlaceFile(place, place.file_name, status), format_, None)]
     listing = list_folder(place, format_)
     if listing.chunks:
         require_no_columns(place.name, "a folder of files", columns)
         return _groups(index, place, [file for file, _ in listing.files])
-    return [_File(index, file, found, False, listing.partitions) for file, found in listing.files]
+    return [_File(index, file, found, place, listing.partitions) for file, found in listing.files]
 
 
 def _groups(index: int, place: Place, files: Sequence[PlaceFile]) -> list[Fragment]:
@@ -229,25 +254,58 @@ def _groups(index: int, place: Place, files: Sequence[PlaceFile]) -> list[Fragme
         size = sum(file.size for file in group)
         if number < len(files) and len(group) < FRAGMENT_FILES and size < FRAGMENT_BYTES:
             continue
-        digest = hashlib.sha256(repr([tuple(file) for file in group]).encode(errors="surrogateescape")).hexdigest()
-        found.append(
-            Fragment(
-                input=index,
-                index=0,
-                place=place,
-                name=place.name,
-                relative=group[0].relative,
-                version=digest,
-                format="text",
-                start=Position(),
-                end=None,
-                bytes=size,
-                files=tuple(group),
-                documents=documents,
-            )
-        )
+        found.append(_of_files(index, place, group, "text", chunks=True, documents=documents))
         group = []
     return found
+
+
+def _joined(files: Sequence[_File | Fragment], parts: Sequence[Sequence[Fragment]]) -> Iterator[Fragment]:
+    """Yield the fragments of files, those of small files of a folder of rows together. parts: the fragments of each file."""
+    group: list[Fragment] = []  # whole files of one folder
+    folder: Place | None = None
+
+    def flushed() -> list[Fragment]:
+        if folder is None or len(group) < 2:
+            return group
+        found = [FolderFile(each.relative, each.bytes, each.version) for each in group]
+        return [_of_files(group[0].input, folder, found, group[0].format, partition_types=group[0].partition_types)]
+
+    for file, found in zip(files, parts, strict=True):
+        if isinstance(file, Fragment) or file.folder is None or len(found) > 1:
+            yield from (*flushed(), *found)
+            group = []
+            continue
+        for part in found:
+            together = [*group, part]
+            if not (
+                (together[0].input, together[0].format) == (part.input, part.format)
+                and len(together) <= FRAGMENT_FILES
+                and sum(each.bytes for each in together) <= JOINED_BYTES
+                and sum(each.rows or 0 for each in together) <= JOINED_ROWS
+            ):
+                yield from flushed()
+                together = [part]
+            group, folder = together, file.folder
+    yield from flushed()
+
+
+def _of_files(index: int, folder: Place, files: Sequence[FolderFile], format_: InputFormat, **more: Any) -> Fragment:
+    """Return files of a folder as one fragment. index: of the input."""
+    versions = repr([tuple(file) for file in files]).encode(errors="surrogateescape")
+    return Fragment(
+        input=index,
+        index=0,
+        place=folder,
+        name=folder.name,
+        relative=files[0].relative,
+        version=hashlib.sha256(versions).hexdigest(),
+        format=format_,
+        start=Position(),
+        end=None,
+        bytes=sum(file.size for file in files),
+        files=tuple(files),
+        **more,
+    )
 
 
 def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
@@ -266,12 +324,11 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         start=Position(),
         end=None,
         bytes=size,
-        partitions=partition_values(relative, types) if types else {},
         partition_types=types,
     )
     format_, divisible = file.format_, False
     # Small files of a folder are not asked what they hold: that shows when they are read.
-    if file.named or (format_ != "parquet" and size > FRAGMENT_BYTES):
+    if file.folder is None or (format_ != "parquet" and size > FRAGMENT_BYTES):
         format_, divisible = checked_format(place, file.format_)
     assert format_ is not None, "a file of a folder has the format of its name"
     whole = msgspec.structs.replace(whole, format=format_)

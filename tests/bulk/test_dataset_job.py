@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edgeembed.bulk import dataset_job as dataset_module
+from edgeembed.bulk import fragments
 from edgeembed.bulk.dataset_job import DatasetJob, Totals, claimed, planned, run_here
 from edgeembed.bulk.fragment_shards import FragmentReceipt, FragmentWork
 from edgeembed.bulk.fragments import Fragment
@@ -26,7 +27,9 @@ ALL = 3 * ROWS - 1
 
 
 @pytest.fixture
-def inputs(tmp_path: Path) -> str:
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Three small files, of which the first two are one fragment."""
+    monkeypatch.setattr(fragments, "FRAGMENT_FILES", 2)
     return f"file://{write_tables(tmp_path / 'in')}"
 
 
@@ -91,8 +94,8 @@ async def test_fragments_computed_elsewhere_in_any_order_give_the_same_bytes(inp
         work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
         receipts: dict[tuple[int, int], FragmentReceipt] = {}
 
-        async def worker(fragments: list[Fragment]) -> None:
-            async for receipt in run_here(work, fragments, embedder, Silent()):
+        async def worker(some: list[Fragment]) -> None:
+            async for receipt in run_here(work, some, embedder, Silent()):
                 receipts[receipt.place] = receipt
 
         backwards = plan.fragments[::-1]
@@ -106,14 +109,17 @@ async def test_fragments_computed_elsewhere_in_any_order_give_the_same_bytes(inp
     assert found == wanted
 
 
-async def test_a_worker_whose_engine_is_another_one_is_noted_once(inputs: str, tmp_path: Path) -> None:
+async def test_a_worker_whose_engine_is_another_one_is_noted_once(
+    inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fragments, "FRAGMENT_FILES", 1)
     notes: list[str] = []
     job = job_at(inputs, tmp_path / "out")
     async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
         plan = planned(job)
         work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
         totals = Totals(embedder.info.engine, notes.append)
-        for fragment, engine in zip(plan.fragments[:3], ("this", "another", "another"), strict=True):
+        for fragment, engine in zip(plan.fragments, ("this", "another", "another"), strict=True):
             if engine == "another":
                 embedder.info = embedder.info._replace(engine=engine)
             async for receipt in run_here(work, [fragment], embedder, Silent()):
@@ -233,7 +239,7 @@ async def test_columns_keep_the_types_that_the_first_rows_have(tmp_path: Path) -
     (tmp_path / "in" / "a.jsonl").write_text('{"text": "some", "year": 2001, "lang": "en"}\n')
     (tmp_path / "in" / "b.jsonl").write_text('{"text": "more", "year": "?", "lang": "de"}\n{"text": "most", "year": 7}\n')
     result = await completed(
-        job_at(f"file://{tmp_path}/in", tmp_path / "out", id_column=None, keep_columns=("year", "lang"))
+        job_at(f"file://{tmp_path}/in", tmp_path / "out", id_column=None, keep_columns=("year", "lang"), shard_rows=1)
     )
     assert (result.rows, result.refused) == (2, 1)
     assert table(tmp_path / "out")["year"] == [2001, 7]

@@ -19,7 +19,7 @@ from edgeembed.bulk.formats import Columns
 from edgeembed.bulk.fragments import Fragment, kept_types, plan, read_fragment
 from edgeembed.bulk.inputs import Cursor, Step, open_inputs
 from edgeembed.bulk.places import Place, PlaceError
-from edgeembed.bulk.records import Record, Reject
+from edgeembed.bulk.records import Position, Record, Reject
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker, ChunkRules, WordTokens
 from tests.bulk.dataset_hub import REPOSITORY, TOKEN, dataset_hub
@@ -246,6 +246,101 @@ def test_many_small_texts_are_few_fragments(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "12.txt").write_text("other")
     with pytest.raises(ConfigError, match=r"12\.txt has changed since the job began"):
         rows_of(found, Columns(), CHUNKER)
+
+
+def write_rows(folder: Path, form: str) -> Path:
+    """Write small files, in folders of a year each, with a row that has no text in the fourth."""
+    for number in range(7):
+        texts = [f"file {number} row {row}" for row in range(number)]
+        if number == 3:
+            texts[1] = ""
+        rows = [{"text": text, "size": len(text)} for text in texts]
+        lines = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
+        content = {
+            "jsonl": lines,
+            "jsonl.gz": gzip.compress(lines),
+            "json": json.dumps(rows).encode(),
+            "csv": "".join(
+                f"{line}\n" for line in ("text,size", *(f"{row['text']},{row['size']}" for row in rows))
+            ).encode(),
+            "parquet": b"",
+        }[form]
+        file = folder / f"year={2020 + number // 2}" / f"{number}.{form}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        if form == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows, pa.schema({"text": "string", "size": "int64"})), file)
+    return folder
+
+
+@pytest.mark.parametrize("where", ["path", "s3", "two"])
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "json", "csv", "parquet"])
+def test_small_files_of_rows_are_few_fragments_and_read_as_each_by_itself(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, form: str
+) -> None:
+    root = write_rows(tmp_path / form, form)
+    names = [upload(store, root) if where == "s3" else str(root), *([str(root / "year=2023")] if where == "two" else ())]
+    columns = Columns(text="text", keep=["size"] if where == "two" else ["size", "year"])
+    found = plan(names, None, columns)
+    assert [len(fragment.files) for fragment in found] == [
+        7 - (form in ("jsonl", "parquet")),
+        *([0] if where == "two" else []),
+    ]
+    monkeypatch.setattr(fragments, "FRAGMENT_FILES", 1)
+    each = plan(names, None, columns)
+    assert sum(fragment.bytes for fragment in found) == sum(fragment.bytes for fragment in each)
+    assert kept_types(found[0], columns) == kept_types(each[0], columns)
+    for chunker in (None, CHUNKER):
+        steps = [(step.input, step.read._replace(after=Position())) for step in steps_of(found, columns, chunker)]
+        assert steps == [(step.input, step.read._replace(after=Position())) for step in steps_of(each, columns, chunker)]
+        require_resumable(found, columns, chunker)
+    reads = [step.read for step in steps_of(found[:1], columns)]
+    assert len(reads) == 21
+    last = reads[-1]
+    assert isinstance(last, Record)
+    assert str(last.id).startswith(f"{names[0]}/year=2023/6.{form}:" if where == "two" else f"year=2023/6.{form}:")
+    assert where == "two" or last.kept["year"] == 2023
+
+
+def test_small_files_of_rows_are_together_up_to_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only whole ones: not with the end of a file that is divided."""
+    for number in range(10):
+        rows = 400 if number == 4 else 10
+        (tmp_path / f"{number}.jsonl").write_text("".join(f'{{"text": "{row:085}"}}\n' for row in range(rows)))
+        pq.write_table(pa.table({"text": [str(row) for row in range(rows)]}), tmp_path / f"{number}.parquet")
+
+    def sizes(form: Any) -> list[int]:
+        return [len(fragment.files) for fragment in plan([str(tmp_path)], form, Columns())]
+
+    assert sizes("jsonl") == sizes("parquet") == [10]
+    with monkeypatch.context() as patch:
+        patch.setattr(fragments, "FRAGMENT_BYTES", 36_000)
+        patch.setattr(fragments, "JOINED_BYTES", 3000)
+        assert sizes("jsonl") == [3, 0, 0, 0, 3, 2]
+        assert [index.index for index in plan([str(tmp_path)], "jsonl", Columns())] == list(range(6))
+    with monkeypatch.context() as patch:
+        patch.setattr(fragments, "FRAGMENT_ROWS", 100)
+        patch.setattr(fragments, "JOINED_ROWS", 50)
+        assert sizes("parquet") == [4, 0, 0, 0, 0, 5]
+        patch.setattr(fragments, "FRAGMENT_FILES", 2)
+        assert sizes("parquet") == [2, 2, 0, 0, 0, 0, 2, 2, 0]
+
+
+def test_each_file_of_a_fragment_is_checked_for_changes(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("one\ntwo\n")
+    (found,) = plan([str(tmp_path)], "text", Columns())
+    steps = read_fragment(found, Columns(), None)
+    assert [next(steps).input for _ in range(3)][-1] == str(tmp_path / "1.txt")
+    with (tmp_path / "1.txt").open("a") as lines:
+        lines.write("three\n")
+    with pytest.raises(ConfigError, match=r"1\.txt has changed since the job began"):
+        list(steps)
+    (tmp_path / "1.txt").unlink()
+    with pytest.raises(ConfigError, match=r"1\.txt is gone since the job began"):
+        list(read_fragment(found, Columns(), None))
+    last = found.files[-1].relative
+    assert len(list(read_fragment(found, Columns(), None, Position(file=last)))) == 2, "the others are not read"
 
 
 def test_a_document_among_the_inputs_gives_all_fragments_its_columns(tmp_path: Path) -> None:

@@ -66,14 +66,18 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
-    """A job's command line, without its output. One of its texts is longer than the model takes."""
+    """A job's command line, without its output. One of its texts is longer than the model takes.
+
+    The files are named, as small ones of a folder would be few fragments.
+    """
     model = make_tiny_qwen3(tmp_path / "tiny.gguf")
     (tmp_path / "in").mkdir()
     for file in range(FILES):
         texts = [f"{row} " + "word " * (row % 7) for row in range(ROWS)]
         texts[70] = "x" * 2000 if file == 1 else texts[70]
         pq.write_table(pa.table({"text": texts}), tmp_path / "in" / f"{file:02}.parquet")
-    return ["embed", f"file://{tmp_path}/in", "--model", str(model), "--shard-rows", str(SHARD), "-o"]
+    files = [f"file://{tmp_path}/in/{file:02}.parquet" for file in range(FILES)]
+    return ["embed", *files, "--model", str(model), "--shard-rows", str(SHARD), "-o"]
 
 
 def content(folder: Path) -> dict[str, bytes]:
