@@ -15,6 +15,7 @@ import pickle
 import socket
 import threading
 from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -283,8 +284,6 @@ def import_ray() -> Any:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     if "RAY_AUTH_TOKEN" in os.environ:  # Ray itself would not use it for an address that is named
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # Its C++ parts write to the terminal otherwise; what fails is raised, too.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         import ray
         import ray.data
@@ -303,20 +302,44 @@ def connected_cluster(
     address = rules.address or os.environ.get("RAY_ADDRESS") or "local"
     _require_open_port(address)
     alone = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    # Its C++ parts write to the terminal otherwise; what fails is raised, too. Whoever sets the level wants to see more.
+    quietly = contextlib.nullcontext if "RAY_BACKEND_LOG_LEVEL" in os.environ else _hiding_stderr
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray's processes inherit the variables: they may fetch the model and reach the inputs' store, and need no other key.
     environ = hide_secrets()
     os.environ |= {name: environ[name] for name in HUB_TOKENS if name in environ}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
+        with quietly():
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
     except Exception as error:  # a timeout of the start has no class of its own
         where = "on this machine" if address == "local" else f"at {address}"
         raise ConfigError(f"no Ray cluster {where}: {error}") from error
     finally:
         os.environ |= environ
+    # log_to_driver leaves out what workers print. That a worker or a machine died Ray prints to stdout all the same.
+    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+        try:
+            yield Cluster(ray, rules, settings, options, report)
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _hiding_stderr() -> Iterator[None]:
+    """Hide what this process writes to its standard error: Ray's C++ parts confirm there that they write nothing."""
     try:
-        yield Cluster(ray, rules, settings, options, report)
+        shown = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    hidden = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(hidden, 2)
+        yield
     finally:
-        ray.shutdown()
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(hidden)
 
 
 def _require_open_port(address: str) -> None:

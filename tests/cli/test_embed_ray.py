@@ -105,7 +105,8 @@ class Job:
 
     def __init__(self, *arguments: str) -> None:
         with listening_to_sigint():
-            self.process = subprocess.Popen([sys.executable, "-c", MAIN, *arguments], stderr=subprocess.PIPE, text=True)
+            words = [sys.executable, "-c", MAIN, *arguments]
+            self.process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def wait_for(self, condition: Callable[[], Any], what: str) -> Any:
         """Wait for something of other processes, of which there is no event, while the job runs."""
@@ -119,12 +120,14 @@ class Job:
         raise TimeoutError(what)
 
     def end(self) -> str:
-        """Wait until the job ends, and return its lines."""
+        """Wait until the job ends, and return its lines. None are Ray's."""
         try:
-            _, lines = self.process.communicate(timeout=120)
+            output, lines = self.process.communicate(timeout=120)
         finally:
             self.process.kill()
             self.process.wait()
+        assert not output, "Ray prints there that a worker or a machine died"
+        assert "logging.cc" not in lines
         return lines
 
 
