@@ -2,7 +2,8 @@
 
 The first program that needs it starts it, under a lock; the others join it, and so do later ones. It is a daemon of its own
 (`edgeembed.bulk.engine_process`) on a Unix socket, or on a port with a key where there are none. It belongs to no program:
-it ends when nobody has used it for a while. Where it is killed, the next request starts another one.
+it ends when nobody has used it for a while. Where it is killed, the next request starts another one. So does one that
+finds it stopped: its event loop answers soon however long a batch takes, which a process of its own computes.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 from filelock import FileLock
 
 from edgeembed import __version__
@@ -42,6 +44,13 @@ IDLE_SECONDS = 300.0
 """An engine that nobody has used for so long ends."""
 ANSWER_SECONDS = 30.0
 """Within which an engine says that it runs, on a machine that is busy."""
+FIRST_ANSWER_SECONDS = 5.0
+"""The same before others may start one: an engine that is busy is then asked again, for longer."""
+WATCH_SECONDS = 10.0
+"""So often an engine is asked whether it runs while a request waits for it."""
+WATCH_ANSWER_SECONDS = 15.0
+MOST_UNANSWERED = 2
+"""Of these questions in a row; then the request is sent to the engine that runs, or is started, next."""
 POLL_SECONDS = 0.05
 LAST_BYTES = 4096
 """Of a log in which the reason of an end is looked for."""
@@ -82,6 +91,7 @@ class SharedEngine:
         same = (self._settings, __version__, sys.executable, [str(path) for path in vars(resolved.paths).values()])
         self._name = hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:16]
         self._folder = _own_folder()
+        self._words = ["-P", "-m", "edgeembed.bulk.engine_process", str(self._folder / self._name)]
         self._socket = self._folder / f"{self._name}.sock"
         self._address = self._folder / f"{self._name}.json"
         self.log_file = self._folder / f"{self._name}.log"
@@ -90,18 +100,31 @@ class SharedEngine:
     def _on_socket(self) -> bool:
         return sys.platform != "win32" and len(os.fsencode(self._socket)) <= LONGEST_SOCKET
 
-    def find(self) -> Settings | None:
-        """Return the address of the engine if it runs, as settings. Blocks."""
+    def find(self, seconds: float = ANSWER_SECONDS) -> Settings | None:
+        """Return the address of the engine if it answers within so many seconds, as settings. Blocks."""
         address = self._written()
-        reply = asyncio.run(ask(address, "/livez", ANSWER_SECONDS)) if address else None
+        reply = asyncio.run(ask(address, "/livez", seconds)) if address else None
         return address if reply is not None and reply.ours else None
 
     def ensure(self) -> Settings:
-        """Return the address of the engine, which is started unless it runs. Blocks. Raises EdgeEmbedError."""
-        if found := self.find():
+        """Return the address of the engine, which is started unless it answers. Blocks. Raises EdgeEmbedError."""
+        if found := self.find(FIRST_ANSWER_SECONDS):
             return found
         with FileLock(self._folder / f"{self._name}.lock"):
-            return self.find() or self._start()
+            if found := self.find():
+                return found
+            self._end_stopped()
+            return self._start()
+
+    def _end_stopped(self) -> None:
+        """End the engine's process if there is one, which does not answer: it holds the socket, and the model's memory."""
+        for process in psutil.process_iter(["cmdline"]):
+            if (process.info["cmdline"] or [])[-len(self._words) :] != self._words:
+                continue
+            with contextlib.suppress(psutil.Error):
+                log.warning("the engine (process %d) does not answer; it is replaced", process.pid)
+                process.kill()
+                process.wait(ANSWER_SECONDS)
 
     def _written(self) -> Settings | None:
         """Return the address at which the engine is, if there is one."""
@@ -130,7 +153,7 @@ class SharedEngine:
         rotate_log(self.log_file)
         with self.log_file.open("ab", buffering=0) as log_file:
             begin = log_file.tell()
-            words = [sys.executable, "-P", "-m", "edgeembed.bulk.engine_process"]
+            words = [sys.executable, *self._words]
             process = start_detached(words, stdin=subprocess.PIPE, stderr=log_file, env=environ, cwd=self._folder)
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # the reason why it ended is in its log
@@ -174,10 +197,26 @@ class EngineConnection(Connection):
 
     async def ask(self, path: str, seconds: float = 5.0, body: dict[str, Any] | None = None) -> Reply | None:
         inner = await self.open()
-        reply = await inner.ask(path, seconds, body)
+        reply = await _watched(inner, inner.ask(path, seconds, body))
         if reply is None and self._inner is inner:
             self._inner = None
         return reply
+
+
+async def _watched(connection: Connection, asking: Coroutine[Any, Any, Reply | None]) -> Reply | None:
+    """Return the reply of the engine; None also if it stops answering other connections meanwhile."""
+    request = asyncio.create_task(asking)
+    unanswered = 0
+    try:
+        while not (await asyncio.wait([request], timeout=WATCH_SECONDS))[0]:
+            runs = await connection.ask("/livez", WATCH_ANSWER_SECONDS) is not None
+            unanswered = 0 if runs else unanswered + 1
+            if unanswered == MOST_UNANSWERED and not request.done():
+                return None
+        return request.result()
+    finally:
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ import pytest
 
 from edgeembed.bulk import batches, embed_batches, shared_engine
 from edgeembed.bulk.shared_engine import SharedEngine
-from edgeembed.client import ask
+from edgeembed.client import Connection, Reply, ask
 from edgeembed.config.settings import Settings
 from edgeembed.embedder.base import resolve_given
 from edgeembed.errors import ConfigError, EdgeEmbedError
@@ -137,6 +137,52 @@ def test_a_killed_engine_costs_no_row_and_no_bit(
     first.kill()
     parts += found
     assert engines_below(folder) != [first]
+    assert bits(pa.Table.from_batches(parts)["vector"]) == expected
+
+
+@pytest.mark.slow
+def test_a_stopped_engine_is_replaced_and_costs_no_row_and_no_bit(
+    folder: Path, texts: Path, model: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "SHARD_ROWS", 256)
+    monkeypatch.setattr(shared_engine, "WATCH_SECONDS", 0.1)
+    monkeypatch.setattr(shared_engine, "WATCH_ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr(shared_engine, "ANSWER_SECONDS", 10.0)
+    found = embed_batches(pyarrow.parquet.read_table(texts).to_batches(max_chunksize=100), model=model)
+    parts = [next(found)]
+    [first] = engines_below(folder)
+    first.suspend()
+    parts += found
+    assert first not in engines_below(folder), "it would hold the model's memory"
+    assert bits(pa.Table.from_batches(parts)["vector"]) == expected
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_merely_slow_is_waited_for(
+    folder: Path, texts: Path, model: str, expected: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What computes stands still, so no batch is ever done, until the engine was asked often."""
+    questions, ask_connection = 0, Connection.ask
+
+    async def counted(connection: Connection, path: str, *more: Any) -> Reply | None:
+        nonlocal questions
+        questions += path == "/livez"
+        if questions == 10 * shared_engine.MOST_UNANSWERED:
+            worker.resume()
+        return await ask_connection(connection, path, *more)
+
+    monkeypatch.setattr(batches, "SHARD_ROWS", 256)
+    monkeypatch.setattr(shared_engine, "WATCH_SECONDS", 0.1)
+    found = embed_batches(pyarrow.parquet.read_table(texts).to_batches(max_chunksize=100), model=model)
+    parts = [next(found)]
+    [first] = engines_below(folder)
+    [worker] = first.children()
+    monkeypatch.setattr(Connection, "ask", counted)
+    worker.suspend()
+    parts += found
+    assert questions >= 10 * shared_engine.MOST_UNANSWERED
+    assert engines_below(folder) == [first]
+    assert first.children() == [worker]
     assert bits(pa.Table.from_batches(parts)["vector"]) == expected
 
 
