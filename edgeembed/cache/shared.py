@@ -18,7 +18,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from edgeembed.cache.health import TierHealth
-from edgeembed.cache.redis_client import Connection, Server, ServerFault, TooSlow, is_error, reason_of
+from edgeembed.cache.redis_client import Command, Connection, Reply, Server, ServerFault, TooSlow, is_error, reason_of
 from edgeembed.common.backoff import Backoff
 from edgeembed.common.status import SharedCacheStats
 
@@ -43,6 +43,8 @@ ALL_KEYS = b"edgeembed:*"
 REPLY_BYTES = 128 * 1024
 """About as much as is asked for at a time: what a slow network, 1 Gbit/s, carries in a fifth of `LOOKUP_SECONDS`."""
 MOST_KEYS = 64
+MOST_SIZES = 512
+"""Rows whose sizes are asked for at a time."""
 LONGEST_ROW = 256 * 1024
 """Larger rows, vectors of the tokens of long texts, are not shared: they might not arrive in time."""
 BUFFER_BYTES = 4 * 2**20
@@ -116,33 +118,63 @@ class SharedTier:
     async def get_many(self, keys: Sequence[bytes], model: str, row_bytes: int = LONGEST_ROW) -> dict[bytes, bytes]:
         """Return the rows' bytes that the server has, unchecked except for the secret's tag; see `decode_row`.
 
-        row_bytes: of a row, about. Many keys are asked for in parts, each of which may take `LOOKUP_SECONDS`; the first
-        fault ends it.
+        row_bytes: of a row, about; from LONGEST_ROW on unknown. Many keys are asked for in parts, each of which may take
+        `LOOKUP_SECONDS`; the first fault ends it.
         """
         found: dict[bytes, bytes] = {}
-        at_once = max(1, min(MOST_KEYS, REPLY_BYTES // row_bytes))
-        for start in range(0, len(keys), at_once):
-            if (connection := self._lookups) is None:
-                break
-            part = keys[start : start + at_once]
+        for part in await self._parts(keys, model, row_bytes):
             names = [self._name(key, model) for key in part]
-            began = time.perf_counter()
-            try:
-                (reply,) = await connection.ask([(b"MGET", *names)], LOOKUP_SECONDS)
-            except ServerFault as fault:
-                if connection is self._lookups:  # it was closed before it was in use
-                    self._lookups_failed(fault)
+            reply = (await self._ask([(b"MGET", *names)]) or [None])[0]
+            if reply is None:
                 break
-            self._counted["lookups"] += 1
-            self._seconds += time.perf_counter() - began
             if not isinstance(reply, list) or len(reply) != len(part):
-                connection.refuse(reason_of(reply) if is_error(reply) else "its answer is not that of MGET")
+                if self._lookups is not None:
+                    self._lookups.refuse(reason_of(reply) if is_error(reply) else "its answer is not that of MGET")
                 break
             self._failures = 0
             for key, name, value in zip(part, names, reply, strict=True):
                 if value is not None:
                     found[key] = self._without_tag(name, value)
         return found
+
+    async def _parts(self, keys: Sequence[bytes], model: str, row_bytes: int) -> list[Sequence[bytes]]:
+        """Return keys whose rows are asked for together. If their sizes are unknown, the server is asked for these first.
+
+        Then rows that it lacks are left out, and a row is asked for alone if the server does not say how long it is.
+        """
+        if row_bytes < LONGEST_ROW or len(keys) == 1:
+            at_once = max(1, min(MOST_KEYS, REPLY_BYTES // row_bytes))
+            return [keys[start : start + at_once] for start in range(0, len(keys), at_once)]
+        parts: list[list[bytes]] = []
+        room = 0
+        for start in range(0, len(keys), MOST_SIZES):
+            asked = keys[start : start + MOST_SIZES]
+            sizes = await self._ask([(b"STRLEN", self._name(key, model)) for key in asked])
+            for key, reply in zip(asked, sizes or (), strict=sizes is not None):
+                size = reply if isinstance(reply, int) else LONGEST_ROW
+                if not size:
+                    continue
+                if size > room or len(parts[-1]) == MOST_KEYS:
+                    parts.append([])
+                    room = REPLY_BYTES
+                parts[-1].append(key)
+                room -= size
+        return [*parts]
+
+    async def _ask(self, commands: Sequence[Command]) -> list[Reply] | None:
+        """Return the replies to a lookup's commands, which are sent together; None if the server is not used."""
+        if (connection := self._lookups) is None:
+            return None
+        began = time.perf_counter()
+        try:
+            replies = await connection.ask(commands, LOOKUP_SECONDS)
+        except ServerFault as fault:
+            if connection is self._lookups:  # it was closed before it was in use
+                self._lookups_failed(fault)
+            return None
+        self._counted["lookups"] += 1
+        self._seconds += time.perf_counter() - began
+        return replies
 
     def put(self, key: bytes, value: bytes, model: str, *, low: bool = False) -> None:
         """Write a row soon, unless the server takes none now."""

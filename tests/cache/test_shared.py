@@ -198,6 +198,35 @@ async def test_many_rows_are_asked_for_in_parts_and_large_ones_not_shared(
         assert state(cache)[0] == 4, "64 rows at a time"
 
 
+async def test_rows_of_unknown_size_are_asked_for_together(start: Start) -> None:
+    """Such as those of sparse vectors. The server says how long they are, so that no reply is too long to wait for."""
+    server = start()
+    sizes = {**dict.fromkeys(range(100), 8), **dict.fromkeys(range(100, 104), shared.REPLY_BYTES // 4 // 2)}
+    async with opened(server.url) as cache:
+        for number, dimensions in sizes.items():
+            cache.put(key(number), row(number, dimensions), MODEL)
+        await settled(cache)
+    server.client.lpush(LINE + key(150).hex().encode(), b"no string")
+    keys = [key(number) for number in range(200)]
+    async with opened(server.url) as cache:
+        rows = await cache.get_many(keys, MODEL)
+        assert [number for number in range(200) if key(number) in rows] == list(sizes)
+        # The sizes; 64 rows; 36 and a long one; the others, each with less than what would fit; what is no row.
+        assert state(cache) == (7, 0, 0)
+        assert await cache.get_many(keys[104:150], MODEL) == {} and state(cache)[0] == 8, "none is there"
+        assert await cache.get_many(keys[104:105], MODEL) == {} and state(cache)[0] == 9, "one alone is not measured first"
+
+
+async def test_users_who_may_not_ask_for_sizes_get_rows_one_by_one(start: Start) -> None:
+    server = start()
+    async with opened(server.url) as cache:
+        await stored(cache, *range(4))
+    server.client.execute_command("ACL", "SETUSER", "default", "-strlen")
+    async with opened(server.url) as cache:
+        assert len(await cache.get_many([key(number) for number in range(5)], MODEL)) == 4
+        assert state(cache) == (6, 0, 0)
+
+
 async def test_no_store_leaves_nothing(start: Start, tmp_path: Path) -> None:
     server = start()
     async with opened(server.url) as cache:
