@@ -1,7 +1,7 @@
 """The way of a prepared request: cache, admission, lease, single flight, engine, cache.
 
 Each step happens once. A request whose rows are all cached ends after the first step, and needs no loaded model. A large
-request is computed in parts, one after another (see `parts_of`): the engine's queue holds one of them at a time, so that
+request is computed in parts, one after another (see `parts`): the engine's queue holds one of them at a time, so that
 other requests take turns with it, however large it is.
 """
 
@@ -9,37 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from types import TracebackType
 from typing import NamedTuple
 
 from edgeembed.cache import CachedRow, FoundRows, VectorCache, Wanted
 from edgeembed.common.spans import stage
-from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, Prompted, Row, Text
-from edgeembed.engine.text_sizes import COUNTED_CHARACTERS, characters_to_compute, characters_to_read, tokens_at_most
-from edgeembed.errors import EmptyInputError, EngineTimeoutError, RequestTooLargeError
-from edgeembed.inference.admission import TOKENS_PER_CHARACTER, Admission
+from edgeembed.engine.interface import BULK, DENSE, INTERACTIVE, Row, Text
+from edgeembed.errors import EngineTimeoutError
+from edgeembed.inference.admission import Admission
 from edgeembed.inference.aside import Aside
+from edgeembed.inference.limits import attainable, check_large, refuse_packed_rows, refuse_vectors
+from edgeembed.inference.parts import PART_CHARACTERS, PART_TEXTS, Part, most_characters, next_size, one_part, parts_of
 from edgeembed.inference.row_request import RowRequest
 from edgeembed.inference.single_flight import OnResult, SingleFlight, TextError
-from edgeembed.inference.tokenize import UnreadableError, read_tokens, refuse_too_many
+from edgeembed.inference.tokenize import refuse_too_many
 from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import Lease, ModelPool
 from edgeembed.models.served_model import ServedModel
 
-PART_TEXTS = 1024
-PART_CHARACTERS = 64 * 1024
-"""Of the texts that a large request has in the engine's queue at a time, which is how long others wait for it: about 16,000
-tokens, or one or two seconds of two processors with a small model. A longer text is a part of its own."""
-_LEAST_PART_CHARACTERS, _MOST_PART_CHARACTERS = 16 * 1024, 1024 * 1024
-QUICK_SECONDS, SLOW_SECONDS = 0.25, 1.0
-"""The next part is twice as large as one that was computed faster, and half as large as one that took longer."""
-_PARTS_IN_QUEUE = 4
-"""A queue with a low limit has room for this many parts, so that a large request is not refused whenever another waits."""
-MOST_NUMBERS = 2**26
-"""In all vectors of an answer, which take 256 MiB: 65,536 texts with 1024 dimensions."""
 LOOKUP_KEYS = 4096
 """Keys that are looked up in memory before other requests get their turn on the event loop."""
 
@@ -70,10 +59,7 @@ class Pipeline:
         self._aside = aside
         self._timeout = timeout
         self._max_queue_tokens = max_queue_tokens
-        self._most_part_characters = _MOST_PART_CHARACTERS
-        if max_queue_tokens:
-            fits = int(max_queue_tokens / _PARTS_IN_QUEUE / TOKENS_PER_CHARACTER)
-            self._most_part_characters = min(_MOST_PART_CHARACTERS, max(_LEAST_PART_CHARACTERS, fits))
+        self._most_part_characters = most_characters(max_queue_tokens)
         self._admissions: dict[tuple[str, str], Admission] = {}
         self._single_flight = SingleFlight()
         self._context_tokens: dict[tuple[str, str], int] = {}
@@ -99,7 +85,7 @@ class Pipeline:
         """
         deadline = self._deadline()
         if len(request.keys) > PART_TEXTS:  # fewer have no such dimensions
-            _refuse_numbers(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
+            refuse_vectors(request, self._row_dimensions.get(request.model.key) or request.model.row_dimensions)
         rows, from_lower = await self._look_up(request, deadline)
         hits = sum([key in rows for key in request.keys])
         cached_tokens = sum([rows[key].tokens for key in request.keys if key in rows])
@@ -204,7 +190,7 @@ class Pipeline:
         if admission is None:
             admission = self._admissions[request.model.key] = Admission(self._max_queue_tokens)
         size = min(PART_CHARACTERS, self._most_part_characters)
-        parts = parts_of(missing, lambda: size) if len(missing) > 1 else iter([_whole(missing)])
+        parts = parts_of(missing, lambda: size) if len(missing) > 1 else iter([one_part(missing)])
         part: Part | None = next(parts)
         assert part is not None  # something is missing
         rows: dict[bytes, Row] = {}
@@ -227,26 +213,24 @@ class Pipeline:
                             cut_keys = await self._cut_keys(request, context, missing)
                         if not rows:
                             self._row_dimensions[request.model.key] = (lease.engine.info.dimensions,)
-                            _refuse_numbers(request, (lease.engine.info.dimensions,))
-                            await self._check(request, missing, len(part.texts) < len(missing), cached_tokens, lease)
+                            refuse_vectors(request, (lease.engine.info.dimensions,))
+                            await check_large(
+                                request, missing, lease, self._aside, in_parts=len(part.texts) < len(missing),
+                                cached_tokens=cached_tokens, context=context,
+                            )  # fmt: skip
                         began = time.monotonic()
                         with stage("compute", model=request.model.spec, texts=len(part.texts)):
                             computed = await self._in_flight(request, part.texts, context, cut_keys, lease)
                     admission.learn(part.characters, sum(row.full or row.tokens for row in computed.values()), began)
                     rows |= computed
                     if request.outputs != DENSE:
-                        _refuse_large(request, {**cached, **rows})
-                    size = self._next_size(size, time.monotonic() - began)
+                        refuse_packed_rows(request, {**cached, **rows})
+                    size = next_size(size, time.monotonic() - began, self._most_part_characters)
                     part, deadline = next(parts, None), self._deadline()
             finally:
                 if lease is not None:
                     lease.release()
         return rows
-
-    def _next_size(self, size: int, seconds: float) -> int:
-        """Return the size of the next part in characters. seconds: that one of `size` took, behind other requests' texts."""
-        size = size * 2 if seconds < QUICK_SECONDS else size // 2 if seconds > SLOW_SECONDS else size
-        return min(self._most_part_characters, max(_LEAST_PART_CHARACTERS, size))
 
     async def _cut_keys(self, request: RowRequest, context: int, among: Collection[bytes]) -> dict[bytes, bytes]:
         if request.lengths.plain:
@@ -272,42 +256,8 @@ class Pipeline:
                 lease, texts, priority, store, isolated=request.isolated, outputs=request.outputs
             )
         except TextError as failure:
-            raise request.failure(whole[failure.key], failure.error, _attainable(lease)) from failure.error
+            raise request.failure(whole[failure.key], failure.error, attainable(lease)) from failure.error
         return {whole[key]: row for key, row in rows.items()}
-
-    async def _check(
-        self, request: RowRequest, missing: Mapping[bytes, Text], in_parts: bool, cached_tokens: int, lease: Lease
-    ) -> None:
-        """Refuse a large request before anything of it is computed: for too many tokens, or for a text that is too long.
-
-        The tokenizer reads it for that, which takes a small part of the time that the model takes. A request that is not
-        computed in parts is left to the engine, which refuses it in one step.
-        """
-        counts = request.most_tokens is not None and await self._aside.run(
-            request.size, _may_have_more, missing, Counter(request.keys), request.most_tokens - cached_tokens
-        )
-        if not counts and (not in_parts or request.model.upstream):
-            return
-        most = request.lengths.most(self._context_tokens[request.model.key])
-        times, total = Counter(request.keys), cached_tokens
-        limited = Lengths(max_tokens=most)  # nobody asks how many more tokens a giant text has
-        for part in parts_of(missing):
-            texts = part.texts if counts else await self._aside.run(part.characters, _doubtful, request, part.texts, most)
-            keys = list(texts)
-            try:
-                tokenized = await read_tokens(lease.engine, [limited.around(text) for text in texts.values()])
-            except UnreadableError as failure:
-                raise request.failure(keys[failure.index], failure.error, _attainable(lease)) from failure.error
-            for key, text in zip(keys, tokenized, strict=True):
-                tokens = len(text.ids)
-                if not tokens:
-                    raise request.failure(key, EmptyInputError("the text has no tokens"))
-                if request.lengths.cut == "none" and tokens > most:
-                    at_least = characters_to_read(texts[key]) > COUNTED_CHARACTERS
-                    raise request.too_long(key, tokens, most, at_least=at_least, attainable=_attainable(lease))
-                total += min(tokens, most) * times[key]
-            if counts:
-                refuse_too_many(total, request.most_tokens, request.client.param)
 
 
 class _Until:
@@ -331,74 +281,6 @@ class _Until:
             raise EngineTimeoutError(
                 f"no answer within {self._seconds:g} s; send fewer texts at a time or raise request_timeout", retry_after=1.0
             ) from None
-
-
-class Part(NamedTuple):
-    """Texts that are in the engine's queue at the same time, by their keys, and their size in characters."""
-
-    texts: dict[bytes, Text]
-    characters: int
-
-
-def parts_of(texts: Mapping[bytes, Text], most: Callable[[], int] = lambda: PART_CHARACTERS) -> Iterator[Part]:
-    """Yield texts in parts that the engine computes one after another; nearly always it is one.
-
-    most: returns the characters of the next part, which it should not exceed.
-    """
-    part: dict[bytes, Text] = {}
-    characters, limit = 0, most()
-    for key, text in texts.items():
-        size = characters_to_compute(text)
-        if part and (characters + size > limit or len(part) >= PART_TEXTS):
-            yield Part(part, characters)
-            part, characters, limit = {}, 0, most()
-        part[key] = text
-        characters += size
-    yield Part(part, characters)
-
-
-def _whole(texts: Mapping[bytes, Text]) -> Part:
-    return Part(dict(texts), sum(map(characters_to_compute, texts.values())))
-
-
-def _refuse_numbers(request: RowRequest, dimensions: tuple[int, ...]) -> None:
-    """Raise RequestTooLargeError when the vectors of an answer would take too much memory. dimensions: that one may have."""
-    most = MOST_NUMBERS // max(dimensions, default=1)
-    if len(request.keys) > most:
-        raise RequestTooLargeError(
-            f"{request.client.param} has {len(request.keys):,} items; with the {max(dimensions):,} dimensions of model "
-            f"{request.model.name!r}, one answer holds at most {most:,} vectors. Send fewer texts at a time",
-            param=request.client.param,
-        )
-
-
-def _refuse_large(request: RowRequest, rows: Mapping[bytes, Row | CachedRow]) -> None:
-    """Raise RequestTooLargeError when packed rows, whose length is known once they are there, take too much memory."""
-    if sum([len(row.vector) for row in rows.values()]) > MOST_NUMBERS:
-        raise RequestTooLargeError(
-            f"what the request wants of {request.client.param} has more than {MOST_NUMBERS:,} numbers, which is the most "
-            "that one answer holds. Send fewer texts at a time",
-            param=request.client.param,
-        )
-
-
-def _attainable(lease: Lease) -> int:
-    return lease.engine.info.attainable_tokens if lease.engine.info else 0
-
-
-def _may_have_more(texts: Mapping[bytes, Text], times: Mapping[bytes, int], most: int) -> bool:
-    """Return whether texts may have more than `most` tokens; few have. times: how often a request has each."""
-    return sum(tokens_at_most(text) * times[key] for key, text in texts.items()) > most
-
-
-def _doubtful(request: RowRequest, texts: Mapping[bytes, Text], most: int) -> dict[bytes, Text]:
-    """Return the texts that the engine may refuse: token ids, and what may be longer than `most` tokens."""
-    long = request.lengths.cut == "none"
-    return {
-        key: text
-        for key, text in texts.items()
-        if (long and tokens_at_most(text) > most) or (isinstance(text, Prompted) and text.ids is not None)
-    }
 
 
 def _slices(keys: Iterable[bytes], most: int) -> Iterator[list[bytes]]:

@@ -25,7 +25,8 @@ from edgeembed.inference.aside import Aside, size_of
 from edgeembed.inference.cleaning import clean, without_surrogates
 from edgeembed.inference.drift import VectorHealth
 from edgeembed.inference.health import HealthCheck
-from edgeembed.inference.pipeline import MOST_NUMBERS, Pipeline, PipelineResult
+from edgeembed.inference.limits import MOST_NUMBERS
+from edgeembed.inference.pipeline import Pipeline, PipelineResult
 from edgeembed.inference.requests import (
     ClassifyRequest,
     ClassifyResult,

@@ -21,7 +21,8 @@ from edgeembed.errors import RequestTooLargeError
 from edgeembed.inference.aside import Aside
 from edgeembed.inference.chunking import Chunk, Chunker, ChunkRules, UnknownWordsError, WordTokens
 from edgeembed.inference.cleaning import origins_of
-from edgeembed.inference.pipeline import MOST_NUMBERS, PART_CHARACTERS, PART_TEXTS
+from edgeembed.inference.limits import MOST_NUMBERS
+from edgeembed.inference.parts import PART_CHARACTERS, PART_TEXTS
 from edgeembed.inference.requests import EmbedResult, WindowRow
 from edgeembed.inference.row_request import RowRequest, keys_of
 from edgeembed.inference.tokenize import MOST_REPEATED, UnreadableError, leased, read_tokens

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from edgeembed.cache import VectorCache
-from edgeembed.engine.interface import Prompted
 from edgeembed.errors import (
     EmptyInputError,
     EngineTimeoutError,
     EngineUnavailableError,
     InputTooLongError,
     OverloadedError,
-    RequestError,
-    RequestTooLargeError,
 )
-from edgeembed.inference import pipeline
-from edgeembed.inference.pipeline import Part, parts_of
+from edgeembed.inference import parts, pipeline
+from edgeembed.inference.parts import Part, parts_of
 from edgeembed.inference.requests import EmbedRequest, RerankRequest
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.inference.truncation import Lengths
 from edgeembed.models.pool import ModelPool, PoolRules
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.models.served_model import ServedModel
-from tests.fakes import CONTEXT_TOKENS, DIMENSIONS, FakeEngine, fake_model, fake_row, fake_service
+from tests.fakes import CONTEXT_TOKENS, FakeEngine, fake_model, fake_row, fake_service
 from tests.waiting import until_async
 
 PART = 10
@@ -39,7 +34,7 @@ LONG = "word " * (CONTEXT_TOKENS + 10)
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "PART_TEXTS", PART)
+    monkeypatch.setattr(parts, "PART_TEXTS", PART)
 
 
 @pytest.fixture
@@ -50,10 +45,10 @@ def engine() -> FakeEngine:
 def test_parts_keep_the_order_and_their_limits() -> None:
     sizes = [1] * (PART + 1) + [60, 50, 500, 1]
     texts = {b"%d" % number: "x" * size for number, size in enumerate(sizes)}
-    parts = list(parts_of(texts, lambda: 100))
-    assert [key for part in parts for key in part.texts] == list(texts)
-    assert [list(map(len, part.texts.values())) for part in parts] == [[1] * PART, [1, 60], [50], [500], [1]]
-    assert [part.characters for part in parts] == [PART, 61, 50, 500, 1]
+    found = list(parts_of(texts, lambda: 100))
+    assert [key for part in found for key in part.texts] == list(texts)
+    assert [list(map(len, part.texts.values())) for part in found] == [[1] * PART, [1, 60], [50], [500], [1]]
+    assert [part.characters for part in found] == [PART, 61, 50, 500, 1]
     assert list(parts_of({b"one": "x" * 500}, lambda: 100)) == [Part({b"one": "x" * 500}, 500)]
 
 
@@ -80,32 +75,6 @@ async def test_rows_of_finished_parts_are_cached_even_if_a_later_one_fails(engin
         await service.embed(EmbedRequest(TEXTS))
     assert caught.value.param == f"input[{len(TEXTS) - 1}]"
     assert (await service.embed(EmbedRequest(TEXTS[: 3 * PART]))).hits == 3 * PART
-
-
-@pytest.mark.parametrize("lengths", [Lengths(), Lengths(max_tokens=3)])
-async def test_a_text_that_is_too_long_refuses_all_before_anything_is_computed(engine: FakeEngine, lengths: Lengths) -> None:
-    service = fake_service(engine)
-    with pytest.raises(InputTooLongError) as caught:
-        await service.embed(EmbedRequest([*["a"] * 3, *TEXTS[1:], LONG], lengths=lengths))
-    assert engine.computed == []
-    assert caught.value.param == (f"input[{len(TEXTS) + 2}]" if lengths.plain else "input[3]")
-    cut = dataclasses.replace(lengths, cut="end")
-    assert len((await service.embed(EmbedRequest([*TEXTS, LONG], lengths=cut))).rows) == len(TEXTS) + 1
-
-
-async def test_token_ids_are_checked_before_anything_is_computed(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[int] = []
-    tokenize = engine.tokenize
-
-    def counting(texts, want):  # type: ignore[no-untyped-def]
-        read.extend(len(text.ids) for text in texts if isinstance(text, Prompted))
-        return tokenize(texts, want)
-
-    monkeypatch.setattr(engine, "tokenize", counting)
-    await fake_service(engine).embed(EmbedRequest([], ids=[[number] for number in range(20, 20 + 2 * PART)]))
-    assert len(read) == 2 * PART
 
 
 async def test_a_request_is_admitted_by_its_parts_and_others_take_turns(engine: FakeEngine) -> None:
@@ -147,7 +116,7 @@ async def test_a_client_that_hangs_up_ends_the_rest(engine: FakeEngine) -> None:
 
 async def test_parts_are_as_large_as_the_model_is_fast(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(pipeline, "PART_TEXTS", 1000)
+    monkeypatch.setattr(parts, "PART_TEXTS", 1000)
     monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now))
     engine.paused = True
     texts = [f"{number:2} {'x' * 8 * 1024}" for number in range(80)]
@@ -203,19 +172,6 @@ async def test_a_large_rerank_is_computed_in_parts_too() -> None:
     assert len(engine.computed) == 2 * PART - 1
 
 
-@pytest.mark.parametrize("in_advance", [True, False])
-async def test_more_vectors_than_fit_into_memory_are_refused_before_anything_is_computed(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, in_advance: bool
-) -> None:
-    monkeypatch.setattr(pipeline, "MOST_NUMBERS", 20 * DIMENSIONS)
-    model = dataclasses.replace(fake_model(), dimensions=DIMENSIONS if in_advance else None)
-    service = EmbeddingService(ModelRegistry(model), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
-    with pytest.raises(RequestTooLargeError, match=r"input has 35 items; .* at most 20 vectors"):
-        await service.embed(EmbedRequest(TEXTS))
-    assert engine.computed == []
-    assert len((await service.embed(EmbedRequest(TEXTS[:20]))).rows) == 20
-
-
 async def test_a_model_stays_loaded_between_parts(engine: FakeEngine) -> None:
     rules = PoolRules(budget_bytes=1, keep_alive=lambda _model: 0.0)
     service = EmbeddingService(ModelRegistry(fake_model()), pool := ModelPool(lambda _m: engine, rules), None)
@@ -254,12 +210,3 @@ async def test_a_pause_holds_for_the_parts_that_are_left(engine: FakeEngine) -> 
     with pytest.raises(EngineUnavailableError, match="paused"):
         await book
     assert len(engine.computed) == PART
-
-
-async def test_upstreams_model_is_not_tokenised_here(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    remote = dataclasses.replace(fake_model(), upstream="http://gpu-box:8000/v1")
-    service = EmbeddingService(ModelRegistry(remote), ModelPool(lambda _m: engine, PoolRules(budget_bytes=1)), None)
-    engine.failing = lambda text: RequestError("too long there") if text == LONG else None
-    with pytest.raises(RequestError, match=f"input.{len(TEXTS)}.: too long there"):
-        await service.embed(EmbedRequest([*TEXTS, LONG]))
-    assert engine.read == []

@@ -13,7 +13,7 @@ from aiohttp.test_utils import TestClient
 
 from edgeembed.engine.interface import Output
 from edgeembed.engine.outputs import unpack
-from edgeembed.inference import pipeline, service
+from edgeembed.inference import limits, service
 from edgeembed.server.dialects import outputs, token_rows
 from tests.docs.pages import commands
 from tests.fakes import DIMENSIONS, fake_packed_row
@@ -242,7 +242,7 @@ async def test_too_many_rows_are_refused_before_anything_is_computed(
 
 
 async def test_rows_that_turn_out_too_large_end_the_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "MOST_NUMBERS", 200)
+    monkeypatch.setattr(limits, "MOST_NUMBERS", 200)
     text = " ".join("x" * length for length in range(1, 11))  # ten tokens with a weight
     assert (await post(client, PATH, input=[text], sparse=True, return_dense=False))[0] == 200
     texts = [f"{text} {'y' * number}" for number in range(20, 30)]
