@@ -225,7 +225,8 @@ class Pipeline:
                     rows |= computed
                     if request.outputs != DENSE:
                         refuse_packed_rows(request, {**cached, **rows})
-                    size = next_size(size, time.monotonic() - began, self._most_part_characters)
+                    if not request.isolated:  # a cut that followed the time would change what shares a batch
+                        size = next_size(size, time.monotonic() - began, self._most_part_characters)
                     part, deadline = next(parts, None), self._deadline()
             finally:
                 if lease is not None:

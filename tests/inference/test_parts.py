@@ -132,6 +132,28 @@ async def test_parts_are_as_large_as_the_model_is_fast(engine: FakeEngine, monke
     assert waited == [7, 15, 31, 15, 12], "64, 128, 256 and again 128 KiB"
 
 
+async def test_parts_of_a_repeatable_request_are_the_same_however_fast_the_model_is(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What shares a part may share a forward pass, on which the last digits depend."""
+    now = 0.0
+    monkeypatch.setattr(pipeline, "PART_TEXTS", 1000)
+    monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now))
+    engine.paused = True
+    texts = [f"{number:2} {'x' * 8 * 1024}" for number in range(30)]
+    for seconds in ((0.1, 0.1, 0.1, 0.1, 0.1), (9.0, 9.0, 0.1, 0.5, 0.1)):
+        running = asyncio.create_task(fake_service(engine).embed(EmbedRequest(texts, repeatable=True)))
+        waited = []
+        for took in seconds:
+            await engine.until(lambda: engine.waiting)
+            waited.append(len(engine.waiting))
+            now += took
+            engine.resume()
+            await asyncio.sleep(0)
+        await running
+        assert waited == [7, 7, 7, 7, 2]
+
+
 class Clock:
     """The event loop's time, ahead of the real one."""
 
