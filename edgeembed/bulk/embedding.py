@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from edgeembed.bulk.computed import Computed, has_token_rows, joined, nothing
 from edgeembed.bulk.embedders import Embedder
+from edgeembed.bulk.records import Id
 from edgeembed.bulk.shards import JobRow, Refused, Shard
 from edgeembed.common.retry import with_retries
 from edgeembed.errors import EdgeEmbedError, RequestTooLargeError
@@ -54,10 +55,16 @@ async def embed_shard(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+    # The engine refuses them in the order in which it finds them, which is another one each time.
+    order: dict[tuple[str, str, Id | None], int] = {}
+    for number, row in enumerate(shard.rows):
+        order[row.input, row.place, row.id] = number
+    refused = [each for part in parts for each in part.refused]
+    refused.sort(key=lambda each: order[each.input, each.place, each.id])
     return EmbeddedShard(
         [row for part in parts for row in part.rows],
         joined([part.computed for part in parts]) if parts else _nothing(embedder),
-        [*shard.refused, *(refused for part in parts for refused in part.refused)],
+        [*shard.refused, *refused],
     )
 
 
