@@ -50,11 +50,15 @@ class Row(NamedTuple):
     packed row (see `edgeembed.engine.outputs`).
     tokens: the text's length in the model's tokens, special ones included.
     full: the same before the text was truncated; 0 when it was not.
+    worker: number of the worker that computed it, of those of its engine; 0 where there are none.
+    alone: whether it was computed apart from its batch, because an attempt with the others failed or ended a worker.
     """
 
     vector: Float32Row
     tokens: int
     full: int = 0
+    worker: int = 0
+    alone: bool = False
 
 
 TokenWant = Literal["ids", "tokens", "text", "text_with_special"]

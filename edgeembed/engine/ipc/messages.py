@@ -78,6 +78,8 @@ class RowItem(msgspec.Struct, array_like=True):
     """float32, native byte order; packed, if it has other outputs than the dense one."""
     full: int = 0
     """Tokens before the text was truncated; 0 when it was not."""
+    alone: bool = False
+    """It was computed apart from its batch: an attempt with the others had failed, or ended a worker."""
 
 
 class ComputedRows(msgspec.Struct, tag="computed_rows"):

@@ -110,8 +110,11 @@ class PendingTexts:
         ]
 
     @traced(before="reach the daemon")
-    def finish_rows(self, rows: Sequence[RowItem], dimensions: int) -> None:
-        """Resolve the futures of rows. dimensions: of a dense row. Raises ValueError for a row of another length."""
+    def finish_rows(self, rows: Sequence[RowItem], dimensions: int, worker: int = 0) -> None:
+        """Resolve the futures of rows. dimensions: of a dense row. worker: see `Row`.
+
+        Raises ValueError for a row of another length.
+        """
         for row in rows:
             pending = self._texts.get(row.id)
             if pending is None:
@@ -121,7 +124,7 @@ class PendingTexts:
             vector = np.frombuffer(row.vector, dtype=np.float32)
             if pending.outputs != DENSE:
                 unpack(vector, pending.outputs)
-            self._finish(row.id, Row(vector, row.tokens, row.full))
+            self._finish(row.id, Row(vector, row.tokens, row.full, worker, row.alone))
 
     def finish_read(self, message: ReadTokens) -> None:
         """Resolve the future of a text's tokens."""

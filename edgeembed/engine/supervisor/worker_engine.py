@@ -102,6 +102,8 @@ class WorkerEngine:
         self._task: asyncio.Task[None] | None = None
         self._first_outcome: asyncio.Future[None] | None = None
         self._restarts = 0
+        self._workers = 0
+        """Those that became ready."""
         self._texts_computed = 0
         self._batches_computed = 0
         self._tokens_computed = 0
@@ -333,6 +335,7 @@ class WorkerEngine:
 
     def _became_ready(self, session: WorkerSession, info: ModelInfo) -> None:
         self._info = info
+        self._workers += 1
         self._policy.remember()
         self._on_ready(info)
         self._set_state("ready", None)
@@ -351,7 +354,7 @@ class WorkerEngine:
                 self._texts_computed += len(items)
                 self._tokens_computed += sum(item.tokens for item in items)
                 assert self._info is not None  # a worker that sends rows was ready
-                self._pending.finish_rows(items, self._info.dimensions)
+                self._pending.finish_rows(items, self._info.dimensions, self._workers)
             case ReadTokens():
                 self._pending.finish_read(message)
             case Failed():

@@ -2,8 +2,9 @@
 
 A row's last digits depend on which texts share its forward pass, in which order, and on padding; the lane, the number of
 threads and the time make no difference. Ordinary batches take whatever waits, so they differ from run to run. The texts of
-an isolated batch share passes only with each other, so that the same request returns the same bits each time. The exception
-are texts that were being computed when a worker crashed: they are computed again one by one.
+an isolated batch share passes only with each other, so that the same request returns the same bits each time. Texts that
+were being computed when a worker crashed are computed again one by one, which finds out whether one of them is to blame:
+their rows say so (`Row.alone`), and `edgeembed.inference.single_flight` has all texts of the request computed once more.
 """
 
 from __future__ import annotations

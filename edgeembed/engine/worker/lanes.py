@@ -186,7 +186,7 @@ class Lanes:
         self._pipe.send(
             ComputedRows(
                 [
-                    RowItem(text.id, text.count, row.tobytes(), length_before_cut(text.tokens))
+                    RowItem(text.id, text.count, row.tobytes(), length_before_cut(text.tokens), text.alone)
                     for text, row, ok in zip(batch, rows, usable, strict=True)
                     if ok
                 ]
