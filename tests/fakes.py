@@ -103,6 +103,7 @@ class FakeEngine:
         self.row_of: Callable[[str], Float32Row] = lambda text: fake_row(text, self.dimensions)
         self.closed = False
         self.attainable_tokens = 0
+        self.mode = "fake"
         self.loaded = asyncio.Event()
         """Cleared by a test that wants the model to take its time."""
         self.loaded.set()
@@ -126,6 +127,7 @@ class FakeEngine:
             llama_cpp="none",
             reference=self.reference,
             attainable_tokens=self.attainable_tokens,
+            mode=self.mode,
         )
 
     @property
@@ -137,7 +139,7 @@ class FakeEngine:
         return EngineStatus(
             state=self.state,  # type: ignore[arg-type]
             reason=self.reason,
-            mode="fake",
+            mode=self.mode,
             demotions=[],
             restarts=0,
             texts_computed=len(self.computed),

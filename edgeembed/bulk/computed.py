@@ -18,11 +18,13 @@ class Computed(NamedTuple):
     """Outputs of texts, in their order.
 
     dense: rows of length 1, float32, shape (texts, dimensions); dimensions is 0 where no dense rows are wanted. others: of
-    each further output a matrix for each text, as `EmbedResult.parts` returns them.
+    each further output a matrix for each text, as `EmbedResult.parts` returns them. engine: that computed them, if it is not
+    the one that began; as in `edgeembed.bulk.embedders.EmbedderInfo`.
     """
 
     dense: Matrix
     others: Mapping[Output, Sequence[Matrix]]
+    engine: str = ""
 
     @property
     def widths(self) -> dict[Output, int]:
@@ -52,7 +54,8 @@ def joined(parts: Sequence[Computed]) -> Computed:
     if len(parts) == 1:
         return parts[0]
     others = {output: [rows for part in parts for rows in part.others[output]] for output in parts[0].others}
-    return Computed(np.concatenate([part.dense for part in parts]), others)
+    engine = next((part.engine for part in parts if part.engine), "")
+    return Computed(np.concatenate([part.dense for part in parts]), others, engine)
 
 
 def fields_of(computed: Computed, index: int) -> dict[str, Any]:

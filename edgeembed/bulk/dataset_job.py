@@ -370,7 +370,8 @@ class Totals:
         if receipt.engine not in self._engines:
             self._engines.add(receipt.engine)
             self._note(
-                f"workers differ ({self._engine}; {receipt.engine}): the last digits of a vector depend on its worker"
+                f"engines differ ({self._engine}; {receipt.engine}): the last digits of a vector depend on the one that "
+                "computed it"
             )
 
 

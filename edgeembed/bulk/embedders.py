@@ -17,7 +17,7 @@ from edgeembed.client import Connection, Reply, connected
 from edgeembed.common.progress import ReportLine
 from edgeembed.common.retry import with_retries
 from edgeembed.config.resolution import Resolved
-from edgeembed.engine.interface import DENSE, Output, Side
+from edgeembed.engine.interface import DENSE, ModelInfo, Output, Row, Side
 from edgeembed.errors import (
     ConfigError,
     EngineError,
@@ -306,9 +306,7 @@ class LocalEmbedder:
         if self._model.upstream is None:
             await self._service.pool.load(self._model)
         probe = await with_retries(lambda: self._embed([PROBE]))
-        slot = self._service.pool.slot_of(self._model)
-        assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just embedded a text"
-        info, status = slot.engine.info, slot.engine.status
+        info = self._engine_info
         self.info = EmbedderInfo(
             model=self._model.name,
             digest=self._model.digest,
@@ -317,14 +315,21 @@ class LocalEmbedder:
             description="this process",
             max_requests=4,
             batch_tokens=info.batch_tokens,
-            engine=f"edgeembed {__version__}, {status.mode}, {info.llama_cpp}",
+            engine=_engine_of(info),
             context_tokens=info.context_tokens,
             probe_tokens=probe.tokens[0],
             type=self._model.type,
         )
 
     async def embed(self, texts: Sequence[str]) -> Computed:
-        return _computed(await self._embed(texts))
+        result = await self._embed(texts)
+        info, engine = self._engine_info, self.info.engine
+        found = _engine_of(info)
+        if info.batch_tokens != self.info.batch_tokens:
+            found += f", {info.batch_tokens} tokens at a time"
+        if any(row.alone for row in result.rows if isinstance(row, Row)):
+            found += ", single texts after failures"
+        return _computed(result)._replace(engine=found if found != engine else "")
 
     async def count(self, texts: Sequence[str]) -> list[int]:
         result = await self._service.count_tokens(TokenizeRequest(texts, special=False))
@@ -335,6 +340,13 @@ class LocalEmbedder:
         other = copy.copy(self)
         other._options = self._options._replace(input_type=input_type)
         return other
+
+    @property
+    def _engine_info(self) -> ModelInfo:
+        """What computes now: a worker may have been replaced by one in another execution mode."""
+        slot = self._service.pool.slot_of(self._model)
+        assert slot is not None and slot.engine is not None and slot.engine.info is not None, "it has just embedded a text"
+        return slot.engine.info
 
     async def _embed(self, texts: Sequence[str]) -> EmbedResult:
         request = msgspec.structs.replace(self._options.as_request(texts), cache="off", repeatable=True)
@@ -349,6 +361,11 @@ def computed_of(parts: Sequence[Parts], outputs: Sequence[Output]) -> Computed:
     none = np.zeros((1, 0), np.float32)
     dense = np.concatenate([part.get("dense", none) for part in parts])
     return Computed(dense, {output: [part[output] for part in parts] for output in outputs if output != "dense"})
+
+
+def _engine_of(info: ModelInfo) -> str:
+    """Return what the last digits of rows depend on, for people."""
+    return f"edgeembed {__version__}, {info.mode}, {info.llama_cpp}"
 
 
 def _computed(result: EmbedResult) -> Computed:

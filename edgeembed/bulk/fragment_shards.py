@@ -36,20 +36,24 @@ T = TypeVar("T")
 
 
 class ShardReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a shard's file says of it. first: of the refused rows. last: no shard of the fragment follows."""
+    """What a shard's file says of it. first: of the refused rows. last: no shard of the fragment follows.
+
+    engine: that computed it, if it is another one than where the job began: the last digits depend on it.
+    """
 
     rows: int
     refused: int
     first: Refused | None = None
     after: Cursor
     last: bool
+    engine: str = ""
 
 
 class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made.
 
-    shards: how many it has. engine: that computed it, if it is another one than where the job began. failed: what is missing
-    of it after all, because workers end there again and again; empty if nothing is.
+    shards: how many it has. engine: that computed one of them, if it is another one than where the job began.
+    failed: what is missing of it after all, because workers end there again and again; empty if nothing is.
     """
 
     place: tuple[int, int]
@@ -71,6 +75,7 @@ class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
             before=self.before + (shard.rows if before else 0),
             shards=self.shards + 1,
             first=self.first or shard.first,
+            engine=self.engine or shard.engine,
         )
 
 
@@ -142,8 +147,6 @@ async def compute(
     if complete:
         return found
     embedder = await ready(after.place)
-    if embedder.info.engine != work.manifest.engine:
-        found = msgspec.structs.replace(found, engine=embedder.info.engine)
     rules = work.manifest.rules
     chunker = chunker_of(fragment, rules, counter(embedder))
     steps = _Steps(read_fragment(fragment, columns_of(rules), chunker, after.place))
@@ -257,12 +260,14 @@ async def _make(
         [row.text for row in embedded.rows] if manifest.rules.with_text else None,
         {name: [row.kept[name] for row in embedded.rows] for name in manifest.kept},
     )
+    engine = embedded.computed.engine or embedder.info.engine
     receipt = ShardReceipt(
         rows=len(embedded.rows),
         refused=len(embedded.refused),
         first=embedded.refused[0] if embedded.refused else None,
         after=shard.after,
         last=last,
+        engine=engine if embedded.rows and engine != manifest.engine else "",
     )
     name = work.shard(fragment, shard.number)
 

@@ -214,6 +214,8 @@ class _Run:
         self._limit = asyncio.Semaphore(embedder.info.max_requests)
         self._concurrent_shards = max(MIN_CONCURRENT_SHARDS, 1 + -(-embedder.info.max_requests // REQUESTS_PER_SHARD))
         self._before = 0
+        self._engines: set[str] = set()
+        """Those besides the first that have computed."""
 
     async def prepare(self) -> None:
         """Check that what an earlier run left belongs to this job. Raises ConfigError when it does not."""
@@ -319,6 +321,14 @@ class _Run:
         if self._job.strict:
             require_none(refused)
 
+    def _compare(self, engine: str) -> None:
+        """Note, once for each, that another engine computes now than when this run began. engine: "" for the same one."""
+        if engine and engine not in self._engines:
+            self._engines.add(engine)
+            self._watch.note(
+                f"engine was {self._embedder.info.engine} and is now {engine}: the last digits of vectors may differ"
+            )
+
     def _begin(self, first: Shard) -> JobManifest:
         """Write the manifest and return it. Only now is an unfinished job dropped: the model answers, the inputs are read.
 
@@ -346,6 +356,7 @@ class _Run:
         share = shard.bytes / max(len(shard.rows), 1)
         embedded = await embed_shard(shard, self._embedder, self._limit, lambda texts: self._watch.add(texts, texts * share))
         self._require_none(*embedded.refused[:1])
+        self._compare(embedded.computed.engine)
         if previous is not None:
             await asyncio.wait([previous])  # a plain await would cancel it with this task
             previous.result()

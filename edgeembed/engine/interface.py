@@ -185,6 +185,8 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     llama_cpp: str
     """Version of llama-cpp-python, and the processor features that its build uses."""
+    mode: str = ""
+    """The execution mode of the worker, or which of upstream and its local fallback computes."""
     canary_cosines: tuple[float, ...] = ()
     """Cosines of the file's canary texts to their rows from the unquantised weights; empty if the file has none."""
     reference: Reference | None = None

@@ -109,7 +109,12 @@ class RemoteEngine:
             parameters=0,
             size_bytes=0,
             llama_cpp="",
+            mode=self._mode,
         )
+
+    @property
+    def _mode(self) -> str:
+        return "upstream" if self._health.breaker.state == "closed" or not self._fallback.ready else "local fallback"
 
     @property
     def status(self) -> EngineStatus:
@@ -124,7 +129,7 @@ class RemoteEngine:
                 "restarting"
             ),
             reason=self._health.over.message if self._health.over else reason,
-            mode="upstream" if closed or not local else "local fallback",
+            mode=self._mode,
             demotions=[],
             restarts=self._health.breaker.opened,
             texts_computed=self._texts_computed + self._fallback.texts,

@@ -119,13 +119,40 @@ async def test_a_worker_whose_engine_is_another_one_is_noted_once(
         plan = planned(job)
         work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
         totals = Totals(embedder.info.engine, notes.append)
-        for fragment, engine in zip(plan.fragments, ("this", "another", "another"), strict=True):
-            if engine == "another":
-                embedder.info = embedder.info._replace(engine=engine)
-            async for receipt in run_here(work, [fragment], embedder, Silent()):
-                totals.add(receipt)
+        async for receipt in run_here(work, plan.fragments[:1], embedder, Silent()):
+            totals.add(receipt)
+    other = FakeEngine()
+    other.mode = "another"
+    async with embedder_of(job.rules.outputs, other) as embedder:
+        async for receipt in run_here(work, plan.fragments[1:], embedder, Silent()):
+            totals.add(receipt)
     (note,) = notes
     assert "another" in note
+
+
+async def test_an_engine_that_changes_in_the_middle_is_noted_and_the_shards_say_which_it_computed(
+    inputs: str, tmp_path: Path
+) -> None:
+    """Such as one whose worker is replaced by one in another execution mode."""
+    notes: list[str] = []
+    engine = FakeEngine()
+    job = job_at(inputs, tmp_path / "out")
+    async with embedder_of(job.rules.outputs, engine) as embedder:
+        plan = planned(job)
+        work = FragmentWork(job.output, job.begin(plan, embedder.info, job.rules.chunks, Silent()))
+        first, second, *_ = plan.fragments
+        receipts = [receipt async for receipt in run_here(work, [first], embedder, Silent())]
+        engine.mode = "plain"
+        receipts += [receipt async for receipt in run_here(work, [second], embedder, Silent())]
+        engine.mode = "fake"
+        again = {receipt.place: receipt.engine async for receipt in run_here(work, [first, second], embedder, Silent())}
+    totals = Totals(embedder.info.engine, notes.append)
+    for receipt in receipts:
+        totals.add(receipt)
+    (note,) = notes
+    assert ", plain, " in note
+    assert [", plain, " in receipt.engine for receipt in receipts] == [False, True]
+    assert again == {receipt.place: receipt.engine for receipt in receipts}, "the shards are there already"
 
 
 async def test_nothing_is_listed_while_a_job_is_computed(

@@ -137,7 +137,7 @@ async def test_parts_of_a_repeatable_request_are_the_same_however_fast_the_model
 ) -> None:
     """What shares a part may share a forward pass, on which the last digits depend."""
     now = 0.0
-    monkeypatch.setattr(pipeline, "PART_TEXTS", 1000)
+    monkeypatch.setattr(parts, "PART_TEXTS", 1000)
     monkeypatch.setattr(pipeline, "time", SimpleNamespace(monotonic=lambda: now))
     engine.paused = True
     texts = [f"{number:2} {'x' * 8 * 1024}" for number in range(30)]

@@ -25,7 +25,7 @@ SOUND = [(2, False), (2, False)]
 
 
 class ScriptedLease:
-    """Gives the rows of each attempt, the last ones again and again. A row is its worker, and whether it is alone."""
+    """The rows of each attempt, the last ones again and again. A row is its worker, and whether it is alone."""
 
     def __init__(self, *attempts: Sequence[tuple[int, bool]]) -> None:
         self._attempts = attempts

@@ -423,6 +423,7 @@ class LlamaModel:
             parameters=int(lib.llama_model_n_params(self._model)),
             size_bytes=int(lib.llama_model_size(self._model)),
             llama_cpp=f"{system_info()}; {self.kernels.words}{left}",
+            mode=self._options.mode,
             autotune=measured,
         )
 
