@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgeembed.cli.completion import complete_model
-from edgeembed.cli.printing import print_fields, print_json, print_prose, print_table
+from edgeembed.cli.printing import print_fields, print_json, print_prose, print_table, to_stderr
 from edgeembed.cli.settings import setting_options
 from edgeembed.common.log_content import printable
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeembed.config.settings import Settings
     from edgeembed.engine.gpu.placement import Gpus, Sizes
     from edgeembed.engine.worker_options import WorkerOptions
-    from edgeembed.hub.references import Spec
+    from edgeembed.hub.references import HubReference, Spec
 
 
 @click.command()
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="Show which device each part of a model would use, and the memory that it takes, also before it is installed.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@setting_options("device", "gpu_layers", "gpu_memory_utilization", "context_tokens", "batch_tokens")
+@setting_options("device", "gpu_layers", "gpu_memory_utilization", "context_tokens", "batch_tokens", "offline")
 def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     """Show the devices that can compute, and why a GPU is not used.
 
@@ -38,8 +38,10 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     edgeembed devices
     edgeembed devices --plan qwen3-embedding-0.6b --gpu-memory-utilization 0.5
     edgeembed devices --plan qwen3-embedding-8b:Q4_K_M    before it is downloaded
+    edgeembed devices --plan hf:OWNER/REPO:Q8_0           the same, of any GGUF file of the hub
 
-    For a model of the catalogue that is not installed, sizes are estimates from the numbers in the catalogue.
+    For a model of the catalogue that is not installed, sizes are estimates from the numbers in the catalogue. For one of the
+    hub, the head of its file is read, usually 1 to 8 MiB.
 
     Exits with 1 if the setting `device` asks for a GPU that cannot be used.
     """
@@ -62,8 +64,8 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
 
 
 def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
-    """Return where the parts of a model would go, and the memory that it takes: read from its file, or estimated from the
-    catalogue. Raises HubError when it is neither installed nor in the catalogue.
+    """Return where the parts of a model would go, and the memory that it takes: read from its file, here or on the hub, or
+    estimated from the catalogue. Raises HubError when it is nowhere.
     """
     from edgeembed.hub.gguf.weights import fits_cards, read_weights
     from edgeembed.hub.install import find_here
@@ -77,8 +79,31 @@ def _plan(resolved: Resolved, gpus: Gpus, name: str) -> dict[str, Any]:
         memory = memory_of_installed(model, settings)
         sizes = (lambda: read_weights(model.path)) if fits_cards(model.path) else None
         placed = _place(resolved, gpus, sizes, card_options(settings, model))
-        return {**placed, "estimate": False, "file_bytes": model.size_bytes, **_memory(gpus, settings, memory)}
-    return _estimated(resolved, gpus, parse_spec(name, resolved.paths))
+        found = {"installed": True, "estimate": False, "file_bytes": model.size_bytes}
+        return {**placed, **found, **_memory(gpus, settings, memory)}
+    spec = parse_spec(name, resolved.paths)
+    return _estimated(resolved, gpus, spec) if spec.reference is None else _of_hub(resolved, gpus, spec.reference)
+
+
+def _of_hub(resolved: Resolved, gpus: Gpus, reference: HubReference) -> dict[str, Any]:
+    from edgeembed.hub.facts import entry_of, facts_of
+    from edgeembed.hub.gguf.header import read_header
+    from edgeembed.hub.gguf.weights import fits_cards, read_weights
+    from edgeembed.hub.remote_head import remote_head
+    from edgeembed.models.overview import memory_of_file
+    from edgeembed.runtime.engines import PlannedModel, card_options
+
+    settings = resolved.settings
+    with remote_head(reference, settings, to_stderr) as path:
+        facts = facts_of(read_header(path), path)
+        entry = entry_of(facts, None)
+        longest = facts.max_seq_length or (entry.max_seq_length if entry else None)
+        meant = PlannedModel(path, longest, "embed" if not facts.ranks else "classify" if facts.classes else "rerank")
+        placed = _place(
+            resolved, gpus, (lambda: read_weights(path)) if fits_cards(path) else None, card_options(settings, meant)
+        )
+        found = {"installed": False, "estimate": False, "file_bytes": path.stat().st_size}
+        return {**placed, **found, **_memory(gpus, settings, memory_of_file(path, longest, settings))}
 
 
 def _estimated(resolved: Resolved, gpus: Gpus, spec: Spec) -> dict[str, Any]:
@@ -102,7 +127,7 @@ def _estimated(resolved: Resolved, gpus: Gpus, spec: Spec) -> dict[str, Any]:
     sizes = (lambda: planned) if entry.architecture not in STAND_INS else None
     meant = PlannedModel(Path(f"{entry.name}-{kind}.gguf"), entry.max_seq_length, entry.task)
     placed = _place(resolved, gpus, sizes, card_options(settings, meant))
-    return {**placed, "estimate": True, "file_bytes": size, **_memory(gpus, settings, memory)}
+    return {**placed, "installed": False, "estimate": True, "file_bytes": size, **_memory(gpus, settings, memory)}
 
 
 def _place(resolved: Resolved, gpus: Gpus, sizes: Callable[[], Sizes] | None, options: WorkerOptions) -> dict[str, Any]:
@@ -133,7 +158,8 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
 
     click.echo(f"\n{printable(name)}: {printable(str(plan['text']))}")
     file = human_size(plan["file_bytes"])
-    about = "not installed: an estimate from the catalogue" if plan["estimate"] else None
+    source = "an estimate from the catalogue" if plan["estimate"] else "read from the head of its file on the hub"
+    about = None if plan["installed"] else f"not installed: {source}"
     fits = {"yes": "fits", "partly": "fits in part on the card", "no": "does not fit"}.get(plan["fits"] or "", "unknown")
     print_fields([("file", file), ("memory", f"{fits}: {plan['fits_words']}"), ("note", about)], indent="  ")
 

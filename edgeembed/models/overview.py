@@ -118,6 +118,12 @@ def memory_of_installed(model: InstalledModel, settings: Settings) -> int | None
         return None
 
 
+def memory_of_file(path: Path, max_seq_length: int | None, settings: Settings) -> int:
+    """Return an estimate of the memory that the model in a GGUF file takes, in bytes. Raises HubError."""
+    longest = longest_text(settings.context_tokens, max_seq_length)
+    return memory.estimate(path, longest, settings.batch_tokens or DEFAULT_BATCH_TOKENS)
+
+
 @functools.lru_cache(maxsize=512)  # reads the file's header, with its vocabulary
 def _estimate_file(path: Path, _digest: str, longest: int, batch: int) -> int:
     return memory.estimate(path, longest, batch)

@@ -63,8 +63,8 @@ def test_a_plan_of_a_model_that_is_not_installed_is_an_estimate(home: Path) -> N
     assert said["estimate"] is True and said["file_bytes"] > 15e9 and said["memory_bytes"] > said["file_bytes"]
     with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0\.6b'"):
         run("--plan", "qwen3-embeding-0.6b", catch=False)
-    with pytest.raises(HubError, match="its size is not known"):
-        run("--plan", "hf:some/model", catch=False)
+    with pytest.raises(HubError, match="offline is set, so its size cannot be asked for"):
+        run("--plan", "hf:some/model", "--offline", catch=False)
 
 
 def test_estimated_sizes_are_those_of_the_file(minilm: Callable[[str], Path]) -> None:

@@ -219,7 +219,7 @@ class FakeHub:
                 parts = path.split("/")
                 content = hub.damaged.get(path, hub.files["/".join(parts[:2])]["/".join(parts[2:])])
                 headers = {"ETag": f'"{hashlib.sha256(path.encode()).hexdigest()}"', "Accept-Ranges": "bytes"}
-                start = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")) if hub.ranges else None
+                start = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if hub.ranges else None
                 if start is None:
                     self._send(200, headers, content)
                 elif hub.wrong_ranges:
@@ -227,8 +227,9 @@ class FakeHub:
                 elif int(start[1]) >= len(content):
                     self._send(416, {"Content-Range": f"bytes */{len(content)}"}, b"")
                 else:
-                    place = f"bytes {start[1]}-{len(content) - 1}/{len(content)}"
-                    self._send(206, headers | {"Content-Range": place}, content[int(start[1]) :])
+                    part = content[int(start[1]) : int(start[2]) + 1 if start[2] else None]
+                    place = f"bytes {start[1]}-{int(start[1]) + len(part) - 1}/{len(content)}"
+                    self._send(206, headers | {"Content-Range": place}, part)
 
             def _refused(self, repo: str) -> bool:
                 if (self.headers.get("Authorization") or "").removeprefix("Bearer ") in hub.expired:

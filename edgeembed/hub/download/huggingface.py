@@ -95,6 +95,15 @@ class HubClient:
 
         return read_listing(repo, self._ask(ask, repo, seconds), anonymous=self._anonymous)
 
+    def beginning(self, remote: RemoteFile, most_bytes: int) -> bytes:
+        """Return the first bytes of a file, or all of a smaller one. Raises SourceUnreachableError."""
+        seconds = _LISTING_TIME * self._timeout
+
+        def ask() -> bytes:
+            return transport.read(remote.url, remote.repo, most_bytes, seconds, anonymous=self._anonymous, beginning=True)
+
+        return self._ask(ask, remote.repo, seconds)
+
     def fetch(self, remote: RemoteFile, folder: Path) -> tuple[Path, str]:
         """Download one file below `folder`, resuming a partial one, and return its path and SHA-256.
 

@@ -167,20 +167,30 @@ def pieces(response: Any) -> Iterator[bytes]:
         raise Interrupted("the compressed answer is incomplete")
 
 
-def read(url: str, about: str, most_bytes: int, seconds: float, *, anonymous: bool = False) -> bytes:
+def read(
+    url: str, about: str, most_bytes: int, seconds: float, *, anonymous: bool = False, beginning: bool = False
+) -> bytes:
     """Return the body of the response to GET, in at most so many seconds. anonymous: send no token.
 
-    Raises the errors of `translated`, Refusal for a body of more than `most_bytes`.
+    beginning: of a body of more than `most_bytes`, ask for no more than that, by a range, and return that.
+
+    Raises the errors of `translated`, Refusal for any other body of more than `most_bytes`.
     """
 
     def ask() -> bytes:
         until, body = time.monotonic() + seconds, bytearray()
         sent = headers(anonymous=anonymous)
+        if beginning:
+            sent["Range"] = f"bytes=0-{most_bytes - 1}"
         with session().stream("GET", url, headers=sent, timeout=seconds, follow_redirects=True) as response:
             if response.status_code >= 400:
                 raise of_status(response.status_code, response.headers, about)
+            if response.status_code == 206 and not response.headers.get("content-range", "").startswith("bytes 0-"):
+                raise Interrupted("the server sent another range than requested")
             for piece in pieces(response):
                 body += piece
+                if beginning and len(body) >= most_bytes:
+                    return bytes(body[:most_bytes])  # all of the range, or enough of a server that knows no ranges
                 if len(body) > most_bytes:
                     raise Refusal(f"the answer is longer than {most_bytes} bytes; check that HF_ENDPOINT is a model hub")
                 if time.monotonic() > until:
