@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,12 +12,12 @@ import pytest
 
 from edgeembed.bulk.computed import Computed
 from edgeembed.bulk.embedders import EmbedOptions, LocalEmbedder
-from edgeembed.bulk.job import Job, JobResult, claimed, run
+from edgeembed.bulk.job import Job, JobListener, JobResult, claimed, run
 from edgeembed.bulk.shards import JobRules
 from edgeembed.bulk.stores.output import StoreOutput, output_of
-from edgeembed.engine.interface import Output
+from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError
-from tests.fakes import FakeEngine, fake_service
+from tests.fakes import FakeEngine, fake_row, fake_service, whole_text
 
 TEXTS = [f"{'word ' * (row % 4)}number {row} of them" for row in range(20)]
 
@@ -28,6 +29,22 @@ class Silent:
     def note(self, line: str) -> None: ...
     def add(self, texts: int, read_bytes: float) -> None: ...
     def assembling(self) -> None: ...
+
+
+class TogetherEngine(FakeEngine):
+    """An engine whose rows depend on all texts of their request, as the last digits of a real one's do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._together: dict[str, str] = {}
+        self.row_of = lambda text: fake_row(f"{text} of {self._together[text]}", self.dimensions)
+
+    def submit(
+        self, texts: Sequence[Text], priority: Priority, *, isolated: bool = False, outputs: tuple[Output, ...] = DENSE
+    ) -> list[asyncio.Future[Row]]:
+        whole = [whole_text(text) for text in texts]
+        self._together |= dict.fromkeys(whole, " ".join(whole))
+        return super().submit(texts, priority, isolated=isolated, outputs=outputs)
 
 
 @asynccontextmanager
@@ -58,15 +75,15 @@ def make_job(folder: Path, name: str, outputs: tuple[Output, ...], **more: Any) 
     return Job(inputs=[str(texts)], output=target, rules=rules, **options)
 
 
-async def finished(job: Job, engine: FakeEngine | None = None) -> JobResult:
+async def finished(job: Job, engine: FakeEngine | None = None, watch: JobListener | None = None) -> JobResult:
     async with embedder_of(job.rules.outputs, engine or FakeEngine()) as embedder:
         with claimed(job):
-            return await run(job, embedder, Silent())
+            return await run(job, embedder, watch or Silent())
 
 
-async def unfinished(job: Job, last: str) -> Job:
+async def unfinished(job: Job, last: str, engine: FakeEngine | None = None) -> Job:
     """Run a job that stops at a text, and return it."""
-    async with embedder_of(job.rules.outputs, FakeEngine()) as embedder:
+    async with embedder_of(job.rules.outputs, engine or FakeEngine()) as embedder:
         embed_texts = embedder.embed
 
         async def embed_until(texts: Sequence[str]) -> Computed:

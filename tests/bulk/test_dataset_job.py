@@ -20,7 +20,7 @@ from edgeembed.bulk.places import Place
 from edgeembed.bulk.searching import open_rows
 from edgeembed.errors import ConfigError, EdgeEmbedError
 from tests.bulk.datasets import ROWS, StopError, completed, content, dataset_job, stopping, write_tables
-from tests.bulk.jobs import Silent, embedder_of
+from tests.bulk.jobs import Silent, TogetherEngine, embedder_of
 from tests.fakes import FakeEngine
 
 ALL = 3 * ROWS - 1
@@ -61,13 +61,13 @@ async def test_a_job_that_stops_at_any_put_and_is_resumed_gives_the_same_bytes(
 ) -> None:
     """lost: the put fails. written: what was put is there, but nobody learns of it."""
     whole = tmp_path / "whole"
-    await completed(job_at(inputs, whole))
+    await completed(job_at(inputs, whole), TogetherEngine())
     wanted = content(whole)
     for put in range(len(wanted)):
         folder = tmp_path / f"stopped-{put}"
         with stopping(monkeypatch, put, done=done), pytest.raises(StopError):
-            await completed(job_at(inputs, folder))
-        engine = FakeEngine()
+            await completed(job_at(inputs, folder), TogetherEngine())
+        engine = TogetherEngine()
         finished = (folder / "_edgeembed" / "finished.json").exists()
         if not finished:
             there = len(list(folder.glob("*.parquet")))
