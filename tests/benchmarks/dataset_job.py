@@ -225,9 +225,10 @@ def measure(place: Place, store: Any, texts: int, model: Path, shard_rows: int) 
     folder = write_inputs(store, texts)
     one, many = f"{BUCKET}/one-{texts}", f"{BUCKET}/many-{texts}"
     total = sum(-(-(texts * (file + 1) // FILES - texts * file // FILES) // shard_rows) for file in range(FILES))
+    files = [f"s3://{folder}/in-{file:02}.parquet" for file in range(FILES)]  # of a folder, small ones would be together
     command = [
         str(Path(sys.executable).with_name("edgeembed")),
-        *("embed", f"s3://{folder}/", "--id", "key", "--model", str(model), "--shard-rows", str(shard_rows)),
+        *("embed", *files, "--id", "key", "--model", str(model), "--shard-rows", str(shard_rows)),
     ]
     print(f"{texts:,} texts", flush=True)
     # At the same time, outside the network namespace: its traffic is not that of the cluster's driver.

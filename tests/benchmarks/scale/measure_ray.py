@@ -28,7 +28,7 @@ ROWS_A_FILE = 4096
 
 
 def write(folder: Path, count: int) -> Path:
-    """Write files of 4,096 new texts of 10 tokens, one fragment each."""
+    """Write files of 4,096 new texts of 10 tokens, one fragment each where they are named, and not their folder."""
     pa, pq = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     place = folder / f"in-{count}"
     place.mkdir()
@@ -75,7 +75,8 @@ def main() -> None:
             found = []
             for place in inputs:
                 out = (folder / f"out-{workers}-{place.name}").as_uri()
-                command = [sys.executable, "-m", "edgeembed", "embed", place.as_uri(), "-o", out, "--model", chosen.model]
+                files = [file.as_uri() for file in sorted(place.iterdir())]
+                command = [sys.executable, "-m", "edgeembed", "embed", *files, "-o", out, "--model", chosen.model]
                 if workers:
                     command += ["--engine", "ray", "--workers", str(workers), "--cpus-per-worker", "1"]
                 else:
