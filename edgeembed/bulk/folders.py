@@ -17,7 +17,8 @@ from edgeembed.bulk.documents import (
     is_document,
     read_document,
 )
-from edgeembed.bulk.places import Place, PlaceFile, local_status
+from edgeembed.bulk.place_status import local_status
+from edgeembed.bulk.places import Place, PlaceFile
 from edgeembed.bulk.records import Position, Read, Record, Reject
 from edgeembed.errors import ConfigError
 from edgeembed.inference.chunking import Chunker

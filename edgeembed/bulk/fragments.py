@@ -21,7 +21,8 @@ from edgeembed.bulk.inputs import Cursor, Step, checked_records, require_files
 from edgeembed.bulk.kept import arrow_name
 from edgeembed.bulk.lines import ByteRange
 from edgeembed.bulk.listing import list_folder, partition_values, split_columns
-from edgeembed.bulk.places import Place, PlaceFile, PlaceStatus
+from edgeembed.bulk.place_status import PlaceStatus
+from edgeembed.bulk.places import Place, PlaceFile
 from edgeembed.bulk.records import Position, Read, Record, Source
 from edgeembed.bulk.tables import ParquetRows
 from edgeembed.errors import ConfigError
@@ -250,7 +251,7 @@ def _groups(index: int, place: Place, files: Sequence[PlaceFile]) -> list[Fragme
     documents = any(is_named_document(file.relative) for file in files)
     group: list[FolderFile] = []
     for number, (_, relative, status) in enumerate(files, 1):
-        group.append(FolderFile(relative, status.size or 0, _version(status)))
+        group.append(FolderFile(relative, status.size or 0, status.versions()[0]))
         size = sum(file.size for file in group)
         if number < len(files) and len(group) < FRAGMENT_FILES and size < FRAGMENT_BYTES:
             continue
@@ -311,6 +312,9 @@ def _of_files(index: int, folder: Place, files: Sequence[FolderFile], format_: I
 def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
     """Return the fragments of a file, not yet numbered."""
     place, relative, status = file.file
+    large = file.format_ != "parquet" and (status.size or 0) > FRAGMENT_BYTES
+    if file.folder is not None and large:
+        status = place.require()  # a request more, but of a large file
     own, types = split_columns(columns, file.partitions)
     size = status.size or 0
     whole = Fragment(
@@ -319,7 +323,7 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
         place=place,
         name=place.name,
         relative=relative,
-        version=_version(status),
+        version=status.versions()[0],
         format=file.format_ or "text",
         start=Position(),
         end=None,
@@ -328,12 +332,12 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
     )
     format_, divisible = file.format_, False
     # Small files of a folder are not asked what they hold: that shows when they are read.
-    if file.folder is None or (format_ != "parquet" and size > FRAGMENT_BYTES):
+    if file.folder is None or large:
         format_, divisible = checked_format(place, file.format_)
     assert format_ is not None, "a file of a folder has the format of its name"
     whole = msgspec.structs.replace(whole, format=format_)
     if format_ == "parquet":
-        return _row_groups(whole, own)
+        return _row_groups(whole, own, status)
     if format_ in ("text", "document"):
         require_no_columns(place.name, "a document" if format_ == "document" else "lines of text", columns)
     if not divisible or not status.ranges or size <= FRAGMENT_BYTES:
@@ -353,15 +357,10 @@ def _parts_of(file: _File, columns: Columns) -> list[Fragment]:
 def _require_same(place: Place, version: str) -> PlaceStatus:
     """Return what is there. Raises ConfigError if it is not what was planned; PlaceError, OSError."""
     status = place.status()
-    if status is None or _version(status) != version:
+    if status is None or version not in status.versions():
         what = "is gone" if status is None else "has changed"
         raise ConfigError(f"{place.name} {what} since the job began; start again with --overwrite, or restore the file")
     return status
-
-
-def _version(status: PlaceStatus) -> str:
-    """Return what differs after every change of a file, as far as its store can tell: some keep whole seconds."""
-    return f"{status.size} {status.version}"
 
 
 def _check_first_record(first: Fragment, columns: Columns) -> None:
@@ -370,7 +369,7 @@ def _check_first_record(first: Fragment, columns: Columns) -> None:
         next(checked_records(_source(first, columns), first.start), None)
 
 
-def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:
+def _row_groups(whole: Fragment, columns: Columns, status: PlaceStatus) -> list[Fragment]:
     """Return the fragments of a Parquet file, whose footer is read."""
     rows = ParquetRows(whole.place, columns.text, columns.id, columns.keep)
     with rows.opened() as file:
@@ -378,6 +377,7 @@ def _row_groups(whole: Fragment, columns: Columns) -> list[Fragment]:
         metadata = file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
+    whole = msgspec.structs.replace(whole, version=status._replace(etag=status.etag or rows.etag).versions()[0])
     total = max(sum(counts), 1)
     cuts = [0]
     at = taken = 0

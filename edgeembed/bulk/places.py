@@ -7,14 +7,14 @@ import errno
 import io
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from edgeembed.bulk.file_systems import ALIASES, SCHEMES, file_system, import_library, reason_of
+from edgeembed.bulk.place_status import PlaceStatus, arrow_status, hub_status, local_status, s3_status
 from edgeembed.common.files import replacing
 from edgeembed.errors import ConfigError, EdgeEmbedError
 
@@ -26,17 +26,6 @@ _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 class PlaceError(EdgeEmbedError):
     """A place cannot be read or written now: the store refuses, fails or stalls."""
-
-
-class PlaceStatus(NamedTuple):
-    """What a store says of a place. size: in bytes; None where it does not say. version: differs after every change, as far
-    as the store can tell. ranges: whether reading can begin anywhere.
-    """
-
-    kind: Literal["file", "folder"]
-    size: int | None = None
-    version: str = ""
-    ranges: bool = True
 
 
 class PlaceFile(NamedTuple):
@@ -180,10 +169,12 @@ class Place:
                 return web_status(self._system(), self.url)
             if self.scheme == "hf":
                 try:
-                    return _hub_status(self._system().info(self._inner))
+                    return hub_status(self._system().info(self._inner))
                 except FileNotFoundError:
                     return None
-            return _arrow_status(self._system().get_file_info(self._inner))
+            if self.scheme == "s3":
+                return s3_status(self._system(), self._inner)
+            return arrow_status(self._system().get_file_info(self._inner), self.scheme)
 
     def require(self) -> PlaceStatus:
         """Return what is there. Raises FileNotFoundError, PlaceError, ConfigError, OSError."""
@@ -213,11 +204,11 @@ class Place:
             inner = self._inner
             if self.scheme == "hf":
                 listed = self._system().find(inner, detail=True).items()
-                statuses = [(path, _hub_status(entry)) for path, entry in listed]
+                statuses = [(path, hub_status(entry)) for path, entry in listed]
             else:
                 selector = import_library(self.scheme, self.name).FileSelector(inner, recursive=True)
                 entries = self._system().get_file_info(selector)
-                statuses = [(entry.path, status) for entry in entries if (status := _arrow_status(entry))]
+                statuses = [(entry.path, status) for entry in entries if (status := arrow_status(entry, self.scheme))]
         for path, status in statuses:
             # HDFS lists whole URIs.
             relative = path.partition(f"{inner.strip('/')}/")[2] if inner.strip("/") else path.lstrip("/")
@@ -373,23 +364,3 @@ class _Raw(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
-
-
-def local_status(found: os.stat_result) -> PlaceStatus:
-    """Return what the system says of a local path."""
-    return PlaceStatus("folder" if stat.S_ISDIR(found.st_mode) else "file", found.st_size, str(found.st_mtime_ns))
-
-
-def _arrow_status(entry: Any) -> PlaceStatus | None:
-    if entry.type.name == "NotFound":
-        return None
-    if entry.type.name == "Directory":
-        return PlaceStatus("folder")
-    return PlaceStatus("file", entry.size, str(entry.mtime_ns or ""))
-
-
-def _hub_status(entry: dict[str, Any]) -> PlaceStatus:
-    if entry["type"] == "directory":
-        return PlaceStatus("folder")
-    version = entry.get("blob_id") or entry.get("xet_hash") or entry.get("mtime") or ""
-    return PlaceStatus("file", entry["size"], str(version))

@@ -111,7 +111,7 @@ def id_of(value: object) -> Id | None:
 def fingerprint_of(place: Place) -> str:
     """Return a string that changes when a file does. Raises PlaceError, OSError."""
     status = place.require()
-    return f"{place.name if place.is_remote else place.local.absolute()} {status.size} {status.version}"
+    return f"{place.name if place.is_remote else place.local.absolute()} {status.versions()[0]}"
 
 
 def size_of(place: Place) -> int | None:

@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from edgeembed.bulk.lines import choose_column
+from edgeembed.bulk.place_status import etag_of
 from edgeembed.bulk.places import Place
 from edgeembed.bulk.records import MAX_BYTES, TOO_LONG, Position, Read, Record, Reject, fingerprint_of, id_of, size_of
 from edgeembed.common.installation import find_installation
@@ -53,6 +54,8 @@ class ParquetRows:
         self._column = column
         self._id_column = id_column
         self._keep = keep
+        self.etag = ""
+        """Of the file that was opened last; empty if its store has none, or was not asked."""
 
     @property
     def name(self) -> str:
@@ -126,6 +129,7 @@ class ParquetRows:
                 yield file
             return
         with self.place.reading(), contextlib.closing(self.place.open_arrow()) as source:
+            self.etag = etag_of(source) if self.place.scheme == "s3" else ""
             try:
                 opened = pa.parquet.ParquetFile(source, buffer_size=REMOTE_BUFFER_BYTES, pre_buffer=False)
             except pa.ArrowInvalid as error:

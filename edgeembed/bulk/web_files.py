@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeembed.bulk.places import PlaceStatus
+from edgeembed.bulk.place_status import PlaceStatus
 
 
 def web_status(system: Any, url: str) -> PlaceStatus | None:

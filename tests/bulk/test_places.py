@@ -79,7 +79,9 @@ def test_a_folder_is_listed_recursively_and_in_order_without_hidden_files(folder
     found = folder.files()
     assert [file.relative for file in found] == ["a/z/y.txt", "b/x.txt", "b.txt"]
     assert [file.place.read_bytes() for file in found] == [file.relative.encode() for file in found]
-    assert [file.status for file in found] == [file.place.status() for file in found]
+    asked = [file.place.require() for file in found]
+    assert [file.status for file in found] == [status._replace(etag="") for status in asked], "lists have no ETags"
+    assert len({status.etag for status in asked}) == (3 if folder.scheme == "s3" else 1)
     status = folder.child("a").status()
     assert status is not None
     assert status.kind == "folder"
