@@ -1,7 +1,7 @@
 """Architectures that llama.cpp lacks, computed as another one of its own with a change.
 
 The file of such a model has its own name in `general.architecture`, so that no program takes it for the other one and
-computes wrong vectors. All other keys and the tensors have the names of the other architecture. `llama/model.py` tells
+computes wrong vectors. All other keys and the tensors have the names of the other architecture. `llama/model_file.py` tells
 llama.cpp to load the file as that one; `llama/score_bias.py` (for `mpnet`) and `llama/gated_gelu.py` (for `gte`) change its
 graph.
 """

@@ -125,7 +125,7 @@ def measure(
                     done(first + len(group))
         finally:
             context.close()
-        uniform = {name: np.ones((1, loaded.width), dtype=np.float32) for name in NOT_MEASURED}
+        uniform = {name: np.ones((1, loaded.file.width), dtype=np.float32) for name in NOT_MEASURED}
         return uniform | reader.result()
     finally:
         loaded.close()

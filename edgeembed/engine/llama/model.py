@@ -1,4 +1,4 @@
-"""A model loaded through llama.cpp's low-level API: metadata, tokens, contexts.
+"""A model loaded through llama.cpp's low-level API: its tokens, heads and contexts.
 
 `Llama.embed()` of llama-cpp-python is not used: it truncates long texts before the final special token, which Qwen3 pools,
 and fills batches token by token in Python.
@@ -6,10 +6,7 @@ and fills batches token by token in Python.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -17,10 +14,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeembed.common.files import FileIdentity
 from edgeembed.engine.context_plan import TILE, ContextShape, ModelFacts, attainable_tokens, make_plan, reduced
 from edgeembed.engine.interface import (
-    TYPE_KEY,
     AutotuneResult,
     Float32Matrix,
     Float32Row,
@@ -31,9 +26,8 @@ from edgeembed.engine.interface import (
     Role,
     Text,
 )
-from edgeembed.engine.llama import wordpiece
 from edgeembed.engine.llama.autotune import autotune
-from edgeembed.engine.llama.backends import device_handles, load_backends
+from edgeembed.engine.llama.backends import load_backends
 from edgeembed.engine.llama.bindings import lib
 from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.expansion_mask import ExpansionMask
@@ -41,17 +35,11 @@ from edgeembed.engine.llama.file_heads import FileHeads
 from edgeembed.engine.llama.framing import Framing
 from edgeembed.engine.llama.gated_gelu import GatedGelu
 from edgeembed.engine.llama.graph_change import GraphChange, Watch
-from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, PLAIN_KERNELS, Kernels, install_kernels
-from edgeembed.engine.llama.library import (
-    ComputeError,
-    ModelLoadError,
-    logged_cause,
-    logged_errors,
-    metadata_overrides,
-    system_info,
-)
+from edgeembed.engine.llama.kernel_hook import PLAIN_KERNELS, Kernels, install_kernels
+from edgeembed.engine.llama.library import ComputeError, ModelLoadError, system_info
 from edgeembed.engine.llama.masked_lm import MaskedLm, find_embeddings
-from edgeembed.engine.llama.product_choice import slower_types, type_name
+from edgeembed.engine.llama.model_file import ModelFile
+from edgeembed.engine.llama.product_choice import choose_products, type_name
 from edgeembed.engine.llama.row_probe import CausalModel, find_last_token_reader
 from edgeembed.engine.llama.rows import Head, LastTokenReader, PooledReader, RowReader
 from edgeembed.engine.llama.score_bias import ScoreBias
@@ -62,15 +50,12 @@ from edgeembed.engine.llama.vocabulary import Vocabulary
 from edgeembed.engine.pair_template import TEMPLATE_KEY, PairTemplate
 from edgeembed.engine.reading import Prefix, Reading, Tokens, read_behind
 from edgeembed.engine.sparse import MaskedLmWeights, VocabularyHead
-from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, STAND_INS, architecture_of, computed_as
 from edgeembed.engine.text_template import TextTemplate
 from edgeembed.engine.token_heads import TokenHead, packed_row
-from edgeembed.engine.worker_options import MetadataValue, WorkerOptions
+from edgeembed.engine.worker_options import WorkerOptions
 
 PREFIXES_READ = 64
 """Prefixes whose tokens are remembered."""
-OWN_KEYS = "edgeembed."
-"""Keys that llama.cpp does not read begin with it."""
 LONGEST_PREFIX_CHARACTERS = 16_384
 """A longer prefix is treated as part of the text and not shared."""
 
@@ -88,72 +73,39 @@ class LlamaModel:
     def __init__(self, options: WorkerOptions) -> None:
         """Load the file. Raises ModelLoadError."""
         self._options = options
-        devices = [] if options.device == "cpu" else options.device.split(",")
         self.kernels = load_libraries(options)
-        params = lib.llama_model_default_params()
-        # Weights are copied into memory of this process. In a mapped file, a write to the file would change them at once,
-        # and truncating it would end the process.
-        params.load_mode = lib.LLAMA_LOAD_MODE_NONE
-        params.lazy_mode = lib.LLAMA_LAZY_MODE_OFF
-        params.n_gpu_layers = options.gpu_layers
-        # Without a list, llama.cpp would use every card that it finds: even without a layer there, large matrix products go
-        # to a card.
-        handles = device_handles(devices)
-        params.devices = ctypes.cast(handles, ctypes.c_void_p)
-        params.main_gpu = options.main_gpu
-        if options.tensor_split:
-            split = (ctypes.c_float * max(lib.llama_max_devices(), len(options.tensor_split)))(*options.tensor_split)
-            params.tensor_split = split
-        params.use_extra_bufts = options.extra_buffers
-        left_types, measured = self._choose_products()
-        overrides = metadata_overrides(_for_llama(options.metadata, architecture_of(Path(options.path))))
-        params.kv_overrides = overrides
-        model = lib.llama_model_load_from_file(options.path.encode(), params)
-        _require_file(options)
-        if not model:
-            raise ModelLoadError(
-                f"llama.cpp cannot load {options.path}{logged_errors()}", fatal=False, cause=logged_cause(otherwise="other")
-            )
-        self._model = model
-        self._vocab = lib.llama_model_get_vocab(model)
-        self.vocabulary = Vocabulary(self._vocab, self.metadata)
-        self._architecture = self.metadata(ARCHITECTURE_KEY) or "unknown"
-        self._keys = computed_as(self._architecture)
-        if self._architecture in STAND_INS and options.gpu_layers:
-            raise ModelLoadError(
-                f"models of the architecture {self._architecture} are computed on the processor", fatal=False
-            )
-        heads = FileHeads(options, self.metadata, self._keys)
-        self._score_bias = heads.score_bias(self._architecture, int(lib.llama_model_n_head(model)))
+        left_types, measured = choose_products(options, self.kernels)
+        file = self.file = ModelFile(options)
+        self.vocabulary = Vocabulary(lib.llama_model_get_vocab(file.handle), file.metadata)
+        heads = FileHeads(options, file.metadata, file.keys)
+        self._score_bias = heads.score_bias(file.architecture, file.heads)
         self._outputs, self._pooling = heads.outputs, heads.pooling
-        width = lib.llama_model_n_cls_out if self._pooling == "rank" else lib.llama_model_n_embd_out
-        self._dimensions = int(width(model))
-        ranks, states = self._pooling == "rank", int(lib.llama_model_n_embd_out(model))
-        classifier = heads.classifier(self._dimensions, int(lib.llama_model_n_embd(model))) if ranks else None
-        dense = heads.dense(states) if classifier is None else None
+        ranks = self._pooling == "rank"
+        self._dimensions = file.scores if ranks else file.row_width
+        classifier = heads.classifier(self._dimensions, file.width) if ranks else None
+        dense = heads.dense(file.row_width) if classifier is None else None
         self._head: Head | None = classifier or dense
         if dense is not None:
             self._dimensions = dense.outputs
         self._token_heads: dict[Output, TokenHead] = {}
         if not ranks:
-            self._token_heads = heads.token_heads(states, self.vocabulary.size, dense, self._make_masked_lm)
-        self._tokenizer = Tokenizer(self.vocabulary, self.metadata)
+            self._token_heads = heads.token_heads(file.row_width, self.vocabulary.size, dense, self._make_masked_lm)
+        self._tokenizer = Tokenizer(self.vocabulary, file.metadata)
         self._roles = heads.late_interaction(self.vocabulary.size)
         try:
-            self._framing = Framing(self._tokenizer, TextTemplate.of(self.metadata), self._roles)
+            self._framing = Framing(self._tokenizer, TextTemplate.of(file.metadata), self._roles)
             if self._roles is not None and self._roles.has_markers and not len(self._tokenizer.frame[0]):
                 raise ValueError("its tokenizer puts no token before a text, behind which a marker of its role could be")
         except ValueError as error:
             raise ModelLoadError(f"{options.path}: {error}", fatal=True) from None
-        self._pairs = PairTemplate.of(self.metadata)
+        self._pairs = PairTemplate.of(file.metadata)
         if options.task == "rerank" and self._pairs is None:
             raise ModelLoadError(
                 f"{options.path} is a reranker without a template for pairs of query and document ({TEMPLATE_KEY})",
                 fatal=True,
             )
         self._prefix_of = lru_cache(PREFIXES_READ)(self._read_prefix)
-        facts = self._facts()
-        self.width = facts.width
+        facts = file.facts(self._pooling, self.vocabulary.size, own_attention=self.kernels.ours)
         options = self._options = reduced(options, facts.trained_tokens)
         self._make_reader = self._find_last_token_reader(facts)
         self.plan = make_plan(facts, options, last_only=self._make_reader is not None)
@@ -168,15 +120,15 @@ class LlamaModel:
         bulk: for a bulk lane.
         """
         decoder = self._make_reader is not None
-        reader = StatesReader(int(lib.llama_model_n_embd_out(self._model)), before_lm_head=decoder)
+        reader = StatesReader(self.file.row_width, before_lm_head=decoder)
         shape = states_shape(self.plan.bulk if bulk else self.plan.wide, decoder=decoder)
         change = self._make_change(shape)
         if self._roles is not None and (expansion := self._roles.expansion) is not None and not expansion.attended:
             if change is not None:
-                raise ModelLoadError(f"queries of the architecture {self._architecture} cannot be expanded", fatal=True)
-            change = ExpansionMask(int(lib.llama_model_n_layer(self._model)))
+                raise ModelLoadError(f"queries of the architecture {self.file.architecture} cannot be expanded", fatal=True)
+            change = ExpansionMask(self.file.layers)
         on_card = bool(self._options.gpu_layers)
-        return StatesContext(self._model, shape, reader, on_card=on_card, change=change)
+        return StatesContext(self.file.handle, shape, reader, on_card=on_card, change=change)
 
     def new_bulk_context(self) -> Context:
         """Return a new context for a bulk lane; the caller closes it. Raises ModelLoadError when memory is short."""
@@ -189,7 +141,7 @@ class LlamaModel:
         """
         shape = shape or self.plan.wide
         change = self._make_change(shape, watch)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, change=change)
+        return Context(self.file.handle, shape, reader, dimensions=self._dimensions, change=change)
 
     def renew_wide(self) -> None:
         """Replace an encoder's wide context, so that it takes memory only as passes need it, after one that took all.
@@ -247,9 +199,7 @@ class LlamaModel:
         """Free the wide context and the model. Close the contexts of bulk lanes first."""
         self.free_head()
         self.wide.close()
-        if self._model:
-            lib.llama_model_free(self._model)
-            self._model = None
+        self.file.close()
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 
@@ -309,38 +259,10 @@ class LlamaModel:
 
     # --- loading ------------------------------------------------------------------------------------------------------
 
-    def _choose_products(self) -> tuple[tuple[int, ...], AutotuneResult | None]:
-        """Leave the types of weights to llama.cpp's kernels for which they are faster than ours.
-
-        Return these types, and what was measured for it, if anything was.
-        """
-        left, measured = self._options.left_types, None
-        if left is None and self.kernels.ours:
-            began = time.perf_counter()
-            self.kernels.leave(())
-            left = slower_types(self._options.path, BUFFER_TYPE, plain=not self.kernels.vnni)
-            if left is not None:
-                seconds = round(time.perf_counter() - began, 3)
-                measured = AutotuneResult(pad_from_tokens=None, left_types=left, seconds=seconds)
-        self.kernels.leave(left or ())
-        return left or (), measured
-
-    def metadata(self, key: str) -> str | None:
-        """Return a metadata value as text, of the options or of the file; None if there is none, or if it is an array."""
-        if (replaced := self._options.metadata.get(key)) is not None:
-            return str(replaced).lower() if isinstance(replaced, bool) else str(replaced)
-        size = 256
-        while True:
-            buffer = ctypes.create_string_buffer(size)
-            length = lib.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
-            if length < size:
-                return buffer.value.decode("utf-8", "replace") if length >= 0 else None
-            size = length + 1  # like snprintf, llama.cpp returns the full length
-
     def _new_context(self, shape: ContextShape) -> Context:
         reader = self._make_reader(shape.sequences) if self._make_reader else self._new_pooled_reader()
         on_card, change = bool(self._options.gpu_layers), self._make_change(shape)
-        return Context(self._model, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
+        return Context(self.file.handle, shape, reader, dimensions=self._dimensions, on_card=on_card, change=change)
 
     def _new_pooled_reader(self) -> PooledReader:
         pooling = None
@@ -352,10 +274,9 @@ class LlamaModel:
 
     def _make_change(self, shape: ContextShape, watch: Watch | None = None) -> GraphChange | None:
         """Return the change of a context's graph, for architectures that llama.cpp lacks. watch: see `GraphChange`."""
-        layers = int(lib.llama_model_n_layer(self._model))
         if self._score_bias is not None:
-            return ScoreBias(self._score_bias, shape.batch, layers, watch)
-        return GatedGelu(layers, watch) if self._architecture == "gte" else None
+            return ScoreBias(self._score_bias, shape.batch, self.file.layers, watch)
+        return GatedGelu(self.file.layers, watch) if self.file.architecture == "gte" else None
 
     def _autotune(self, facts: ModelFacts) -> None:
         """Measure the length from which padding makes a text faster, and use the result."""
@@ -375,9 +296,9 @@ class LlamaModel:
         if not facts.pieces:
             return None
         return find_last_token_reader(
-            self._model,
+            self.file.handle,
             CausalModel(
-                self._architecture, facts.width, self._dimensions, self._pooling == "rank", self._file_type(), self._head
+                self.file.architecture, facts.width, self._dimensions, self._pooling == "rank", self.file.type, self._head
             ),
             threads=self._options.threads,
             on_card=bool(self._options.gpu_layers),
@@ -389,68 +310,21 @@ class LlamaModel:
         packed, threads = self._options.extra_buffers, self._options.threads
         return MaskedLm(weights, embeddings, threads=threads, packed=packed)
 
-    def _facts(self) -> ModelFacts:
-        causal = self.metadata(f"{self._keys}.attention.causal") != "false"
-        pieces = causal and self._pooling in ("last", "rank")
-        width, heads = int(lib.llama_model_n_embd(self._model)), max(1, int(lib.llama_model_n_head(self._model)))
-        key, value = (
-            int(self.metadata(f"{self._keys}.attention.{part}_length") or width // heads) for part in ("key", "value")
-        )
-        cells = (
-            int(lib.llama_model_n_layer(self._model)) * int(lib.llama_model_n_head_kv(self._model)) * (key + value) * 2
-        )  # F16
-        return ModelFacts(
-            pieces=pieces,
-            trained_tokens=int(lib.llama_model_n_ctx_train(self._model)),
-            width=width,
-            vocabulary=int(lib.llama_vocab_n_tokens(self._vocab)),
-            cell_bytes=cells if pieces else 0,
-            own_attention=self.kernels.ours,
-        )
-
     def _describe(self, left_types: tuple[int, ...], measured: AutotuneResult | None) -> ModelInfo:
         left = f", llama.cpp's for {', '.join(map(type_name, left_types))}" if left_types else ""
         return ModelInfo(
-            architecture=self._architecture,
-            name=self.metadata("general.name") or Path(self._options.path).stem,
+            architecture=self.file.architecture,
+            name=self.file.metadata("general.name") or Path(self._options.path).stem,
             dimensions=self._dimensions,
             context_tokens=self.plan.wide.longest_text,
             attainable_tokens=attainable_tokens(self.plan, self._options),
             pooling=self._pooling,
             task=self._options.task,
             outputs=self._outputs,
-            file_type=self._file_type(),
-            parameters=int(lib.llama_model_n_params(self._model)),
-            size_bytes=int(lib.llama_model_size(self._model)),
+            file_type=self.file.type,
+            parameters=self.file.parameters,
+            size_bytes=self.file.size_bytes,
             llama_cpp=f"{system_info()}; {self.kernels.words}{left}",
             mode=self._options.mode,
             autotune=measured,
         )
-
-    def _file_type(self) -> str:
-        """Return the converter's name for the type, such as "Q4_E", or else llama.cpp's, such as "Q4_K - Medium"."""
-        description = ctypes.create_string_buffer(256)
-        lib.llama_model_desc(self._model, description, len(description))
-        return self.metadata(TYPE_KEY) or _after_first_word(description.value.decode("utf-8", "replace"))
-
-
-def _for_llama(metadata: Mapping[str, MetadataValue], architecture: str | None) -> dict[str, bool | int | bytes]:
-    """Return the metadata that llama.cpp is to use instead of the file's, which has this architecture."""
-    values = {key: value for key, value in metadata.items() if not key.startswith(OWN_KEYS)}
-    encoded = {key: value.encode() if isinstance(value, str) else value for key, value in values.items()}
-    if architecture in STAND_INS:
-        encoded[ARCHITECTURE_KEY] = STAND_INS[architecture].encode()
-    return {wordpiece.STRIP_ACCENTS_KEY: False, **encoded}  # see wordpiece.py
-
-
-def _require_file(options: WorkerOptions) -> None:
-    """Raise ModelLoadError if what was just loaded may not be the file that the options mean."""
-    with contextlib.suppress(OSError):  # it is gone
-        if options.file is None or FileIdentity.of(Path(options.path)) == options.file:
-            return
-    raise ModelLoadError(f"{options.path} was written to or replaced while it was loaded", fatal=False, cause="replaced")
-
-
-def _after_first_word(description: str) -> str:
-    """Return "Q8_0" for "bert 22M Q8_0": llama.cpp's description ends with the type of most tensors."""
-    return description.split(maxsplit=2)[-1] if description else "unknown"

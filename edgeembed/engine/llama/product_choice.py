@@ -17,8 +17,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from edgeembed.engine.interface import AutotuneResult
 from edgeembed.engine.llama import ggml
 from edgeembed.engine.llama.ggml import GgufParameters, InitParameters, Tensor, function
+from edgeembed.engine.llama.kernel_hook import BUFFER_TYPE, Kernels
+from edgeembed.engine.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,23 @@ def relative_speed(ours: TimeProducts, theirs: TimeProducts) -> float:
         pairs = [(ours(tokens), theirs(tokens)) for _ in range(1 + REPEATS)][1:]
         ratios.append(min(first for first, _ in pairs) / min(second for _, second in pairs))
     return math.prod(ratios) ** (1 / len(ratios))
+
+
+def choose_products(options: WorkerOptions, kernels: Kernels) -> tuple[tuple[int, ...], AutotuneResult | None]:
+    """Leave the types of weights to llama.cpp's kernels for which they are faster than ours.
+
+    Return these types, and what was measured for it, if anything was.
+    """
+    left, measured = options.left_types, None
+    if left is None and kernels.ours:
+        began = time.perf_counter()
+        kernels.leave(())
+        left = slower_types(options.path, BUFFER_TYPE, plain=not kernels.vnni)
+        if left is not None:
+            seconds = round(time.perf_counter() - began, 3)
+            measured = AutotuneResult(pad_from_tokens=None, left_types=left, seconds=seconds)
+    kernels.leave(left or ())
+    return left or (), measured
 
 
 def slower_types(path: str, own_type: bytes, *, plain: bool) -> tuple[int, ...] | None:

@@ -24,7 +24,7 @@ def check_model(model: LlamaModel, task: Task) -> ModelInfo:
             together.append(tokens)
     # A reranker's template alone may be longer than a batch.
     canary.check(model.embed, together or [min(texts, key=len)], model.info.file_type, scores=scores)
-    in_file, rows = model.metadata(canary.TEXTS_KEY), model.metadata(canary.ROWS_KEY)
+    in_file, rows = model.file.metadata(canary.TEXTS_KEY), model.file.metadata(canary.ROWS_KEY)
     if in_file is None or rows is None:
         return msgspec.structs.replace(model.info, reference=_own_reference(model, task, scores=scores))
     # Only those that fit into the context that the settings allow.

@@ -165,7 +165,7 @@ class Worker:
     def _send_row_of_ids(self, item: EmbedItem, reading: Reading, role: Role) -> None:
         """Send a row that depends on the ids of tokens alone: it waits for no forward pass."""
         assert self._model is not None
-        row = self._model.packed_row(np.empty((0, self._model.width), dtype=np.float32), reading, item.outputs, role)
+        row = self._model.packed_row(np.empty((0, self._model.file.width), dtype=np.float32), reading, item.outputs, role)
         self._pipe.send(ComputedRows([RowItem(item.id, len(reading.tokens), row.tobytes(), length_before_cut(reading))]))
 
     def _read_only(self, item: EmbedItem) -> ReadTokens:

@@ -65,7 +65,7 @@ class TokenOutputs:
             for output, key in canary.SKETCH_KEYS.items():
                 if output not in model.info.outputs or (self._bulk and model.needs_all_threads((output,))):
                     continue
-                if (stored := model.metadata(key)) is not None:
+                if (stored := model.file.metadata(key)) is not None:
                     canary.check_head(output, stored, partial(self._output, context, output), model.info.file_type)
         except BaseException:
             context.close()
