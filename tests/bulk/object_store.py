@@ -58,8 +58,10 @@ def object_store(bucket: str = "bucket") -> Iterator[ObjectStore]:
             with pytest.MonkeyPatch.context() as patch:
                 for name, value in variables.items():
                     patch.setenv(name, value)
+                # Most of the server is loaded at its first request, on a busy machine in more than the usual 3 seconds.
+                limits = {"connect_timeout": 60, "request_timeout": 60}
                 system = pyarrow.fs.S3FileSystem(
-                    endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True
+                    endpoint_override=os.environ["AWS_ENDPOINT_URL"], allow_bucket_creation=True, **limits
                 )
                 system.create_dir(bucket)
                 yield ObjectStore(url, bucket, variables, process)
