@@ -1,4 +1,4 @@
-"""Which texts share the next forward pass, and which lane computes it: packing by token budget, priority and load.
+"""Which texts are computed next, and by which lane: by priority and load. How many of them share a pass: see `packing`.
 
 Only bookkeeping, without llama.cpp and threads of its own; the worker's reader adds and cancels texts, its lanes take them.
 
@@ -21,13 +21,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, dropwhile, islice, takewhile
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Generic, NamedTuple, TypeVar
 
 from edgeembed.common.trace import traced
-from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority, Role
+from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.engine.worker.isolated_batches import pack
+from edgeembed.engine.worker.packing import SEARCH_DEPTH, QueuedText, WaitingTexts, next_batch
 
 TokensT = TypeVar("TokensT")
 
@@ -36,50 +37,12 @@ WIDE = 0
 ANY_BULK = 1
 """Stands for each bulk lane: what one of them may compute, any of them may."""
 
-SEARCH_DEPTH = 64
-"""How many texts from the head of a queue are searched for one that still fits into the budget."""
-
 STARVED_SECONDS = 2.0
 """After bulk texts have waited this long, one batch begins with them: a steady stream of queries never stops a bulk load,
 and a bulk load never delays queries by more than one batch."""
 
 WIDE_EFFICIENCY = 0.8
 """Throughput of the wide lane on a short batch, relative to that of bulk lanes with the same number of threads."""
-
-
-@dataclass
-class QueuedText(Generic[TokensT]):
-    """A tokenised text that waits for its forward pass."""
-
-    id: int
-    tokens: TokensT
-    count: int
-    """Length in tokens."""
-    priority: Priority
-    alone: bool = False
-    """Compute in a separate batch while nothing else computes, to find out whether this text crashes the worker."""
-    retried: bool = False
-    """Its first attempt gave no usable row."""
-    own: int = 0
-    """Tokens that it does not share with a prefix, which have to be computed; 0 for all."""
-    batch: int = 0
-    """Number of an isolated text's batch, which is taken whole and with no other texts; 0 for other texts."""
-    queued_at: float = field(default=0.0)
-    outputs: tuple[Output, ...] = DENSE
-    role: Role = ""
-    """What it is for, where the model tells queries from documents."""
-    only_wide: bool = False
-    """Only the wide lane can compute it, however short it is."""
-
-    @property
-    def cost(self) -> int:
-        """Tokens to compute."""
-        return self.own or self.count
-
-    @property
-    def is_dense(self) -> bool:
-        """Whether its only output is a dense row."""
-        return self.outputs == DENSE
 
 
 @dataclass(frozen=True)
@@ -91,9 +54,6 @@ class _Running:
     alone: bool
     only_wide: bool
     """A text that only the wide lane can compute."""
-
-
-_Queue = OrderedDict[int, QueuedText[TokensT]]
 
 
 class _Size(NamedTuple):
@@ -128,9 +88,8 @@ class BatchQueue(Generic[TokensT]):
         self._clock = clock
         self._bulk_lanes = bulk_lanes
         self._bulk_tokens = bulk_tokens
-        # By id, because a text may be cancelled anywhere in the queue.
-        self._queries: _Queue[TokensT] = OrderedDict()
-        self._bulk: _Queue[TokensT] = OrderedDict()
+        self._queries: WaitingTexts[TokensT] = OrderedDict()
+        self._bulk: WaitingTexts[TokensT] = OrderedDict()
         self._running: dict[int, _Running] = {}
         self._asleep: set[int] = set()
         """Lanes that wait for texts, or have been woken and have not looked yet."""
@@ -277,12 +236,12 @@ class BatchQueue(Generic[TokensT]):
             self._now = self._clock()
             if self._closed or self._text_runs_alone() or self._next_alone() or not self._queries_are_few():
                 return []
-            batch = self._pack([self._queries], self._budget, most, dense=True)
+            batch = next_batch([self._queries], self._budget, self._max_texts, most, dense=True)
             self._remove(batch)
             self._wake()
             return batch
 
-    def _queue_of(self, text: QueuedText[TokensT]) -> _Queue[TokensT]:
+    def _queue_of(self, text: QueuedText[TokensT]) -> WaitingTexts[TokensT]:
         return self._queries if text.priority == INTERACTIVE else self._bulk
 
     def _remove(self, batch: Sequence[QueuedText[TokensT]]) -> None:
@@ -321,13 +280,13 @@ class BatchQueue(Generic[TokensT]):
 
     def _choose_wide(self) -> list[QueuedText[TokensT]]:
         if not self._bulk_lanes:
-            return self._pack(self._order(), self._budget)
+            return next_batch(self._order(), self._budget, self._max_texts)
         starving = self._starving_only_wide()
         if starving is None and self._queries_are_few():
-            return self._pack([self._queries], self._budget)
+            return next_batch([self._queries], self._budget, self._max_texts)
         if text := starving or self._find_only_wide():
-            return self._pack(self._order(), self._budget, dense=False) if text.only_wide else [text]
-        return self._pack(self._order(), self._budget) if self._all_is_little() else []
+            return next_batch(self._order(), self._budget, self._max_texts, dense=False) if text.only_wide else [text]
+        return next_batch(self._order(), self._budget, self._max_texts) if self._all_is_little() else []
 
     def _choose_bulk(self) -> list[QueuedText[TokensT]]:
         if not self._bulk_lanes or self._all_is_little():
@@ -338,7 +297,7 @@ class BatchQueue(Generic[TokensT]):
         )
         queues = self._order() if share_queries else [self._bulk]
         waiting = sum(self._size(queue).tokens for queue in queues)
-        return self._pack(queues, min(self._budget, -(-waiting // self._bulk_lanes)), most=self._bulk_tokens)
+        return next_batch(queues, min(self._budget, -(-waiting // self._bulk_lanes)), self._max_texts, self._bulk_tokens)
 
     def _queries_are_few(self) -> bool:
         """Whether there are queries for the wide lane: few, and not the rest of many."""
@@ -364,7 +323,7 @@ class BatchQueue(Generic[TokensT]):
         """Whether nothing is being computed, and the wide lane alone would be the fastest with all waiting texts."""
         return not self._running and bool(self._queries or self._bulk) and not self._are_many(self._queries, self._bulk)
 
-    def _are_many(self, *queues: _Queue[TokensT]) -> bool:
+    def _are_many(self, *queues: WaitingTexts[TokensT]) -> bool:
         """Whether bulk lanes that share these texts would be faster than the wide lane with all of them."""
         if not self._bulk_lanes:
             return False
@@ -375,7 +334,7 @@ class BatchQueue(Generic[TokensT]):
             and sum(size.tokens for size in sizes) > WIDE_EFFICIENCY * self._bulk_lanes * longest
         )
 
-    def _size(self, queue: _Queue[TokensT]) -> _Size:
+    def _size(self, queue: WaitingTexts[TokensT]) -> _Size:
         """Return the size of those texts near the head of a queue that bulk lanes can compute."""
         costs = [
             text.cost for text in islice(queue.values(), SEARCH_DEPTH) if not self._is_only_wide(text) and not text.alone
@@ -399,45 +358,9 @@ class BatchQueue(Generic[TokensT]):
             first = next(iter(self._bulk.values()), None)
         return first if first is not None and first.alone else None
 
-    def _order(self) -> list[_Queue[TokensT]]:
+    def _order(self) -> list[WaitingTexts[TokensT]]:
         return [self._bulk, self._queries] if self._bulk_starves() else [self._queries, self._bulk]
 
     def _bulk_starves(self) -> bool:
         oldest = next(iter(self._bulk.values()), None)
         return oldest is not None and self._now - max(oldest.queued_at, self._bulk_served_at) > STARVED_SECONDS
-
-    # --- packing ------------------------------------------------------------------------------------------------------
-
-    def _pack(
-        self, queues: Iterable[_Queue[TokensT]], budget: int, most: int | None = None, *, dense: bool | None = None
-    ) -> list[QueuedText[TokensT]]:
-        """Return texts up to the budget; the first one may exceed it.
-
-        most: the most tokens of each text, for a lane other than the wide one. dense: whether only dense texts are taken, or
-        only others; by default whatever the first one is.
-        """
-        batch: list[QueuedText[TokensT]] = []
-        room = budget
-        for text in chain.from_iterable(islice(queue.values(), SEARCH_DEPTH) for queue in queues):
-            if text.alone or (text.batch and batch):
-                continue
-            if most is not None and (text.count > most or text.only_wide):
-                continue
-            if dense is None:
-                dense = text.is_dense
-            elif text.is_dense != dense:
-                continue
-            # The first text is always taken, however long: waiting would not make it fit.
-            if text.cost <= room or not batch:
-                if text.batch:
-                    return self._isolated_batch(text)
-                batch.append(text)
-                room -= text.cost
-                if room <= 0 or len(batch) >= self._max_texts:
-                    break
-        return batch
-
-    def _isolated_batch(self, first: QueuedText[TokensT]) -> list[QueuedText[TokensT]]:
-        """Return the whole batch of an isolated text, whatever the budget is now. Its texts are consecutive in the queue."""
-        rest = dropwhile(lambda text: text is not first, self._queue_of(first).values())
-        return list(takewhile(lambda text: text.batch == first.batch, rest))

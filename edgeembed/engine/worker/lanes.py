@@ -24,8 +24,9 @@ from edgeembed.engine.llama.context import Context
 from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.reading import Reading
-from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import WIDE, BatchQueue
 from edgeembed.engine.worker.canary_check import check_model
+from edgeembed.engine.worker.packing import QueuedText
 from edgeembed.engine.worker.reader import length_before_cut
 from edgeembed.engine.worker.thread_priority import lower_priority
 from edgeembed.engine.worker.token_outputs import TokenOutputs

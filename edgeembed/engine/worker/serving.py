@@ -33,10 +33,11 @@ from edgeembed.engine.llama.library import ComputeError, ModelLoadError
 from edgeembed.engine.llama.model import LlamaModel, load_libraries
 from edgeembed.engine.reading import Reading
 from edgeembed.engine.sandbox import Sandbox
-from edgeembed.engine.worker.batching import BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import BatchQueue
 from edgeembed.engine.worker.canary_check import check_model
 from edgeembed.engine.worker.guard import start_guard
 from edgeembed.engine.worker.lanes import Lanes, Queued
+from edgeembed.engine.worker.packing import QueuedText
 from edgeembed.engine.worker.reader import BadIdsError, NoRoomError, TextReader, TooLongError, length_before_cut
 from edgeembed.engine.worker.tokenizing import Tokenizing, start_reading_thread
 from edgeembed.engine.worker_options import WorkerOptions

@@ -13,7 +13,7 @@ from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.llama.token_states import StatesContext
 from edgeembed.engine.outputs import unpack
 from edgeembed.engine.reading import Reading
-from edgeembed.engine.worker.batching import QueuedText
+from edgeembed.engine.worker.packing import QueuedText
 
 
 class TokenOutputs:

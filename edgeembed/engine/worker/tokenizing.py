@@ -15,8 +15,9 @@ from typing import Generic, TypeVar
 from edgeembed.engine.interface import INTERACTIVE
 from edgeembed.engine.ipc.messages import EmbedItem
 from edgeembed.engine.text_sizes import characters_to_read
-from edgeembed.engine.worker.batching import BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import BatchQueue
 from edgeembed.engine.worker.isolated_batches import IsolatedBatches
+from edgeembed.engine.worker.packing import QueuedText
 
 TokensT = TypeVar("TokensT")
 

@@ -12,7 +12,8 @@ from typing import cast
 import pytest
 
 from edgeembed.engine.interface import INTERACTIVE
-from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import WIDE, BatchQueue
+from edgeembed.engine.worker.packing import QueuedText
 from tests.engine.worker.queued import Clock
 
 BULK_TOKENS = 200

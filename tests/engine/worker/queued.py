@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from edgeembed.engine.interface import DENSE, INTERACTIVE, Output, Priority
-from edgeembed.engine.worker.batching import QueuedText
+from edgeembed.engine.worker.packing import QueuedText
 
 
 class Clock:

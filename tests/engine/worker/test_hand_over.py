@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
-from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE, QueuedText
+from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE
+from edgeembed.engine.worker.packing import QueuedText
 from tests.engine.worker.hand_over import BULK_TOKENS, Lanes
 from tests.engine.worker.queued import text
 

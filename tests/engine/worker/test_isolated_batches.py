@@ -17,8 +17,9 @@ from edgeembed.engine.ipc.messages import IsolatedBatch
 from edgeembed.engine.llama.model import LlamaModel
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
-from edgeembed.engine.worker.batching import WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import WIDE, BatchQueue
 from edgeembed.engine.worker.isolated_batches import IsolatedBatches, pack
+from edgeembed.engine.worker.packing import QueuedText
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.inference.postprocess import unit_rows
 from tests.engine.tiny_qwen3 import make_tiny_qwen3

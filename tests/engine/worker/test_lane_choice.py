@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import pytest
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Priority
-from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE, BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import STARVED_SECONDS, WIDE, BatchQueue
+from edgeembed.engine.worker.packing import QueuedText
 from tests.engine.worker.hand_over import Lanes
 from tests.engine.worker.queued import ids, text
 

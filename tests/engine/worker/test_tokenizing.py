@@ -8,7 +8,8 @@ import pytest
 
 from edgeembed.engine.interface import BULK, INTERACTIVE, Limits, Priority, Prompted
 from edgeembed.engine.ipc.messages import EmbedItem
-from edgeembed.engine.worker.batching import BatchQueue, QueuedText
+from edgeembed.engine.worker.batching import BatchQueue
+from edgeembed.engine.worker.packing import QueuedText
 from edgeembed.engine.worker.tokenizing import LONG_CHARACTERS, Tokenizing
 
 
