@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeembed.common.status import EngineStatus, UpstreamStatus
-from edgeembed.engine.canary import defect
 from edgeembed.engine.interface import (
     BULK,
     DENSE,
@@ -29,31 +28,22 @@ from edgeembed.engine.interface import (
     Tokenized,
     TokenWant,
 )
-from edgeembed.engine.text_sizes import tokens_at_most
 from edgeembed.errors import (
-    BadVectorError,
     EdgeEmbedError,
     EngineError,
-    EngineTimeoutError,
     EngineUnavailableError,
     RequestError,
 )
-from edgeembed.upstream.client import BusyError, RefusedError, UnavailableError, UpstreamClient
+from edgeembed.upstream.client import UpstreamClient
 from edgeembed.upstream.fallback import Fallback
 from edgeembed.upstream.health import HealthMonitor, log_failure
-from edgeembed.upstream.order import Layout, OrderCheck, texts_beside_sentinels
+from edgeembed.upstream.order import texts_beside_sentinels
 from edgeembed.upstream.queue import PendingText, TextQueue, pending_text
-from edgeembed.upstream.rechecks import Rechecks
 from edgeembed.upstream.remote import REMOTE_TYPE, Remote
-from edgeembed.upstream.wire import UpstreamAnswer, says_too_long, spread
+from edgeembed.upstream.sending import Sending
 
 log = logging.getLogger(__name__)
 
-MOST_TRIES = 4
-"""A text fails once so many requests with it ended in a closed connection or in vectors of another model."""
-_SERVER_ERROR = 500
-_LIKELY = 4
-"""A count of tokens beyond so many times what a text can have, as by a prompt of the server's own, is none."""
 _SOON = 0.001
 """Seconds; the least delay of a timer, so that it cannot spin."""
 
@@ -77,21 +67,18 @@ class RemoteEngine:
         self._remote = remote
         self._options = remote.options
         self._identity = remote.identity
-        self._order = OrderCheck(self._identity, self._options.min_cosine, self._options.recheck_every)
         self._client = UpstreamClient(remote.options)
         self._health = HealthMonitor(remote, self._client, self._wake)
         self._fallback = Fallback(make_fallback, self._identity, self._options.min_cosine)
         most_texts = 1 if remote.faults else texts_beside_sentinels(self._options.most_texts)
         self._queue = TextQueue(most_texts, self._options.most_characters)
-        self._rechecks = Rechecks(self._order, self._health, self._options, self._embed)
+        self._sending = Sending(remote, self._client, self._health, self._queue, self._fallback)
         self._in_flight: set[_UpstreamRequest] = set()
         self._loading: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._woken = False
         self._started = False
         self._stopped = False
-        self._requests = self._retries = self._refusals = 0
-        self._texts_computed = self._tokens_computed = 0
 
     # --- the engine's interface ---------------------------------------------------------------------------------------
 
@@ -132,9 +119,9 @@ class RemoteEngine:
             mode=self._mode,
             demotions=[],
             restarts=self._health.breaker.opened,
-            texts_computed=self._texts_computed + self._fallback.texts,
-            batches_computed=self._requests,
-            tokens_computed=self._tokens_computed,
+            texts_computed=self._sending.texts_computed + self._fallback.texts,
+            batches_computed=self._sending.requests,
+            tokens_computed=self._sending.tokens_computed,
             texts_waiting=len(self._queue) + sum(len(request.texts) for request in self._in_flight),
             busy_since=min((request.since for request in self._in_flight), default=None),
             worker_pid=self._fallback.worker_pid,
@@ -156,12 +143,12 @@ class RemoteEngine:
             opened=breaker.opened,
             changes=self._remote.changes,
             wrong_rows=self._remote.faults,
-            requests=self._requests,
-            retries=self._retries,
-            refusals=self._refusals,
+            requests=self._sending.requests,
+            retries=self._sending.retries,
+            refusals=self._sending.refusals,
             in_flight=len(self._in_flight),
             waiting=len(self._queue),
-            texts=self._texts_computed,
+            texts=self._sending.texts_computed,
             most_texts=self._queue.most_texts,
             fallback=fallback.state,
             fallback_reason=fallback.reason,
@@ -220,9 +207,8 @@ class RemoteEngine:
             text.fail(stopping)
         if self._timer is not None:
             self._timer.cancel()
-        tasks = [
-            task for task in (self._loading, self._rechecks.task, *(request.task for request in self._in_flight)) if task
-        ]
+        own = (self._loading, self._sending.rechecks.task, *(request.task for request in self._in_flight))
+        tasks = [task for task in own if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -271,7 +257,7 @@ class RemoteEngine:
             self._fallback.answer(self._queue.clear())
             return
         if left <= 0:
-            self._fail_all(self._unavailable())
+            self._fail_all(self._sending.unavailable())
         # An open breaker needs no timer: closing it wakes the dispatcher.
         moments = [left] * (left > 0) + [breaker.pause] * (breaker.state == "closed")
         if moments:
@@ -294,7 +280,7 @@ class RemoteEngine:
 
     async def _run(self, request: _UpstreamRequest) -> None:
         try:
-            await self._send(request.texts)
+            await self._sending.send(request.texts)
         except Exception:  # a bug must not leave its waiters hanging
             log.exception("unexpected error in a request to upstream")
             for text in request.texts:
@@ -304,127 +290,9 @@ class RemoteEngine:
             if not self._stopped:
                 self._wake()
 
-    async def _send(self, texts: Sequence[PendingText]) -> bool:
-        """Send texts and set their rows; return whether all got one. After a passing failure they go back in the queue."""
-        texts = [text for text in texts if not text.future.done()]
-        if not texts:
-            return True
-        self._requests += 1
-        try:
-            layout = self._order.layout([text.sent for text in texts])
-            # Texts of several requests may go into one; their traces cannot, so the first one's is passed on.
-            trace = next((text.traceparent for text in texts if text.traceparent is not None), None)
-            answer = await self._embed(layout, trace)
-        except RefusedError as error:
-            return await self._on_refused(texts, error)
-        except BusyError as error:
-            self._health.failed(error)
-            self._retry(texts)
-            return False
-        except UnavailableError as error:
-            self._on_unavailable(texts, error)
-            return False
-        match self._order.examine(layout, answer.rows):
-            case "other vectors":
-                self._on_other_vectors(texts)
-                return False
-            case "wrong rows":
-                self._health.distrust("a sentinel text")
-        if self._health.over is not None:  # also by another request meanwhile: no row of this identity is used any more
-            for text in texts:
-                text.fail(self._health.over)
-            return False
-        self._health.breaker.worked()
-        self._on_answer(texts, layout, answer)
-        return True
-
-    async def _embed(self, layout: Layout, trace: str | None = None) -> UpstreamAnswer:
-        identity = self._identity
-        answer = await self._client.embed(
-            self._remote.model, layout.sent, identity.encoding, dimensions=identity.dimensions, traceparent=trace
-        )
-        most = sum(_LIKELY * tokens_at_most(text) for text in layout.sent)
-        return answer if answer.tokens is None or answer.tokens <= most else answer._replace(tokens=None)
-
-    def _on_answer(self, texts: Sequence[PendingText], layout: Layout, answer: UpstreamAnswer) -> None:
-        rows = [answer.rows[place] for place in layout.places]
-        sent = [text.sent for text in texts]
-        total = None
-        if answer.tokens is not None:
-            total = max(len(texts), answer.tokens - self._order.tokens_of_sentinels(layout))
-        for text, row, tokens in zip(texts, rows, spread(total, sent), strict=True):
-            if reason := defect(row):
-                text.fail(BadVectorError(f"upstream returned a row that is {reason}"))
-            elif too_long := text.too_long(tokens):
-                text.fail(too_long)
-            else:
-                self._texts_computed += 1
-                self._tokens_computed += tokens
-                self._order.learn(text.sent, row)
-                text.finish(Row(row, tokens))
-        self._rechecks.begin(self._queue.most_texts)
-
-    async def _on_refused(self, texts: Sequence[PendingText], error: RefusedError) -> bool:
-        """Send the halves, down to the text that is refused; if both succeed, the request was only too large."""
-        if len(texts) == 1:
-            self._refusals += 1
-            texts[0].fail(
-                EngineError(f"upstream failed: {error.said}")
-                if error.status == _SERVER_ERROR and not says_too_long(error.said)
-                else RequestError(f"upstream refuses the text ({error.status}): {error.said}")
-            )
-            return False
-        half = len(texts) // 2
-        succeeded = [await self._send(part) for part in (texts[:half], texts[half:])]
-        if all(succeeded) and error.status != _SERVER_ERROR and half < self._queue.most_texts:
-            self._queue.most_texts = half
-            log.info(
-                "upstream refuses requests of %d texts (%d); sending %d at a time from now on",
-                len(texts),
-                error.status,
-                half,
-            )
-        return all(succeeded)
-
-    def _on_unavailable(self, texts: Sequence[PendingText], error: UnavailableError) -> None:
-        self._health.failed(error)
-        for text in texts:
-            text.tries += error.disconnected
-        if self._fallback.ready and (error.timed_out or self._health.breaker.state != "closed"):
-            self._fallback.answer([text for text in texts if not text.future.done()])
-        elif error.timed_out:
-            for text in texts:
-                text.fail(EngineTimeoutError(f"upstream: {error}"))
-        else:
-            self._retry(texts)
-
-    def _on_other_vectors(self, texts: Sequence[PendingText]) -> None:
-        """Discard rows that came with another model's sentinel row, and check the identity before sending anything else."""
-        self._health.failed(UnavailableError("its vectors have changed"), at_once=True)
-        for text in texts:
-            text.tries += 1
-        self._retry(texts)
-
-    def _retry(self, texts: Sequence[PendingText]) -> None:
-        """Queue texts again; those that have waited too long or been tried too often fail."""
-        again: list[PendingText] = []
-        for text in texts:
-            if self._health.retry_budget > 0 and text.tries < MOST_TRIES and not self.is_over:
-                again.append(text)
-            else:
-                text.fail(self._health.over or self._unavailable())
-        self._retries += len(again)
-        self._queue.put_back(again)
-
     def _fail_all(self, error: EdgeEmbedError) -> None:
         for text in self._queue.clear():
             text.fail(error)
-
-    def _unavailable(self) -> EngineUnavailableError:
-        message = f"upstream {self._options.url} is unavailable: {self._health.breaker.reason}"
-        if self._fallback.state != "off":
-            message += f"; the local fallback does not answer: {self._fallback.reason or 'it is restarting'}"
-        return EngineUnavailableError(message, retry_after=max(1.0, self._health.breaker.pause))
 
     async def _start_fallback(self) -> None:
         await self._fallback.start()

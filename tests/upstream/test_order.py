@@ -61,7 +61,7 @@ async def test_a_server_that_begins_to_mix_up_rows_is_found_and_its_cached_rows_
         if engine.is_over:
             break
         await right_of(server, engine, texts_of(batch))
-        await until_async(lambda: engine._rechecks.task is None or engine._rechecks.task.done())
+        await until_async(lambda: engine._sending.rechecks.task is None or engine._sending.rechecks.task.done())
     (error,) = await asyncio.gather(*engine.submit(["later"], INTERACTIVE), return_exceptions=True)
     assert isinstance(error, WrongRowsError) and error.status == 503
     assert engine.upstream.wrong_rows == 1 and remote.identity.digest != before
@@ -159,7 +159,7 @@ async def test_a_sample_of_the_texts_is_asked_again(server: FakeUpstream, start:
     engine = await start(server, recheck_every=16)
     for batch in range(20):
         await right_of(server, engine, texts_of(batch))
-        await until_async(lambda: engine._rechecks.task is None or engine._rechecks.task.done())
+        await until_async(lambda: engine._sending.rechecks.task is None or engine._sending.rechecks.task.done())
     asked = [text for request in server.asked for text in without_sentinels(request)]
     again = len(asked) - len(set(asked))
     assert 32 + (620 - 32) // 16 - 3 <= again <= 32 + (620 - 32) // 16 + 3
