@@ -13,7 +13,8 @@ from edgeembed.engine.outputs import OUTPUTS_KEY
 from edgeembed.errors import HubError
 from edgeembed.hub.facts import NOTES_KEY
 from edgeembed.hub.fetched import FetchedModel, require_gguf
-from edgeembed.hub.gguf.frames import POOLINGS, read_frame
+from edgeembed.hub.gguf.frame_facts import POOLINGS
+from edgeembed.hub.gguf.frames import read_frame
 from edgeembed.hub.gguf.split import join_parts
 
 Pooling = Literal["last", "mean", "cls"]

@@ -8,7 +8,6 @@ of our converter have canary rows, which show more than a comparison; they are n
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -19,23 +18,21 @@ from edgeembed.engine import canary
 from edgeembed.engine.answer_prompts import AnswerPrompt
 from edgeembed.engine.classes import LABELS_KEY, Classes
 from edgeembed.engine.classifier import CLASSIFIER_KEY
-from edgeembed.engine.dense import COUNT_KEY as DENSE_COUNT_KEY
 from edgeembed.engine.float_strings import encode_floats
 from edgeembed.engine.interface import Float32Matrix
 from edgeembed.engine.pair_template import INSTRUCTION_KEY, TEMPLATE_KEY
-from edgeembed.engine.stand_ins import ARCHITECTURE_KEY, computed_as
 from edgeembed.engine.worker_options import MetadataValue
 from edgeembed.errors import HubError, UnknownModelError
 from edgeembed.hub.gguf.coarse import describe_coarse_weights
 from edgeembed.hub.gguf.families import VOCABULARIES, ModelFrame, VocabularyFrame, model_of
 from edgeembed.hub.gguf.file import GgufHead, GgufReader, Scalar, TensorInfo
+from edgeembed.hub.gguf.frame_facts import POOLINGS, FrameFacts
 from edgeembed.hub.gguf.frame_tokens import FrameTokens
 from edgeembed.hub.gguf.header import RANK_POOLING, open_gguf
 from edgeembed.hub.gguf.lm_head import read_head_rows
 from edgeembed.hub.gguf.tensors import tensor_starts
-from edgeembed.hub.gguf.vocabulary import ADDED_BY_DEFAULT, DEFAULT_IDS, MODEL_KEY, SPLITTER_KEY
+from edgeembed.hub.gguf.vocabulary import SPLITTER_KEY
 
-POOLINGS = {0: "none", 1: "mean", 2: "cls", 3: "last", RANK_POOLING: "rank"}
 _POOLING_NUMBERS = {name: number for number, name in POOLINGS.items()}
 _NORMALIZER_KEY = "edgeembed.tokenizer.normalizer"
 _LOWERCASE_KEY = "tokenizer.ggml.normalizer.lowercase"
@@ -145,43 +142,36 @@ class _Comparison:
     ) -> None:
         """head_rows: returns the rows of the LM head for some tokens."""
         self._head_rows = head_rows
-        self._values: Mapping[str, Scalar] = head.values
-        self._shapes = shapes
-        self._tokens = tokens
-        self._architecture = str(head.values.get(ARCHITECTURE_KEY))
-        self._keys = computed_as(self._architecture)
-        self._tokenizer = head.values.get(MODEL_KEY)
-        self._mends: dict[str, MetadataValue] = {}
-        self._mended: list[str] = []
+        self._file = FrameFacts(head.values, shapes, tokens)
         self._unchecked: list[str] = []
         self._refusal: str | None = None
 
     def frame(self) -> Frame:
-        name = self._values.get("general.name")
-        model = model_of(self._architecture, name) if isinstance(name, str) else None
+        name = self._file.values.get("general.name")
+        model = model_of(self._file.architecture, name) if isinstance(name, str) else None
         vocabulary = self._find_vocabulary()
-        proven = canary.ROWS_KEY in self._values
+        proven = canary.ROWS_KEY in self._file.values
         if not proven:
             self._compare_pooling(model)
             self._compare_vocabulary(vocabulary, model)
             self._compare_attention(model)
             self._compare_layers(model)
             self._compare_pairs(vocabulary, model)
-        family = f"{self._architecture} with {vocabulary.name} vocabulary" if vocabulary else None
+        family = f"{self._file.architecture} with {vocabulary.name} vocabulary" if vocabulary else None
         if model is not None:
             family = model.name
-        before, after = self._special_tokens()
-        splitter = self._value(SPLITTER_KEY) if self._tokenizer == "gpt2" else None
+        before, after = self._file.special_tokens()
+        splitter = self._file.value(SPLITTER_KEY) if self._file.tokenizer == "gpt2" else None
         return Frame(
             family=family,
-            pooling=self._pooling,
+            pooling=self._file.pooling,
             before=before,
             after=after,
             splitter=str(splitter) if splitter is not None else None,
-            dense=self._dense,
+            dense=self._file.dense,
             proven=proven,
-            mends=self._mends,
-            mended=tuple(self._mended),
+            mends=self._file.mends,
+            mended=tuple(self._file.mended),
             unchecked=tuple(self._unchecked),
             refusal=self._refusal,
         )
@@ -189,19 +179,19 @@ class _Comparison:
     # --- parts --------------------------------------------------------------------------------------------------------
 
     def _compare_pooling(self, model: ModelFrame | None) -> None:
-        key = f"{self._keys}.pooling_type"
-        if self._is_cross_encoder and key not in self._values:
-            self._expect(key, RANK_POOLING)
-            self._expect(f"{self._keys}.attention.causal", False)
-        elif self._pooling == "rank":
+        key = f"{self._file.keys}.pooling_type"
+        if self._file.is_cross_encoder and key not in self._file.values:
+            self._file.expect(key, RANK_POOLING)
+            self._file.expect(f"{self._file.keys}.attention.causal", False)
+        elif self._file.pooling == "rank":
             return
         elif model is not None:
-            self._expect(key, _POOLING_NUMBERS[model.pooling])
-        elif self._pooling is not None:
-            self._unchecked.append(f"the pooling, which the file says is {self._pooling}")
+            self._file.expect(key, _POOLING_NUMBERS[model.pooling])
+        elif self._file.pooling is not None:
+            self._unchecked.append(f"the pooling, which the file says is {self._file.pooling}")
 
     def _compare_vocabulary(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
-        if self._architecture in ("bert", "nomic-bert") and self._tokenizer == "bert" and self._is_unigram:
+        if self._file.architecture in ("bert", "nomic-bert") and self._file.tokenizer == "bert" and self._file.is_unigram:
             self._refuse(
                 "its vocabulary is one of SentencePiece (Unigram) that was written as WordPiece, so that texts "
                 "get other tokens than the model was trained with; convert the checkpoint again with edgeembed convert"
@@ -210,70 +200,70 @@ class _Comparison:
         if family is None:
             self._unchecked.append("the special tokens around a text, and how the tokenizer splits it")
             return
-        if family.splitter is not None and self._values.get(SPLITTER_KEY) in (None, "", "default"):
-            self._expect(SPLITTER_KEY, family.splitter)
-        if family.normalizer is not None and _NORMALIZER_KEY not in self._values:
-            self._mends[_NORMALIZER_KEY] = family.normalizer  # llama.cpp has no key for it, so no file is at fault
+        if family.splitter is not None and self._file.values.get(SPLITTER_KEY) in (None, "", "default"):
+            self._file.expect(SPLITTER_KEY, family.splitter)
+        if family.normalizer is not None and _NORMALIZER_KEY not in self._file.values:
+            self._file.mends[_NORMALIZER_KEY] = family.normalizer  # llama.cpp has no key for it, so no file is at fault
         for name, value in family.flags:
-            self._expect(f"tokenizer.ggml.{name}", value)
+            self._file.expect(f"tokenizer.ggml.{name}", value)
         if family.unknown is not None:
-            self._expect("tokenizer.ggml.unknown_token_id", self._tokens.ids[family.unknown])
-        cased = self._tokens.capitals > _CASED_SHARE * self._tokens.count
-        if family.model == "bert" and _LOWERCASE_KEY not in self._values and cased:
-            self._expect(_LOWERCASE_KEY, False)
+            self._file.expect("tokenizer.ggml.unknown_token_id", self._file.tokens.ids[family.unknown])
+        cased = self._file.tokens.capitals > _CASED_SHARE * self._file.tokens.count
+        if family.model == "bert" and _LOWERCASE_KEY not in self._file.values and cased:
+            self._file.expect(_LOWERCASE_KEY, False)
         self._compare_special_tokens(family, model)
 
     def _compare_special_tokens(self, family: VocabularyFrame, model: ModelFrame | None) -> None:
         if family.before is not None:
-            self._expect("tokenizer.ggml.bos_token_id", self._tokens.ids[family.before])
+            self._file.expect("tokenizer.ggml.bos_token_id", self._file.tokens.ids[family.before])
             if family.model != "bert":  # llama.cpp adds it to WordPiece in any case
-                self._expect("tokenizer.ggml.add_bos_token", True)
-        decodes = self._architecture in _DECODERS
+                self._file.expect("tokenizer.ggml.add_bos_token", True)
+        decodes = self._file.architecture in _DECODERS
         if family.before is None and family.after is None:
             self._unchecked.append("the special tokens around a text")
-        if family.after is None or (decodes and self._pooling != "last"):
+        if family.after is None or (decodes and self._file.pooling != "last"):
             return
         id_key, flag_key = f"tokenizer.ggml.{family.after_role}_token_id", "tokenizer.ggml.add_eos_token"
         # A decoder's last token belongs to the model: others were trained without it, or with the end of a turn.
-        if decodes and model is None and (flag_key in self._values or self._architecture == "llama"):
-            adds = "one is added" if self._value(flag_key) is True else "none is added"
+        if decodes and model is None and (flag_key in self._file.values or self._file.architecture == "llama"):
+            adds = "one is added" if self._file.value(flag_key) is True else "none is added"
             self._unchecked.append(f"the special token after a text: the file says that {adds}")
             return
-        self._expect(id_key, self._tokens.ids[family.after])
+        self._file.expect(id_key, self._file.tokens.ids[family.after])
         if family.model != "bert":
-            self._expect(flag_key, True)
+            self._file.expect(flag_key, True)
 
     def _compare_attention(self, model: ModelFrame | None) -> None:
-        key = f"{self._keys}.attention.causal"
-        if self._architecture == "llama-embed" and key not in self._values:
-            self._expect(key, False)
-        elif model is not None and model.causal is not None and self._architecture in _OBEYS_CAUSAL:
-            self._expect(key, model.causal)
+        key = f"{self._file.keys}.attention.causal"
+        if self._file.architecture == "llama-embed" and key not in self._file.values:
+            self._file.expect(key, False)
+        elif model is not None and model.causal is not None and self._file.architecture in _OBEYS_CAUSAL:
+            self._file.expect(key, model.causal)
 
     def _compare_layers(self, model: ModelFrame | None) -> None:
-        if model is not None and model.causal and self._architecture in _NEVER_CAUSAL:
+        if model is not None and model.causal and self._file.architecture in _NEVER_CAUSAL:
             self._refuse(
-                f"{model.name} is a causal model, but attention of the architecture {self._architecture}, which llama.cpp's "
-                "converter gives it, is not causal; convert the checkpoint with edgeembed convert"
+                f"{model.name} is a causal model, but attention of the architecture {self._file.architecture}, which "
+                "llama.cpp's converter gives it, is not causal; convert the checkpoint with edgeembed convert"
             )
-        if self._architecture == "neo-bert" and _CONVERTER_KEY not in self._values:
+        if self._file.architecture == "neo-bert" and _CONVERTER_KEY not in self._file.values:
             self._refuse(
                 "its joint matrices of queries, keys and values are those of the checkpoint, head by head, which "
                 "llama.cpp's converter does not reorder as its graph needs; convert the checkpoint with edgeembed convert"
             )
-        if model is not None and self._architecture == "jina-bert-v3":
+        if model is not None and self._file.architecture == "jina-bert-v3":
             self._unchecked.append(
                 "the task, whose adapter llama.cpp's converter leaves in a file of its own: without it, vectors are those "
                 "of no task"
             )
         # With norms of queries and keys, the code's gate is the second half of the joint matrix; the graph takes the first.
-        normed, gated = (f"blk.0.{part}.weight" in self._shapes for part in ("attn_q_norm", "ffn_gate"))
-        if self._architecture == "jina-bert-v2" and normed and not gated:
+        normed, gated = (f"blk.0.{part}.weight" in self._file.shapes for part in ("attn_q_norm", "ffn_gate"))
+        if self._file.architecture == "jina-bert-v2" and normed and not gated:
             self._refuse(
                 "it is a jina-embeddings-v2-base-code whose feed-forward gate llama.cpp would take from the wrong half "
                 "of a matrix (ffn_up), as llama.cpp's converter writes it; convert the checkpoint with edgeembed convert"
             )
-        if self._dense:
+        if self._file.dense:
             return
         if model is not None and model.dense:
             one = model.dense == 1
@@ -282,40 +272,40 @@ class _Comparison:
                 f"{model.name}'s pooling; convert the checkpoint with edgeembed convert"
                 + ("" if one else ", or get a file with the tensors dense_2.weight and dense_3.weight")
             )
-        elif self._architecture in _OFTEN_DENSE:
+        elif self._file.architecture in _OFTEN_DENSE:
             self._unchecked.append("whether dense layers follow the pooling; the file has none")
 
     def _compare_pairs(self, family: VocabularyFrame | None, model: ModelFrame | None) -> None:
         """Find the template for pairs of a reranker that has none of ours."""
-        if self._pooling != "rank" or {TEMPLATE_KEY, LABELS_KEY} & self._values.keys():
+        if self._file.pooling != "rank" or {TEMPLATE_KEY, LABELS_KEY} & self._file.values.keys():
             return
-        theirs = self._values.get(_RERANK_PROMPT_KEY)
-        classifies = len(self._tokens.labels) > 1 and self._architecture not in _ANSWERS
+        theirs = self._file.values.get(_RERANK_PROMPT_KEY)
+        classifies = len(self._file.tokens.labels) > 1 and self._file.architecture not in _ANSWERS
         if classifies:
             self._add_classes()
         if model is not None and model.prompt is not None:
             self._add_classifier(model.prompt)
-        elif self._architecture == "modern-bert" and not {"cls.weight", "cls.norm.weight"} <= self._shapes.keys():
+        elif self._file.architecture == "modern-bert" and not {"cls.weight", "cls.norm.weight"} <= self._file.shapes.keys():
             self._refuse(
                 "it is a cross-encoder without the prediction head between the encoder and the classifier (cls.weight, "
                 "cls.norm.weight); convert the checkpoint with edgeembed convert"
             )
-        elif self._architecture == "bert" and not {"cls.weight", "cls.output.weight"} <= self._shapes.keys():
+        elif self._file.architecture == "bert" and not {"cls.weight", "cls.output.weight"} <= self._file.shapes.keys():
             self._refuse(
                 "it is a cross-encoder without the pooler between the encoder and the classifier (cls.weight), which "
                 "llama.cpp's converter leaves out of BERT; convert the checkpoint with edgeembed convert"
             )
-        elif self._architecture == "bert" and "token_types.weight" not in self._shapes:
+        elif self._file.architecture == "bert" and "token_types.weight" not in self._file.shapes:
             self._refuse(
                 "it is a DistilBERT with a classifier, which has ReLU between its layers, where llama.cpp's graph computes "
                 "tanh; convert the checkpoint with edgeembed convert"
             )
         elif isinstance(theirs, str) and "{query}" in theirs and "{document}" in theirs:
-            self._mends.update(_pair_template(theirs))
-            self._mended.append(f"the template for pairs is that of {_RERANK_PROMPT_KEY}")
+            self._file.mends.update(_pair_template(theirs))
+            self._file.mended.append(f"the template for pairs is that of {_RERANK_PROMPT_KEY}")
         elif family is not None and family.pair is not None:
-            self._mends[TEMPLATE_KEY] = family.pair
-            self._mended.append(f"the template for pairs is {family.pair}, that of {family.name} cross-encoders")
+            self._file.mends[TEMPLATE_KEY] = family.pair
+            self._file.mended.append(f"the template for pairs is {family.pair}, that of {family.name} cross-encoders")
         elif not classifies:
             self._refuse(
                 "it is a reranker without a template for pairs of query and document, and its family is not known; convert "
@@ -324,94 +314,36 @@ class _Comparison:
 
     def _add_classes(self) -> None:
         """Take a file of several labels for a classifier, which a reranker's scores could not be read from."""
-        labels = self._tokens.labels
-        self._mends.update(Classes(labels).metadata())
-        self._mended.append(f"it is a classifier, as it has {len(labels)} labels")
+        labels = self._file.tokens.labels
+        self._file.mends.update(Classes(labels).metadata())
+        self._file.mended.append(f"it is a classifier, as it has {len(labels)} labels")
         self._unchecked.append("whether a text may belong to several of its classes; probabilities are made by a softmax")
 
     def _add_classifier(self, prompt: AnswerPrompt) -> None:
         """Make the classifier of a text generator that answers a prompt from its LM head."""
-        missing = [answer for answer in prompt.answers if answer not in self._tokens.ids]
+        missing = [answer for answer in prompt.answers if answer not in self._file.tokens.ids]
         if missing:
             self._refuse(f"its vocabulary lacks the answers of {prompt.name}: {', '.join(missing)}")
             return
-        first, *others = self._head_rows([self._tokens.ids[answer] for answer in prompt.answers])
+        first, *others = self._head_rows([self._file.tokens.ids[answer] for answer in prompt.answers])
         weight = first - others[0] if others else first
-        self._mends |= {CLASSIFIER_KEY: encode_floats(weight[None]), TEMPLATE_KEY: prompt.template}
+        self._file.mends |= {CLASSIFIER_KEY: encode_floats(weight[None]), TEMPLATE_KEY: prompt.template}
         answers = " and ".join(repr(answer) for answer in prompt.answers)
-        self._mended.append(f"the template for pairs is that of {prompt.name}; scores come from the logits of {answers}")
-
-    # --- facts --------------------------------------------------------------------------------------------------------
-
-    @property
-    def _dense(self) -> int:
-        ours = self._values.get(DENSE_COUNT_KEY)
-        return 2 if "dense_2.weight" in self._shapes else ours if isinstance(ours, int) else 0
-
-    @property
-    def _pooling(self) -> str | None:
-        number = self._value(f"{self._keys}.pooling_type")
-        return POOLINGS.get(number, str(number)) if isinstance(number, int) else None
-
-    @property
-    def _is_cross_encoder(self) -> bool:
-        """Whether it has a cross-encoder's classifier; llama.cpp's converter writes no pooling for those."""
-        names = ("cls.output.weight", "cls.weight")
-        return self._architecture in ("bert", "modern-bert") and any(name in self._shapes for name in names)
-
-    @property
-    def _is_unigram(self) -> bool:
-        ids = self._tokens.ids
-        return all(mark in ids for mark in ("<s>", "</s>", "<unk>")) and "[CLS]" not in ids
+        self._file.mended.append(
+            f"the template for pairs is that of {prompt.name}; scores come from the logits of {answers}"
+        )
 
     def _find_vocabulary(self) -> VocabularyFrame | None:
         for family in VOCABULARIES:
             if (
-                self._architecture in family.architectures
-                and self._tokenizer == family.model
-                and all(mark in self._tokens.ids for mark in family.marks)
-                and (family.most_tokens is None or self._tokens.count <= family.most_tokens)
-                and _may_have(family, self._values.get(SPLITTER_KEY))
+                self._file.architecture in family.architectures
+                and self._file.tokenizer == family.model
+                and all(mark in self._file.tokens.ids for mark in family.marks)
+                and (family.most_tokens is None or self._file.tokens.count <= family.most_tokens)
+                and _may_have(family, self._file.values.get(SPLITTER_KEY))
             ):
                 return family
         return None
-
-    def _special_tokens(self) -> tuple[str | None, str | None]:
-        """Return the names of the special tokens before and after a text, as llama.cpp will add them."""
-        names = {number: name for name, number in self._tokens.ids.items()} | dict(self._tokens.named)
-        framed = self._tokenizer == "bert"
-
-        def name(role: str, adds: bool) -> str | None:
-            number = self._value(f"tokenizer.ggml.{role}_token_id")
-            return (names.get(number, str(number)) if isinstance(number, int) else "?") if adds else None
-
-        adds_bos = framed or self._value("tokenizer.ggml.add_bos_token") is True
-        adds_eos = framed or self._value("tokenizer.ggml.add_eos_token") is True
-        return name("bos", adds_bos), name("seperator" if framed else "eos", adds_eos)
-
-    def _value(self, key: str) -> Scalar | None:
-        return self._mends.get(key, self._values.get(key, self._default(key)))
-
-    def _default(self, key: str) -> Scalar | None:
-        """Return what llama.cpp takes for a key of a special token that the file does not have."""
-        role = key.removeprefix("tokenizer.ggml.")
-        if role.endswith("_token_id"):
-            return DEFAULT_IDS.get(str(self._tokenizer), {}).get(role.removesuffix("_token_id"))
-        if key.endswith(".attention.causal"):
-            return True
-        if role.startswith("add_") and role.endswith("_token"):
-            return role[len("add_") : -len("_token")] in ADDED_BY_DEFAULT.get(str(self._tokenizer), ())
-        return None
-
-    def _expect(self, key: str, value: MetadataValue) -> None:
-        """Mend a key whose value is another one."""
-        found = self._values.get(key)
-        taken = self._default(key) if found is None else found
-        if taken == value and isinstance(taken, bool) == isinstance(value, bool):
-            return
-        self._mends[key] = value
-        was = "the file does not say" if found is None else f"the file says {_shown(found)}"
-        self._mended.append(f"{key} is taken to be {_shown(value)}; {was}")
 
     def _refuse(self, reason: str) -> None:
         self._refusal = self._refusal or reason
@@ -432,7 +364,3 @@ def _pair_template(theirs: str) -> dict[str, MetadataValue]:
         template = template.replace(f"{{{{{name}}}}}", f"{{{name}}}")
     found: dict[str, MetadataValue] = {TEMPLATE_KEY: template}
     return found | {INSTRUCTION_KEY: instruction[1]} if instruction else found
-
-
-def _shown(value: Scalar) -> str:
-    return str(value).lower() if isinstance(value, bool) else reprlib.repr(value)
