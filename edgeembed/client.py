@@ -47,6 +47,10 @@ REQUEST_SECONDS = 900.0
 RETRY_SECONDS = 1.0
 """After an error of the daemon that may be temporary."""
 _RUNNING_SECONDS = 5.0
+_GONE = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError)
+"""Nothing answers, or what did ended in the middle of its answer."""
+_NO_ADDRESS = (aiohttp.InvalidURL, UnicodeError, NotImplementedError)
+"""It is invalid, or not supported on this system."""
 _SERVER = "edgeembed/"
 """How the `Server` header of edgeembed's responses begins."""
 
@@ -122,8 +126,7 @@ class Connection:
             return reply
         except aiohttp.ServerFingerprintMismatch:
             return stranger
-        # The last three: the address is invalid, or not supported on this system.
-        except (aiohttp.ClientConnectionError, TimeoutError, aiohttp.InvalidURL, UnicodeError, NotImplementedError):
+        except (*_GONE, *_NO_ADDRESS):
             self._authorization = {}  # another program may be listening there next
             return None
         except aiohttp.ClientError:  # it does not speak HTTP

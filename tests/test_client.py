@@ -101,6 +101,12 @@ async def test_there_is_no_reply_if_nothing_listens_or_answers(unused_tcp_port: 
         assert await ask(Settings(port=port), "/", seconds=0.2) is None
 
 
+async def test_a_daemon_that_is_killed_while_it_answers_does_not_answer() -> None:
+    cut = b"HTTP/1.1 200 OK\r\nServer: edgeembed/0.1\r\nContent-Length: 100\r\n\r\n{"
+    with saying(cut) as port:
+        assert await ask(Settings(port=port), "/", body={}) is None
+
+
 async def test_ipv6() -> None:
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6):
