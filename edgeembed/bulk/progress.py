@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import NoReturn
@@ -58,7 +59,8 @@ class JobProgress:
 
     def note(self, line: str) -> None:
         """See `edgeembed.bulk.job.JobListener`."""
-        self._report(line)
+        with tqdm.external_write_mode(sys.stderr) if self._bar is not None else contextlib.nullcontext():
+            self._report(line)
 
     def add(self, texts: int, read_bytes: float) -> None:
         """See `edgeembed.bulk.job.JobListener`."""

@@ -134,7 +134,7 @@ def _on_cluster(
         info, chunks = cluster.describe(job.rules.chunks)
         manifest = job.begin(plan, info, chunks, progress)
         totals = Totals(info.engine, progress.note)
-        _announce(info, cluster.description)
+        progress.note(_announcement(info, cluster.description))
         for receipt in cluster.compute(FragmentWork(job.output, manifest, job.strict), plan.fragments):
             totals.add(receipt)
             progress.add(receipt.rows - receipt.before, receipt.bytes)
@@ -157,13 +157,13 @@ async def _here(
         chunks = await fitted_rules(job.rules.chunks, embedder)
         manifest = await asyncio.to_thread(job.begin, plan, embedder.info, chunks, progress)
         totals = Totals(embedder.info.engine, progress.note)
-        _announce(embedder.info, embedder.info.description)
+        progress.note(_announcement(embedder.info, embedder.info.description))
         async for receipt in run_here(FragmentWork(job.output, manifest, job.strict), plan.fragments, embedder, progress):
             totals.add(receipt)
     return await asyncio.to_thread(job.finish, manifest, totals)
 
 
-def _announce(info: EmbedderInfo, computed_by: str) -> None:
+def _announcement(info: EmbedderInfo, computed_by: str) -> str:
     from edgeembed.bulk.computed import described
 
-    to_stderr(f"embedding with {info.model} ({described(info.outputs, info.widths)}), computed by {computed_by}")
+    return f"embedding with {info.model} ({described(info.outputs, info.widths)}), computed by {computed_by}"
