@@ -146,8 +146,8 @@ def test_a_stopped_engine_is_replaced_and_costs_no_row_and_no_bit(
 ) -> None:
     monkeypatch.setattr(batches, "SHARD_ROWS", 256)
     monkeypatch.setattr(shared_engine, "WATCH_SECONDS", 0.1)
-    monkeypatch.setattr(shared_engine, "WATCH_ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr(shared_engine, "ANSWER_SECONDS", 10.0)
+    monkeypatch.setattr(shared_engine, "WATCH_ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(shared_engine, "ANSWER_SECONDS", 20.0)
     found = embed_batches(pyarrow.parquet.read_table(texts).to_batches(max_chunksize=100), model=model)
     parts = [next(found)]
     [first] = engines_below(folder)
@@ -167,7 +167,7 @@ def test_an_engine_that_is_merely_slow_is_waited_for(
     async def counted(connection: Connection, path: str, *more: Any) -> Reply | None:
         nonlocal questions
         questions += path == "/livez"
-        if questions == 10 * shared_engine.MOST_UNANSWERED:
+        if questions == 3 * shared_engine.MOST_UNANSWERED:
             worker.resume()
         return await ask_connection(connection, path, *more)
 
@@ -180,7 +180,7 @@ def test_an_engine_that_is_merely_slow_is_waited_for(
     monkeypatch.setattr(Connection, "ask", counted)
     worker.suspend()
     parts += found
-    assert questions >= 10 * shared_engine.MOST_UNANSWERED
+    assert questions >= 3 * shared_engine.MOST_UNANSWERED
     assert engines_below(folder) == [first]
     assert first.children() == [worker]
     assert bits(pa.Table.from_batches(parts)["vector"]) == expected
