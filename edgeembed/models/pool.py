@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import logging
 import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
 
 from edgeembed.common.log_content import describe_error
 from edgeembed.engine.interface import DENSE, Engine, Output, Priority, Row, Text
 from edgeembed.errors import EdgeEmbedError, EngineUnavailableError, ModelLoadingError
 from edgeembed.models.served_model import ServedModel
+from edgeembed.models.slot import Slot
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +30,6 @@ FAILURE_SECONDS = 10.0
 PAUSED_SECONDS = 30.0
 """Retry-After while the daemon is paused."""
 RETRY_SECONDS = 5.0
-
-SlotState = Literal["loading", "ready", "failed", "unloading"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,41 +44,6 @@ class PoolRules:
     """Returns the bytes that a model will take, before it is loaded; called in a thread."""
     measure: Callable[[Engine], int | None] = lambda _engine: None
     """Returns the bytes that a loaded model takes."""
-
-
-_ages = itertools.count()
-
-
-@dataclass(eq=False)
-class Slot:
-    """One model that is loading, loaded, failed or being unloaded."""
-
-    model: ServedModel
-    keep_alive: float | None
-    pinned: bool
-    outcome: asyncio.Future[Engine]
-    state: SlotState = "loading"
-    engine: Engine | None = None
-    error: EdgeEmbedError | None = None
-    failed_at: float = 0.0
-    memory_bytes: int = 0
-    """0 until there is room for the model."""
-    leases: int = 0
-    used: int = field(default_factory=lambda: next(_ages))
-    """Grows with each use: the smallest was used least recently."""
-    used_at: float = field(default_factory=time.monotonic)
-    began_at: float = field(default_factory=time.monotonic)
-    load_seconds: float = 0.0
-    """How long loading took, if it is ready."""
-    timer: asyncio.TimerHandle | None = None
-    task: asyncio.Task[None] | None = None
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is not ready."""
-        if self.error is not None:
-            return self.error.message
-        return self.engine.status.reason if self.engine else None
 
 
 class Lease:
@@ -108,8 +70,11 @@ class Lease:
         futures = self.engine.submit(texts, priority, isolated=isolated, outputs=outputs)
         for future in futures:
             self._slot.leases += 1
-            future.add_done_callback(lambda _future: self._pool.release(self._slot))
+            future.add_done_callback(self._release_text)
         return futures
+
+    def _release_text(self, _future: asyncio.Future[Row]) -> None:
+        self._pool.release(self._slot)
 
 
 class ModelPool:
@@ -173,9 +138,7 @@ class ModelPool:
             )
         slot = self._slot(model)
         slot.leases += 1
-        if slot.timer is not None:
-            slot.timer.cancel()
-            slot.timer = None
+        slot.stop_timer()
         try:
             return Lease(self, slot, slot.engine if slot.state == "ready" and slot.engine else await self._loaded(slot))
         except BaseException:  # cancellation included
@@ -189,7 +152,7 @@ class ModelPool:
     def release(self, slot: Slot) -> None:
         """Release a lease."""
         slot.leases -= 1
-        slot.used, slot.used_at = next(_ages), time.monotonic()
+        slot.note_use()
         if slot.leases:
             return
         self._changed.set()  # an idle model can make room
@@ -218,9 +181,7 @@ class ModelPool:
         if slot.pinned:
             return
         slot.keep_alive = seconds
-        if slot.timer is not None:
-            slot.timer.cancel()
-            slot.timer = None
+        slot.stop_timer()
         if not slot.leases:
             self._start_keep_alive(slot)
 
@@ -239,8 +200,7 @@ class ModelPool:
         self._closed = True
         slots = [*self._slots.values(), *self._unloading]
         for slot in slots:
-            if slot.timer:
-                slot.timer.cancel()
+            slot.stop_timer()
             if slot.task and slot.state == "loading":
                 slot.task.cancel()
         await asyncio.gather(*(slot.task for slot in slots if slot.task), return_exceptions=True)
@@ -359,7 +319,7 @@ class ModelPool:
                 if needed + staying <= self._rules.budget_bytes:
                     await self._wait_for_change()  # models that are being unloaded free enough
                     continue
-                movable = [other for other in others if other.state == "ready" and not other.pinned]
+                movable = [other for other in others if other.is_movable]
                 idle = [other for other in movable if not other.leases]
                 # A busy one drains; otherwise a model under steady load would keep every other one out.
                 if victims := idle or movable:
@@ -377,11 +337,7 @@ class ModelPool:
     def _shrink(self, newest: Slot) -> None:
         """Unload idle models if the newest one takes more memory than estimated."""
         while self.used_bytes > self._rules.budget_bytes:
-            idle = [
-                slot
-                for slot in self._slots.values()
-                if slot is not newest and slot.state == "ready" and not slot.leases and not slot.pinned
-            ]
+            idle = [slot for slot in self._slots.values() if slot is not newest and slot.is_movable and not slot.leases]
             if not idle:
                 log.warning("loaded models take %.1f GB, which is over the budget", self.used_bytes / 1e9)
                 return
@@ -398,7 +354,7 @@ class ModelPool:
 
     def _start_keep_alive(self, slot: Slot) -> None:
         """Start the keep-alive timer of an idle model."""
-        if slot.state == "ready" and not slot.pinned and slot.keep_alive is not None and not self._closed:
+        if slot.is_movable and slot.keep_alive is not None and not self._closed:
             slot.timer = asyncio.get_running_loop().call_later(slot.keep_alive, self._expire, slot)
 
     def _expire(self, slot: Slot) -> None:
@@ -413,8 +369,7 @@ class ModelPool:
         self.unloads[slot.model.spec] += 1
         del self._slots[slot.model.key]
         self._unloading.add(slot)
-        if slot.timer:
-            slot.timer.cancel()
+        slot.stop_timer()
         if not slot.leases:
             self._close_soon(slot)
 

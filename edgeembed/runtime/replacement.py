@@ -12,9 +12,10 @@ import logging
 from edgeembed.common.files import FileIdentity
 from edgeembed.errors import EdgeEmbedError, EngineError
 from edgeembed.hub.store import Store
-from edgeembed.models.pool import ModelPool, Slot
+from edgeembed.models.pool import ModelPool
 from edgeembed.models.registry import ModelRegistry
 from edgeembed.models.served_model import ServedModel, served
+from edgeembed.models.slot import Slot
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from unittest.mock import Mock, create_autospec
 
 from edgeembed.cache import Server, SharedTier, VectorCache
 from edgeembed.common.status import UpstreamStatus
-from edgeembed.models.pool import Slot
+from edgeembed.models.slot import Slot
 from edgeembed.server.ops.metrics import Metrics
 from edgeembed.upstream.engine import RemoteEngine
 from tests.fakes import FakeEngine, fake_service

@@ -17,8 +17,8 @@ from edgeembed.errors import RequestError
 from edgeembed.inference.aside import DIGITS, Aside
 from edgeembed.inference.requests import EmbedRequest, EmbedResult
 from edgeembed.inference.truncation import Lengths
-from edgeembed.models.pool import Slot
 from edgeembed.models.served_model import ServedModel
+from edgeembed.models.slot import Slot
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, cache_use, json_name, read_body
 from edgeembed.server.dialects.keep_alive import keep_alive_seconds

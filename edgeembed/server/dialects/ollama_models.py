@@ -15,9 +15,9 @@ from msgspec import Meta
 
 from edgeembed import __version__
 from edgeembed.hub.catalogue import catalogue
-from edgeembed.models.pool import Slot
 from edgeembed.models.registry import ModelListing, ModelRegistry
 from edgeembed.models.served_model import ServedModel
+from edgeembed.models.slot import Slot
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.dialects.keep_alive import FOR_EVER

@@ -22,9 +22,9 @@ from edgeembed.hub.other_names import meaning
 from edgeembed.hub.store import Store
 from edgeembed.inference.service import EmbeddingService
 from edgeembed.models.overview import ModelOverview, Room, TypeOverview, overview
-from edgeembed.models.pool import Slot
 from edgeembed.models.profiles import TuningResult, TuningResults, longest_text
 from edgeembed.models.served_model import ServedModel
+from edgeembed.models.slot import Slot
 from edgeembed.server.app_keys import SERVICE
 from edgeembed.server.body import BodyType, read_body
 from edgeembed.server.live_settings import LIVE

@@ -28,7 +28,7 @@ from edgeembed.common.status import EngineStatus, SharedCacheStats
 from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.pool import Slot
+from edgeembed.models.slot import Slot
 from edgeembed.server.ops.disk import DiskUse
 from edgeembed.server.ops.http_counts import SECONDS, HttpCounts
 from edgeembed.upstream.engine import RemoteEngine

@@ -28,7 +28,7 @@ from edgeembed.errors import EngineError
 from edgeembed.inference.drift import VectorStats
 from edgeembed.inference.moments import NORM_BOUNDS
 from edgeembed.inference.service import EmbeddingService
-from edgeembed.models.pool import Slot
+from edgeembed.models.slot import Slot
 from edgeembed.server.app_keys import ACCESS, SERVICE, STARTED_AT
 from edgeembed.server.ops.metrics import METRICS
 from edgeembed.server.responses import json_response, struct_response
