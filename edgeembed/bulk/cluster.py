@@ -313,7 +313,10 @@ def connected_cluster(
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **alone)
     except Exception as error:  # a timeout of the start has no class of its own
         where = "on this machine" if address == "local" else f"at {address}"
-        raise ConfigError(f"no Ray cluster {where}: {error}") from error
+        # Ray's own error does not say that the cluster refuses a program without a token.
+        silent = address != "local" and os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
+        hint = ". If it asks for a token (`ray start` says so), set RAY_AUTH_MODE=token" if silent else ""
+        raise ConfigError(f"no Ray cluster {where}: {error}{hint}") from error
     finally:
         os.environ |= environ
     # log_to_driver leaves out what workers print. That a worker or a machine died Ray prints to stdout all the same.

@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from edgeembed.bulk.cluster import BLOCKS_PER_WORKER, MOST_PER_BLOCK, ClusterRules, blocks_of, worker_range
+from edgeembed.bulk import cluster as cluster_module
+from edgeembed.bulk.cluster import (
+    BLOCKS_PER_WORKER,
+    MOST_PER_BLOCK,
+    ClusterRules,
+    blocks_of,
+    connected_cluster,
+    worker_range,
+)
 from edgeembed.errors import ConfigError
 
 
@@ -42,6 +50,25 @@ def test_more_workers_than_fit_wait_for_the_cluster_to_grow() -> None:
     messages: list[str] = []
     assert worker_range(cluster(CPU=8), ClusterRules(workers=(9, 9)), messages.append) == (9, 9)
     assert messages == ["the cluster has 8 CPU, room for 8 of 9 workers; the others wait for more"]
+
+
+@pytest.mark.parametrize(
+    ("address", "mode", "hinted"),
+    [("auto", "", True), ("auto", "disabled", True), ("auto", "token", False), ("local", "", False)],
+)
+def test_a_cluster_that_may_ask_for_a_token_is_an_error_that_says_so(
+    address: str, mode: str, hinted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_options: object) -> None:
+        raise ConnectionError("Failed to connect")  # all that Ray says
+
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "fatal")
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setattr(cluster_module, "import_ray", lambda: SimpleNamespace(init=refuse))
+    nothing: Any = None
+    with pytest.raises(ConfigError) as raised, connected_cluster(ClusterRules(address), nothing, nothing, print):
+        pass
+    assert ("If it asks for a token (`ray start` says so), set RAY_AUTH_MODE=token" in raised.value.message) is hinted
 
 
 @pytest.mark.parametrize(("fragments", "workers"), [(1, 8), (64, 3), (1000, 3), (100_000, 3)])
