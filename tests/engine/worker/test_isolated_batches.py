@@ -23,7 +23,6 @@ from edgeembed.engine.worker.packing import QueuedText
 from edgeembed.engine.worker_options import WorkerOptions
 from edgeembed.inference.postprocess import unit_rows
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
-from tests.waiting import until_async
 
 BUDGET = 100
 
@@ -152,13 +151,14 @@ async def test_isolated_texts_have_the_same_bits_whatever_else_is_computed(engin
 
 @pytest.mark.model
 async def test_a_worker_that_is_killed_in_the_middle_loses_no_isolated_text(engine: WorkerEngine) -> None:
-    texts: list[Text] = [f"{number} " + "x" * (number % 50) for number in range(600)]
+    # Long enough that it is the middle also where this process gets little time.
+    texts: list[Text] = [f"{number} " + "x" * (number % 150) for number in range(1500)]
     wanted = unit_rows([row.vector for row in await asyncio.gather(*engine.submit(texts, BULK, isolated=True))])
     before = engine.status.texts_computed
-    futures = engine.submit(texts, BULK, isolated=True)
-    await until_async(lambda: engine.status.texts_computed > before, interval=0.001)
     pid = engine.status.worker_pid
     assert pid is not None
+    futures = engine.submit(texts, BULK, isolated=True)
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
     psutil.Process(pid).kill()
     found = unit_rows([row.vector for row in await asyncio.gather(*futures)])
     assert engine.status.restarts == 1
