@@ -315,7 +315,8 @@ def connected_cluster(
         where = "on this machine" if address == "local" else f"at {address}"
         # Ray's own error does not say that the cluster refuses a program without a token.
         silent = address != "local" and os.environ.get("RAY_AUTH_MODE", "").lower() != "token"
-        hint = ". If it asks for a token (`ray start` says so), set RAY_AUTH_MODE=token" if silent else ""
+        advice = ". If the cluster requires a token, copy ~/.ray/auth_token from its head and set RAY_AUTH_MODE=token"
+        hint = advice if silent else ""
         raise ConfigError(f"no Ray cluster {where}: {error}{hint}") from error
     finally:
         os.environ |= environ

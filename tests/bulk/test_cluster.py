@@ -68,7 +68,7 @@ def test_a_cluster_that_may_ask_for_a_token_is_an_error_that_says_so(
     nothing: Any = None
     with pytest.raises(ConfigError) as raised, connected_cluster(ClusterRules(address), nothing, nothing, print):
         pass
-    assert ("If it asks for a token (`ray start` says so), set RAY_AUTH_MODE=token" in raised.value.message) is hinted
+    assert ("copy ~/.ray/auth_token from its head and set RAY_AUTH_MODE=token" in raised.value.message) is hinted
 
 
 @pytest.mark.parametrize(("fragments", "workers"), [(1, 8), (64, 3), (1000, 3), (100_000, 3)])
