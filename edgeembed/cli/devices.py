@@ -41,7 +41,7 @@ def devices(planned: str | None, as_json: bool, **flags: str | None) -> None:
     edgeembed devices --plan hf:OWNER/REPO:Q8_0           the same, of any GGUF file of the hub
 
     For a model of the catalogue that is not installed, sizes are estimates from the numbers in the catalogue. For one of the
-    hub, the head of its file is read, usually 1 to 8 MiB.
+    hub, the head of its file is read: its first 1 MiB, and where its vocabulary needs more, its first 8, 32 or 64 MiB.
 
     Exits with 1 if the setting `device` asks for a GPU that cannot be used.
     """
@@ -159,7 +159,7 @@ def _print_plan(name: str, plan: dict[str, Any]) -> None:
     click.echo(f"\n{printable(name)}: {printable(str(plan['text']))}")
     file = human_size(plan["file_bytes"])
     source = "an estimate from the catalogue" if plan["estimate"] else "read from the head of its file on the hub"
-    about = None if plan["installed"] else f"not installed: {source}"
+    about = None if plan["installed"] else f"not installed; the sizes are {source}"
     fits = {"yes": "fits", "partly": "fits in part on the card", "no": "does not fit"}.get(plan["fits"] or "", "unknown")
     print_fields([("file", file), ("memory", f"{fits}: {plan['fits_words']}"), ("note", about)], indent="  ")
 

@@ -18,7 +18,7 @@ from edgeembed.hub.gguf.header import open_gguf
 from edgeembed.hub.gguf.split import parts_of
 from edgeembed.hub.references import HubReference, choose_file
 
-STEPS = (2**20, 2**23, 2**26)
+STEPS = (2**20, 2**23, 2**25, 2**26)
 """Bytes of a file that are asked for, until they contain its head: a vocabulary of 250,000 pieces takes some 20 MiB."""
 
 
@@ -30,7 +30,7 @@ def remote_head(reference: HubReference, settings: Settings, report: ReportLine)
     single head has.
     """
     if settings.offline:
-        raise HubError(f"{reference} is not installed, and offline is set, so its size cannot be asked for")
+        raise HubError(f"{reference} is not installed, and `offline` forbids asking the hub for its size; unset `offline`")
     hub = HubClient(settings, report)
     try:
         listing = hub.listing(reference.repo, reference.revision)

@@ -57,13 +57,13 @@ def test_a_plan_shows_where_a_model_would_go(tmp_path: Path) -> None:
 def test_a_plan_of_a_model_that_is_not_installed_is_an_estimate(home: Path) -> None:
     done = run("--plan", "qwen3-embedding-0.6b")
     assert done.exit_code == 0, done.output
-    assert "all on the CPU" in done.output and "not installed: an estimate from the catalogue" in done.output
+    assert "all on the CPU" in done.output and "not installed; the sizes are an estimate from the catalogue" in done.output
     assert "639" in done.output, "its file, in MB"
     said = json.loads(run("--plan", "qwen3-embedding-8b:F16", "--json").output)["plan"]
     assert said["estimate"] is True and said["file_bytes"] > 15e9 and said["memory_bytes"] > said["file_bytes"]
     with pytest.raises(UnknownModelError, match=r"Did you mean 'qwen3-embedding-0\.6b'"):
         run("--plan", "qwen3-embeding-0.6b", catch=False)
-    with pytest.raises(HubError, match="offline is set, so its size cannot be asked for"):
+    with pytest.raises(HubError, match="`offline` forbids asking the hub for its size"):
         run("--plan", "hf:some/model", "--offline", catch=False)
 
 

@@ -47,7 +47,7 @@ def test_the_plan_is_that_of_the_file_and_the_weights_stay_there(
     assert repository.downloads[-1].sent == 8192
     assert list((tmp_path / "temporary").iterdir()) == []
     done = CliRunner(catch_exceptions=False).invoke(devices, ["--plan", f"hf:{REPO}"])
-    assert "not installed: read from the head of its file on the hub" in done.stdout
+    assert "not installed; the sizes are read from the head of its file on the hub" in done.stdout
 
 
 def test_a_hub_without_ranges_or_sizes(repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def test_a_file_that_is_none_is_not_read_on(repository: FakeHub, monkeypatch: py
 
 
 def test_who_is_not_asked_and_who_does_not_answer(repository: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(HubError, match="offline is set"):
+    with pytest.raises(HubError, match="`offline` forbids asking the hub for its size"):
         plan(f"hf:{REPO}", "--offline")
     assert repository.log == []
     with pytest.raises(UnknownModelError, match=r"has no file other\.gguf"):
