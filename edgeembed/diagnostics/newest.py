@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from email.message import Message
 from pathlib import Path
 from typing import IO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
 import msgspec
 from packaging.version import InvalidVersion, Version
@@ -76,12 +76,12 @@ def _no_release(installation: Installation, asked: str) -> str:
         )
     # Neither pip nor a release page says that it hides something.
     python = f" for Python {sys.version_info[0]}.{sys.version_info[1]}" if "package index" in asked else ""
-    found = f"no release of edgeembed{python} is published yet, or it is not shown to you; asked: {asked}."
+    found = f"no release of edgeembed{python} is published yet, or you may not see it; asked: {asked}."
     if installation.source:
         return f"{found} This installation came from {_without_password(installation.source)}: look there for a newer one"
     if installation.packaged:
         return f"{found} To build a package of the newest code, see installers/README.md in the source tree"
-    return f"{found} If this installation came from another index, name that one in the configuration"
+    return f"{found} If this installation came from another index, set its address in pip's or uv's configuration"
 
 
 def is_newer(version: str, than: str) -> bool:
@@ -180,28 +180,35 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 def _of_release_page(page: str) -> str | None:
     """Return the version to whose tag PAGE/latest leads, which GitHub and Forgejo answer with a redirect.
 
-    None if there is no release: GitHub then leads to PAGE itself, Forgejo says that there is nothing (404).
+    None if there is no release: GitHub then leads to PAGE itself, Forgejo says that there is nothing (404). Whatever
+    else answers, such as a page to log in or another name of the repository, says nothing of releases.
     """
     address = f"{page}/latest"
     opener = urllib.request.build_opener(_NoRedirect(), urllib.request.HTTPSHandler(context=_certificates()))
     if urlsplit(page).scheme not in ("http", "https"):
         raise EdgeEmbedError(f"the release page {page}, which the package names, is no web address")
     request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": NAME})
+    target = ""
     try:
         with opener.open(request, timeout=SECONDS / 2) as answer:
-            target = answer.headers.get("Location", "")
+            answered = f"status {answer.status}"
     except urllib.error.HTTPError as error:
-        target = error.headers.get("Location", "")
         if error.code == 404:
             return None
         if not 300 <= error.code < 400:
             raise EdgeEmbedError(f"the release page {address} answers with status {error.code}") from error
+        target = urljoin(address, error.headers.get("Location", ""))
+        answered = f"redirect to {_without_password(printable(target))}"
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise EdgeEmbedError(f"the release page {address} cannot be reached: {printable(str(reason))}") from error
+    if target.rstrip("/") == page.rstrip("/"):
+        return None
     _, is_tag, tag = unquote(urlsplit(target).path).rpartition("/tag/")
+    if not is_tag:
+        raise EdgeEmbedError(f"the release page {page} answers with something else than a release ({answered}); look there")
     version = newest_of([tag.removeprefix("v")])
-    if is_tag and version is None:
+    if version is None:
         raise EdgeEmbedError(f"the newest release at {page} is called {printable(tag)}, which is no version (vX.Y.Z)")
     return version
 

@@ -31,9 +31,11 @@ class StandIn(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
-        if self.path == "/releases/latest" and self.latest is not None:
+        if self.path == "/releases/latest" and self.latest == "200":
+            self._answer("Welcome", "text/html")
+        elif self.path == "/releases/latest" and self.latest is not None:
             self.send_response(302)
-            self.send_header("Location", f"/releases/{self.latest}")
+            self.send_header("Location", self.latest if self.latest.startswith("/") else f"/releases/{self.latest}")
             self.end_headers()
         elif self.path in ("/simple/edgeembed/", "/empty/edgeembed/", "/candidates/edgeembed/"):
             names = {"/simple": FILES, "/empty": [], "/candidates": FILES[-1:]}[self.path.removesuffix("/edgeembed/")]
@@ -116,8 +118,8 @@ def test_an_index_without_a_release_is_said_to_have_none(
         find_newest(installed(kind))
     asked = f"the package index of your {kind.split()[0]} configuration"
     assert re.fullmatch(
-        rf"no release of edgeembed for Python 3\.\d+ is published yet, or it is not shown to you; asked: {asked}\. "
-        "If this installation came from another index, name that one in the configuration",
+        rf"no release of edgeembed for Python 3\.\d+ is published yet, or you may not see it; asked: {asked}\. "
+        "If this installation came from another index, set its address in pip's or uv's configuration",
         raised.value.message,
     )
 
@@ -147,6 +149,12 @@ def test_a_package_asks_its_release_page_and_follows_nothing(stand_in: tuple[str
         ),
         ("", "no release of edgeembed is published yet"),
         ("tag/nightly", r"called nightly, which is no version"),
+        (
+            "/login?back=1",
+            r"/releases answers with something else than a release \(redirect to http\S+/login\?back=1\); look there",
+        ),
+        ("/renamed/releases/latest", r"answers with something else .*redirect to http\S+/renamed/releases/latest"),
+        ("200", r"answers with something else than a release \(status 200\)"),
     ],
 )
 def test_a_release_page_without_a_release_is_no_version(
