@@ -22,7 +22,9 @@ HEAD = """\
 #
 #   kubectl create namespace edgeembed
 #   kubectl -n edgeembed create secret generic edgeembed-keys --from-literal=keys="app: $(openssl rand -hex 32)"
-#   kubectl -n edgeembed apply -f edgeembed.yaml
+#   sed 's|"edgeembed:|"REGISTRY/edgeembed:|' edgeembed.yaml | kubectl -n edgeembed apply -f -
+#
+# REGISTRY is the one that you pushed the image to; README.md in the folder above says how.
 """
 
 

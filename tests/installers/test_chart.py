@@ -421,6 +421,24 @@ def test_the_metric_that_boxes_are_added_by_is_one_of_the_daemon() -> None:
     assert 'edgeembed_queue_tokens{namespace="here",pod=~"edgeembed-[0-9]+"}' in trigger["metadata"]["query"]
 
 
+@pytest.mark.parametrize("content", ["app: a:key\nother: b\n", "# app: old\n\n  # x\napp:  a:key\n", "a-key"])
+def test_the_notes_read_the_first_key_of_the_secret(content: str, tmp_path: Path) -> None:
+    values = ("apiKeys.secret=mine", "apiKeys.key=keys.txt")
+    flags = [part for value in values for part in ("--set", value)]
+    made = helm("install", "edgeembed", str(CHART), "--namespace", "here", "--dry-run=client", *flags)
+    (line,) = re.findall(r"^ +(KEY=.*)$", made.stdout, re.MULTILINE)
+    assert r"kubectl -n here get secret mine -o jsonpath='{.data.keys\.txt}'" in line
+    (tmp_path / "keys").write_text(content, encoding="utf-8")
+    script = f'kubectl() {{ base64 "$1"; }}; {line.replace("kubectl", "kubectl $0", 1)}; printf %s "$KEY"'
+    done = subprocess.run(["sh", "-c", script, str(tmp_path / "keys")], capture_output=True, text=True, timeout=60)
+    assert done.stdout == ("a:key" if "a:key" in content else "a-key"), done.stderr
+
+
+def test_the_notes_name_no_key_where_none_is_needed() -> None:
+    made = helm("install", "edgeembed", str(CHART), "--dry-run=client", "--set", "apiKeys.none=true")
+    assert made.returncode == 0 and "curl http" in made.stdout and "KEY" not in made.stdout.partition("NOTES:")[2]
+
+
 def test_the_written_manifests_are_what_the_chart_gives() -> None:
     renderer = load("kubernetes/render.py")
     assert renderer.rendered(str(programs() / "helm" / "helm")) == renderer.WRITTEN.read_text(encoding="utf-8"), (
