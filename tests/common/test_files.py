@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from edgeembed.common.files import (
     write_text,
 )
 from tests.overwriting import WRITES, removed_when_listed
+from tests.waiting import until
 
 needs_modes = pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 
@@ -102,7 +102,7 @@ def test_a_link_is_followed_where_asked(tmp_path: Path) -> None:
 
 
 def settled(path: Path) -> FileIdentity:
-    time.sleep(FileIdentity.of(path).unsettled_seconds)  # until then a write might not show
+    until(lambda: not FileIdentity.of(path).unsettled_seconds)  # before that a write might not show
     return FileIdentity.of(path)
 
 

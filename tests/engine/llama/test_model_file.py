@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from edgeembed.engine.llama.model_file import ModelFile
 from edgeembed.engine.worker_options import WorkerOptions
 from tests.engine.tiny_qwen3 import CONTEXT, DIMENSIONS, make_tiny_qwen3
 from tests.overwriting import WRITES
+from tests.waiting import until
 
 pytestmark = pytest.mark.model
 
@@ -54,7 +54,7 @@ def test_a_file_that_is_no_model_cannot_be_loaded(tmp_path: Path) -> None:
 @pytest.mark.parametrize("write", WRITES)
 def test_a_file_that_was_written_to_since_its_digest_was_taken_is_not_used(write: str, tmp_path: Path) -> None:
     file, other = make_tiny_qwen3(tmp_path / "model.gguf"), make_tiny_qwen3(tmp_path / "other.gguf", seed=1)
-    time.sleep(FileIdentity.of(file).unsettled_seconds)  # until then a write might not show
+    until(lambda: not FileIdentity.of(file).unsettled_seconds)  # before that a write might not show
     hashed = FileIdentity.of(file)
     WRITES[write](other, file)
     with pytest.raises(ModelLoadError, match="written to or replaced") as caught:
