@@ -29,7 +29,7 @@ _SUFFIXES: dict[str, InputFormat] = {
     **dict.fromkeys(DOCUMENT_SUFFIXES, "document"),
 }
 _SNIFF_BYTES = 8 * HEAD_BYTES
-"""What is fetched of a file to see what it holds."""
+"""What is fetched of a file to see what it holds: compressed content shows in whole blocks. For Parquet HEAD_BYTES suffice."""
 
 
 class Columns(NamedTuple):
@@ -54,11 +54,11 @@ def format_of(name: str) -> InputFormat:
 
 def checked_format(place: Place, wanted: InputFormat | None) -> FileFormat:
     """Return the format in which to read a file. Raises ConfigError for content of another kind; PlaceError, OSError."""
-    with opened(place, _SNIFF_BYTES) as stream:
-        head, compression = stream.head(), stream.compression
-    content = content_of(head)
     by_name = format_of(place.file_name)
     found = wanted or by_name
+    with opened(place, HEAD_BYTES if found == "parquet" else _SNIFF_BYTES) as stream:
+        head, compression = stream.head(), stream.compression
+    content = content_of(head)
     if wanted is None and content == "parquet":
         found = "parquet"
     elif wanted is None and by_name == "text" and is_document(place, content):
