@@ -35,13 +35,13 @@ from edgeembed.bulk.places import Place, PlaceFile
 from edgeembed.bulk.records import Position
 from edgeembed.bulk.shards import (
     MARKS,
-    SHARD_NAMES,
     WORK,
     IdKind,
     JobManifest,
     JobRules,
     Refused,
     cut,
+    is_shard,
     kept_types,
     kind_of,
     require_hope,
@@ -166,7 +166,8 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{self.title} exists already; replace it with --overwrite or choose another output")
             if unfinished and not self.resume:
                 raise ConfigError(
-                    f"{self.title} has an unfinished job; continue it with --resume or start again with --overwrite"
+                    f"{self.title} has an unfinished job; run the command that began it with --resume, or start again with "
+                    "--overwrite"
                 )
         for file in () if unfinished else self._files():
             raise ConfigError(
@@ -177,7 +178,7 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
         """Remove the job and its shards. Raises OSError, ConfigError for what edgeembed has not written."""
         shards = self._files()
         for file in shards:
-            if not file.relative.startswith(SHARD_NAMES):
+            if not is_shard(file.relative):
                 raise ConfigError(f"{self.output.name} contains {file.relative}, which edgeembed has not written")
         # A run that is killed between the first two and the last one leaves an unfinished job.
         work, manifest = self.output.child(WORK), self.output.child(f"{WORK}/manifest.json")
@@ -222,7 +223,7 @@ class DatasetJob(msgspec.Struct, frozen=True, kw_only=True):
                 f"another job began in {self.output.name} before this one was done; let one of them end, then start the one "
                 "that you want again with --overwrite"
             )
-        count = sum(file.relative.startswith("part-") for file in self._files())
+        count = sum(is_shard(file.relative) for file in self._files())
         if count != totals.shards:
             remedy = "continue with --resume" if count < totals.shards else "start again with --overwrite"
             raise ConfigError(
@@ -370,8 +371,8 @@ class Totals:
         if receipt.engine not in self._engines:
             self._engines.add(receipt.engine)
             self._note(
-                f"engines differ ({self._engine}; {receipt.engine}): the last digits of a vector depend on the one that "
-                "computed it"
+                f"shards were computed by different engines ({self._engine}; {receipt.engine}): the last digits of their "
+                "vectors may differ"
             )
 
 

@@ -164,7 +164,10 @@ def _require_free(job: Job) -> None:
     if job.overwrite:
         output.require_ours()
     elif began and not job.resume:
-        raise ConfigError(f"{output.title} has an unfinished job; continue it with --resume or start again with --overwrite")
+        raise ConfigError(
+            f"{output.title} has an unfinished job; run the command that began it with --resume, or start again with "
+            "--overwrite"
+        )
     elif output.finished and not began and not job.rules.append:
         add = ", add to it with --append" if job.rules.store else ""
         raise ConfigError(f"{output.title} exists already; replace it with --overwrite{add} or choose another output")

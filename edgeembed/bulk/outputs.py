@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeembed.bulk.shards import MARKS, SHARD_NAMES, WORK, WorkFolder
+from edgeembed.bulk.shards import MARKS, WORK, WorkFolder, is_shard
 from edgeembed.bulk.sinks import FileSink, Sink
 from edgeembed.bulk.writers import SUFFIXES, ids_path, join
 from edgeembed.common.files import replacing
@@ -59,7 +59,7 @@ class Output:
     @property
     def size_bytes(self) -> int | None:
         """The size of complete output; None when unknown. Raises OSError."""
-        return sum(file.stat().st_size for file in (self.path.glob("shard-*") if self.folder else [self.path]))
+        return sum(file.stat().st_size for file in (self.path.glob("*.parquet") if self.folder else [self.path]))
 
     def sink(self, work: WorkFolder) -> Sink:
         """Return what takes the shards of a run."""
@@ -141,14 +141,14 @@ class Output:
         if not self.folder:
             return
         for file in self.path.glob("*"):
-            if file.name != WORK and not file.name.startswith(SHARD_NAMES):
+            if file.name != WORK and not is_shard(file.name):
                 raise ConfigError(f"{self.path} contains {file.name}, which edgeembed did not write; choose another folder")
 
     def clear_work(self) -> None:
         """Remove the unfinished job. Complete output is kept. Raises OSError."""
         work = self.work()
         for shard in work.shards.glob("*.parquet") if self.folder else ():
-            if shard.name.startswith(SHARD_NAMES):
+            if is_shard(shard.name):
                 shard.unlink()
         if work.folder.exists():
             shutil.rmtree(work.folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -25,8 +26,7 @@ WORK = "_edgeembed"
 """The folder of a job's own files in a folder of shards; readers of data sets skip names that begin with an underscore."""
 MARKS = ("finished", "finished.json")
 """One of them in that folder says that all is complete: of a job over local files, or over fragments."""
-SHARD_NAMES = ("shard-", "part-")
-"""How the names of shards in a folder begin: of a job over local files, or over fragments."""
+_SHARDS = re.compile(r"shard-\d{7,}\.parquet|part-\d{5,}-\d{6,}-\d{5,}-[0-9a-f]{12}\.parquet")
 SHARD_ROWS = 8192
 HOPELESS_ROWS = 1000
 """A job ends at its first shard if that has so many rows and all are refused: the inputs are not what the user thinks."""
@@ -36,6 +36,11 @@ TOKEN_ROW_SHARD_CHARACTERS = 2**16
 """The same where each token has a row: those of 1,024 numbers take about 64 MiB, and four times as much in scripts with a
 token for each character."""
 _INT64 = range(-(2**63), 2**63)
+
+
+def is_shard(name: str) -> bool:
+    """Return whether a file in a folder of shards is one of a job, by its name: other programs call theirs part-…, too."""
+    return _SHARDS.fullmatch(name) is not None
 
 
 class Refused(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -208,7 +208,7 @@ async def test_unfinished_complete_and_foreign_output_is_refused(
 ) -> None:
     with stopping(monkeypatch, 4, done=True), pytest.raises(StopError):
         await completed(job_at(inputs, tmp_path / "out"))
-    with pytest.raises(ConfigError, match="unfinished job; continue it with --resume"):
+    with pytest.raises(ConfigError, match="unfinished job; run the command that began it with --resume"):
         await completed(job_at(inputs, tmp_path / "out"))
     await completed(job_at(inputs, tmp_path / "out", resume=True))
     with pytest.raises(ConfigError, match="exists already; replace it with --overwrite"):

@@ -60,7 +60,7 @@ def test_an_unfinished_job_of_the_other_kind_is_not_continued_and_can_be_dropped
         with stopping(monkeypatch, 2, done=True), pytest.raises(StopError):
             first(tmp_path)()
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(ConfigError, match="v has an unfinished job; continue it with --resume"):
+    with pytest.raises(ConfigError, match="v has an unfinished job; run the command that began it with --resume"):
         second(tmp_path)()
     with pytest.raises(ConfigError, match="continue it with the command that began it, or start again with --overwrite"):
         second(tmp_path)(resume=True)
@@ -68,3 +68,15 @@ def test_an_unfinished_job_of_the_other_kind_is_not_continued_and_can_be_dropped
     second(tmp_path)(overwrite=True)
     assert pq.read_table(tmp_path / "v").num_rows == len(TEXTS)
     assert len({file.name.partition("-")[0] for file in (tmp_path / "v").glob("*.parquet")}) == 1
+
+
+@pytest.mark.parametrize("kind", [over_local_files, over_fragments])
+def test_files_of_other_programs_are_never_replaced(tmp_path: Path, kind: Callable[[Path], Run]) -> None:
+    """Spark and pyarrow name theirs part-…, too."""
+    kind(tmp_path)()
+    strange = tmp_path / "v" / "part-00000-3a1b.snappy.parquet"
+    strange.write_bytes(b"precious")
+    with pytest.raises(ConfigError, match=r"contains part-00000-3a1b\.snappy\.parquet, which edgeembed"):
+        kind(tmp_path)(overwrite=True)
+    assert strange.read_bytes() == b"precious"
+    assert Output.of(f"{tmp_path}/v").finished

@@ -191,7 +191,7 @@ def test_a_job_is_resumed_only_with_the_same_inputs_and_rules(
     process.wait()
     engine.until = None
     for command, word in (
-        (job(texts, out), "continue it with --resume"),
+        (job(texts, out), "run the command that began it with --resume"),
         (job(texts, out, "--resume", "--dtype", "int8"), "dtype = float32"),
         (job(texts, out, "--resume", "--dimensions", "8"), "dimensions = None"),
     ):

@@ -214,7 +214,7 @@ def test_a_job_does_not_go_on_in_another_store(port: int, engine: CountingEngine
     process.kill()
     process.wait()
     engine.until = None
-    assert "continue it with --resume" in refused(*job(texts, out))
+    assert "run the command that began it with --resume" in refused(*job(texts, out))
     (tmp_path / "index.db").unlink()
     assert "is not the store that the unfinished job wrote to" in refused(*job(texts, out, "--resume"))
     said(*job(texts, out, "--overwrite"))
