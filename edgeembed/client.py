@@ -120,7 +120,7 @@ class Connection:
         try:
             to = f"{url.partition('+')[0]}://localhost{path}" if self._settings.uds else url
             reply = await _send(self._session, to, url, options)
-            if reply.status == 401 and reply.ours and not self._authorization and (key := key_for(self._settings)):
+            if reply.status == 401 and reply.ours and not options["headers"] and (key := key_for(self._settings)):
                 self._authorization = {"Authorization": f"Bearer {key}"}
                 reply = await _send(self._session, to, url, options | {"headers": self._authorization})
             return reply

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import socket
 import ssl
@@ -14,7 +15,7 @@ from threading import Thread
 import orjson
 import pytest
 
-from edgeembed.client import Reply, ask, daemon_url
+from edgeembed.client import Reply, ask, connected, daemon_url
 from edgeembed.config.settings import Settings
 from tests.cli.helpers import answering
 
@@ -140,6 +141,14 @@ async def test_a_key_from_the_file_is_sent_if_the_daemon_requires_one(
     with answering({}, key="s3cret") as (port, _):
         reply = await ask(Settings(port=port, api_key_file=str(file)), "/v1/status")
     assert reply is not None and reply.status == status
+
+
+async def test_requests_that_begin_together_all_send_the_key_in_the_end() -> None:
+    """As after a restart of the daemon: nobody knows then whether it wants a key."""
+    with answering({}, key="s3cret") as (port, _):
+        async with connected(Settings(port=port, api_key="s3cret")) as connection:
+            replies = await asyncio.gather(*(connection.ask("/v1/status") for _ in range(4)))
+    assert [reply and reply.status for reply in replies] == [200] * 4
 
 
 async def test_a_key_is_not_sent_to_another_program() -> None:
