@@ -14,7 +14,7 @@ from edgeembed.errors import EdgeEmbedError, EngineTimeoutError, EngineUnavailab
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 120.0
-"""How long a request is retried before its error counts."""
+"""How long a request is retried, from its first failure on, before its error counts."""
 BACKOFF = Backoff(first=0.4, longest=10.0)
 TEMPORARY: tuple[type[EdgeEmbedError], ...] = (EngineUnavailableError, OverloadedError, EngineTimeoutError)
 
@@ -30,13 +30,16 @@ async def with_retries(
 
     An error with a `param` is about one text, and not temporary. seconds: how long to try; RETRY_SECONDS by default.
     """
-    began, failures = time.monotonic(), 0
+    first_failure: float | None = None
+    failures = 0
     longest = RETRY_SECONDS if seconds is None else seconds
     while True:
         try:
             return await attempt()
         except temporary as error:
-            if error.param or time.monotonic() - began > longest:
+            now = time.monotonic()
+            first_failure = now if first_failure is None else first_failure
+            if error.param or now - first_failure >= longest:
                 raise
             failures += 1
             pause = BACKOFF.pause(failures, min(error.retry_after or 0.0, BACKOFF.longest))

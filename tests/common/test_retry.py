@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
 from edgeembed.common import retry
@@ -36,6 +39,13 @@ async def test_temporary_errors_are_retried() -> None:
 async def test_an_error_of_the_request_or_of_one_text_is_not(error: EdgeEmbedError) -> None:
     with pytest.raises(type(error), match=error.message):
         await with_retries(Attempts(error))
+
+
+async def test_an_attempt_that_takes_longer_than_retries_may_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What counts is the time since the first failure."""
+    clock = itertools.count(0.0, 2 * retry.RETRY_SECONDS)
+    monkeypatch.setattr(retry, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert await with_retries(Attempts(EngineUnavailableError("killed"))) == "value"
 
 
 async def test_an_error_that_lasts_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
