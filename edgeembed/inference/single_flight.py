@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 
 from edgeembed.engine.interface import DENSE, Output, Priority, Row, Text
+from edgeembed.errors import EdgeEmbedError
 from edgeembed.models.pool import Lease
 
 MOST_ATTEMPTS = 4
-"""After so many, rows of isolated texts are returned as they came: what fails each time may do so for ever."""
+"""After so many, rows of isolated texts are returned as they came, though workers end each time."""
 
 OnResult = Callable[[bytes, Row], None]
 
@@ -58,8 +59,8 @@ class SingleFlight:
         call started, even if its request has failed or gone meanwhile.
 
         isolated: nothing is joined or shared, because another request's texts would change what shares a batch; `on_result`
-        is not called. When a worker was replaced meanwhile, all are computed again. outputs: see `Engine.submit`; the keys
-        tell them apart.
+        is not called. When a worker was replaced, or a batch failed, all are computed again. outputs: see `Engine.submit`;
+        the keys tell them apart.
         """
         if isolated:
             return await _compute_isolated(lease, texts, priority, outputs)
@@ -92,21 +93,32 @@ class SingleFlight:
 async def _compute_isolated(
     lease: Lease, texts: Mapping[bytes, Text], priority: Priority, outputs: tuple[Output, ...]
 ) -> dict[bytes, Row]:
-    """Return the rows of texts, all computed by one worker in the batches that follow from these texts alone.
+    """Return the rows of texts, if possible computed by one worker in the batches that follow from these texts alone.
 
     When a worker ends, its successor computes the texts that it had begun one by one, maybe in another execution mode: then
-    all are computed again.
+    all are computed again, unless the same workers did no better the time before.
     """
+    before: set[int] = set()
+    rows: dict[bytes, Row] = {}
     for attempt in range(1, MOST_ATTEMPTS + 1):
-        rows = await _computed_once(lease, texts, priority, outputs)
-        if len({row.worker for row in rows.values()}) == 1 and not any(row.alone for row in rows.values()):
+        try:
+            rows = await _computed_once(lease, texts, priority, outputs)
+        except (EdgeEmbedError, TextError):
+            if not rows:
+                raise
+            break  # they were warned of
+        workers = {row.worker for row in rows.values()}
+        if len(workers) == 1 and not any(row.alone for row in rows.values()):
             break
-        again = attempt < MOST_ATTEMPTS
+        again = attempt < MOST_ATTEMPTS and workers != before
         log.warning(
             "a worker was replaced, or a batch failed, while %d repeatable texts were computed; %s",
             len(texts),
             "they are computed again" if again else "their last digits may differ from other times",
         )
+        if not again:
+            break
+        before = workers
     return rows
 
 

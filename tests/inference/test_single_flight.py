@@ -15,6 +15,7 @@ from edgeembed.engine.interface import BULK, Priority, Row, Text
 from edgeembed.engine.supervisor.fallback_policy import FallbackPolicy
 from edgeembed.engine.supervisor.worker_engine import WorkerEngine
 from edgeembed.engine.worker_options import WorkerOptions
+from edgeembed.errors import EngineUnavailableError
 from edgeembed.inference.single_flight import MOST_ATTEMPTS, SingleFlight
 from edgeembed.models.pool import Lease
 from tests.engine.tiny_qwen3 import make_tiny_qwen3
@@ -25,15 +26,17 @@ SOUND = [(2, False), (2, False)]
 
 
 class ScriptedLease:
-    """The rows of each attempt, the last ones again and again. A row is its worker, and whether it is alone."""
+    """The rows of each attempt, or its error; the last one stays. A row is its worker, and whether it is alone."""
 
-    def __init__(self, *attempts: Sequence[tuple[int, bool]]) -> None:
+    def __init__(self, *attempts: Sequence[tuple[int, bool]] | EngineUnavailableError) -> None:
         self._attempts = attempts
         self.submitted = 0
 
     def submit(self, texts: Sequence[Text], *_: object, **__: object) -> list[asyncio.Future[Row]]:
         rows = self._attempts[min(self.submitted, len(self._attempts) - 1)]
         self.submitted += 1
+        if isinstance(rows, EngineUnavailableError):
+            raise rows
         futures: list[asyncio.Future[Row]] = []
         for _text, (worker, alone) in zip(texts, rows, strict=True):
             futures.append(asyncio.get_running_loop().create_future())
@@ -66,15 +69,32 @@ async def test_requests_that_are_not_repeatable_are_computed_once() -> None:
     assert lease.submitted == 1
 
 
-async def test_what_fails_each_time_is_returned_in_the_end() -> None:
-    lease = ScriptedLease([(1, True), (2, True)])
+async def test_where_workers_end_each_time_the_rows_are_returned_as_they_came() -> None:
+    lease = ScriptedLease(*([(number, True), (number + 1, True)] for number in range(1, 9)))
     rows = await compute(lease)
     assert lease.submitted == MOST_ATTEMPTS
     assert all(row.alone for row in rows.values())
 
 
+async def test_what_the_same_workers_fail_at_is_not_tried_for_ever() -> None:
+    lease = ScriptedLease([(1, True), (1, True)])
+    rows = await compute(lease)
+    assert lease.submitted == 2
+    assert all(row.alone for row in rows.values())
+
+
+async def test_rows_are_not_lost_if_computing_them_again_fails() -> None:
+    lease = ScriptedLease([(1, True), (2, True)], EngineUnavailableError("restarting"))
+    rows = await compute(lease)
+    assert [row.vector.tolist() for row in rows.values()] == [[1, 1], [1, 1]]
+    with pytest.raises(EngineUnavailableError, match="restarting"):
+        await compute(ScriptedLease(EngineUnavailableError("restarting")))
+
+
 @pytest.mark.model
-async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_changes_no_bit(tmp_path: Path) -> None:
+async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_changes_no_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its successor computes the texts of that batch alone, whose last digits are others."""
     options = WorkerOptions(
         path=str(make_tiny_qwen3(tmp_path / "tiny.gguf")),
@@ -85,13 +105,23 @@ async def test_a_worker_that_is_killed_in_the_middle_of_a_batch_changes_no_bit(t
         extra_buffers=True,
     )
     engine = WorkerEngine(lambda _mode: options, FallbackPolicy())
-    texts: dict[bytes, Text] = {b"%d" % number: f"{number} " + "x" * (number % 50) for number in range(2000)}
+    texts: dict[bytes, Text] = {b"%d" % number: f"{number} " + "x" * (number % 150) for number in range(1500)}
+    futures: list[asyncio.Future[Row]] = []
+    submit = engine.submit
+
+    def submitted(*given: Any, **more: Any) -> list[asyncio.Future[Row]]:
+        found = submit(*given, **more)
+        futures.extend(found)
+        return found
+
     await engine.start()
     try:
         wanted = await compute(engine, texts)
-        before, worker = engine.status.texts_computed, psutil.Process(engine.status.worker_pid)
+        worker = psutil.Process(engine.status.worker_pid)
+        monkeypatch.setattr(engine, "submit", submitted)
         running = asyncio.create_task(compute(engine, texts))
-        await until_async(lambda: engine.status.texts_computed > before, interval=0.001)
+        await until_async(lambda: futures)
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         worker.kill()
         found = await running
         assert engine.status.restarts == 1
