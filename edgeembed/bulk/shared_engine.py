@@ -2,8 +2,8 @@
 
 The first program that needs it starts it, under a lock; the others join it, and so do later ones. It is a daemon of its own
 (`edgeembed.bulk.engine_process`) on a Unix socket, or on a port with a key where there are none. It belongs to no program:
-it ends when nobody has used it for a while. Where it is killed, the next request starts another one. So does one that
-finds it stopped: its event loop answers soon however long a batch takes, which a process of its own computes.
+it ends when nobody has used it for a while. Where it is killed, the next request starts another one. So does a request that
+finds it stopped: one that runs answers soon, however long a batch takes, because its worker computes in another process.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class SharedEngine:
         same = (self._settings, __version__, sys.executable, [str(path) for path in vars(resolved.paths).values()])
         self._name = hashlib.sha256(msgspec.json.encode(same)).hexdigest()[:16]
         self._folder = _own_folder()
-        self._words = ["-P", "-m", "edgeembed.bulk.engine_process", str(self._folder / self._name)]
+        self._process = self._folder / f"{self._name}.process"
         self._socket = self._folder / f"{self._name}.sock"
         self._address = self._folder / f"{self._name}.json"
         self.log_file = self._folder / f"{self._name}.log"
@@ -117,12 +117,16 @@ class SharedEngine:
             return self._start()
 
     def _end_stopped(self) -> None:
-        """End the engine's process if there is one, which does not answer: it holds the socket, and the model's memory."""
-        for process in psutil.process_iter(["cmdline"]):
-            if (process.info["cmdline"] or [])[-len(self._words) :] != self._words:
-                continue
-            with contextlib.suppress(psutil.Error):
-                log.warning("the engine (process %d) does not answer; it is replaced", process.pid)
+        """End the engine that was started last if it still runs: it does not answer, but has the socket and the model.
+
+        By the process's number and time of start. One with the same command line may be that of a container, which sees
+        another temporary folder.
+        """
+        with contextlib.suppress(OSError, *UNREADABLE_JSON, psutil.Error):
+            pid, began = msgspec.json.decode(self._process.read_bytes(), type=tuple[int, float])
+            process = psutil.Process(pid)
+            if process.create_time() == began:
+                log.warning("the engine (process %d) does not answer; it is replaced", pid)
                 process.kill()
                 process.wait(ANSWER_SECONDS)
 
@@ -153,8 +157,10 @@ class SharedEngine:
         rotate_log(self.log_file)
         with self.log_file.open("ab", buffering=0) as log_file:
             begin = log_file.tell()
-            words = [sys.executable, *self._words]
+            words = [sys.executable, "-P", "-m", "edgeembed.bulk.engine_process"]
             process = start_detached(words, stdin=subprocess.PIPE, stderr=log_file, env=environ, cwd=self._folder)
+        with contextlib.suppress(psutil.Error):  # it has ended
+            self._process.write_bytes(msgspec.json.encode((process.pid, psutil.Process(process.pid).create_time())))
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # the reason why it ended is in its log
             stdin.write(msgspec.json.encode(order))

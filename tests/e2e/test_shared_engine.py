@@ -147,6 +147,7 @@ def test_a_stopped_engine_is_replaced_and_costs_no_row_and_no_bit(
     monkeypatch.setattr(batches, "SHARD_ROWS", 256)
     monkeypatch.setattr(shared_engine, "WATCH_SECONDS", 0.1)
     monkeypatch.setattr(shared_engine, "WATCH_ANSWER_SECONDS", 5.0)
+    monkeypatch.setattr(shared_engine, "FIRST_ANSWER_SECONDS", 1.0)
     monkeypatch.setattr(shared_engine, "ANSWER_SECONDS", 20.0)
     found = embed_batches(pyarrow.parquet.read_table(texts).to_batches(max_chunksize=100), model=model)
     parts = [next(found)]
