@@ -139,7 +139,9 @@ class EngineWorker:
                 yield one(fragment)
 
         at_once = 1 if guard.is_needed else CONCURRENT_FRAGMENTS
-        return [receipt async for receipt in concurrently(jobs(), at_once)]
+        found = [receipt async for receipt in concurrently(jobs(), at_once)]
+        guard.is_needed = False  # what ended the worker before is not here
+        return found
 
     def _run(self, job: Coroutine[Any, Any, T]) -> T | _Failure:
         try:
@@ -232,8 +234,10 @@ class Cluster:
         if failed:
             done = "The job ended early" if len(failed) > MOST_FAILED else "All else is there"
             raise WorkerCrashedError(
-                f"workers ended {MOST_CRASHES} times in a row, out of memory or by a crash, each time at the same rows: "
-                f"{'; '.join(failed)}. {done}; {RAY_LOGS}. Give workers more memory, then continue with --resume"
+                f"{MOST_CRASHES} restarted workers died, out of memory or by a crash, each time at the same rows: "
+                f"{'; '.join(failed)}. {done}; {RAY_LOGS}. If memory ran out, start fewer workers on a machine "
+                "(--workers, or more --cpus-per-worker) and continue with --resume. If the file itself crashes its reader, "
+                "correct it and start again with --overwrite"
             )
 
     def _receipts(self, work: FragmentWork, fragments: Sequence[Fragment]) -> Iterator[FragmentReceipt]:
@@ -321,7 +325,7 @@ def connected_cluster(
     finally:
         os.environ |= environ
     # log_to_driver leaves out what workers print. That a worker or a machine died Ray prints to stdout all the same.
-    with Path(os.devnull).open("w") as nothing, contextlib.redirect_stdout(nothing):
+    with Path(os.devnull).open("w", encoding="utf-8", errors="replace") as nothing, contextlib.redirect_stdout(nothing):
         try:
             yield Cluster(ray, rules, settings, options, report)
         finally:

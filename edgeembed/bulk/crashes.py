@@ -43,7 +43,8 @@ class CrashGuard:
         self._ray = ray
         self._beginnings = beginnings
         self.is_needed = bool(ray.get_runtime_context().was_current_actor_reconstructed)
-        """Whether this worker was restarted. It then has to compute one fragment at a time, to show which one it is."""
+        """Whether this worker was restarted. It then computes one fragment at a time, to show which one it is, until a block
+        of them is complete."""
 
     async def begin(self, fragment: Fragment, start: Position) -> None:
         """Count that a fragment is begun at a position. Raises FragmentFailedError."""

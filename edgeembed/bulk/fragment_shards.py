@@ -50,10 +50,10 @@ class ShardReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FragmentReceipt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A fragment that is complete. place: of the fragment among all. before: how many of the rows an earlier run made.
+    """What became of a fragment. place: of the fragment among all. before: how many of the rows an earlier run made.
 
     shards: how many it has. engine: that computed one of them, if it is another one than where the job began.
-    failed: what is missing of it after all, because workers end there again and again; empty if nothing is.
+    failed: the part of it at which workers died again and again, and which is missing; empty if it is complete.
     """
 
     place: tuple[int, int]
