@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,13 +74,13 @@ NO_MODEL = ("overwrite_half", "truncate")
 """What these leave of a file with canary rows cannot be served."""
 
 
-def removed_when_listed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let another process take a folder away just before it is listed."""
+def removed_when_listed(folder: Path, aside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let another process move a folder to `aside` just before it is listed."""
     real = os.scandir
 
     def scandir(path: str | os.PathLike[str]) -> object:
         if Path(path) == folder and folder.exists():
-            folder.rename(Path(tempfile.mkdtemp()) / "gone")
+            folder.rename(aside)
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)

@@ -29,7 +29,7 @@ _SUFFIXES: dict[str, InputFormat] = {
     **dict.fromkeys(DOCUMENT_SUFFIXES, "document"),
 }
 _SNIFF_BYTES = 8 * HEAD_BYTES
-"""What is fetched of a file to see what it holds: compressed content shows in whole blocks. For Parquet HEAD_BYTES suffice."""
+"""What is fetched of a file to see what it holds: compressed content shows in whole blocks. Of Parquet, HEAD_BYTES are."""
 
 
 class Columns(NamedTuple):

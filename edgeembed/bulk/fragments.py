@@ -371,13 +371,13 @@ def _check_first_record(first: Fragment, columns: Columns) -> None:
 
 def _row_groups(whole: Fragment, columns: Columns, status: PlaceStatus) -> list[Fragment]:
     """Return the fragments of a Parquet file, whose footer is read."""
-    rows = ParquetRows(whole.place, columns.text, columns.id, columns.keep)
-    with rows.opened() as file:
-        rows.columns(file)
+    table = ParquetRows(whole.place, columns.text, columns.id, columns.keep)
+    with table.opened() as file:
+        table.columns(file)
         metadata = file.metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         sizes = [metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups)]
-    whole = msgspec.structs.replace(whole, version=status._replace(etag=status.etag or rows.etag).versions()[0])
+    whole = msgspec.structs.replace(whole, version=status._replace(etag=status.etag or table.etag).versions()[0])
     total = max(sum(counts), 1)
     cuts = [0]
     at = taken = 0

@@ -23,8 +23,8 @@ class PlaceStatus(NamedTuple):
 
     def versions(self) -> list[str]:
         """Return strings that differ after every change, the most exact one first."""
-        known = f"{self.size} {self.version}"
-        return [f"{known} {self.etag}", known] if self.etag else [known]
+        listed = f"{self.size} {self.version}"
+        return [f"{listed} {self.etag}", listed] if self.etag else [listed]
 
 
 def local_status(found: os.stat_result) -> PlaceStatus:

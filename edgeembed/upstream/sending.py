@@ -33,7 +33,7 @@ class Sending:
     def __init__(
         self, remote: Remote, client: UpstreamClient, health: HealthMonitor, queue: TextQueue, fallback: Fallback
     ) -> None:
-        """Take what sends, what is told how it went, and where texts go that were not answered."""
+        """client: sends. health: hears how it went. fallback: takes texts that were not answered."""
         self._remote = remote
         self._options = remote.options
         self._identity = remote.identity

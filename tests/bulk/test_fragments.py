@@ -429,6 +429,8 @@ def test_content_of_the_same_size_in_the_same_second_is_a_change_in_s3(
         sizes = [write(f"{number} before")]
         found = plan([name], None if form == "parquet" else "text", Columns())
         assert rows_of(found, Columns())[0][1] == f"{number} before"
+        etag = file.require().etag
+        assert etag and all(fragment.version.endswith(etag) for fragment in found)
         sizes.append(write(f"{number} behind"))
         assert sizes[0] == sizes[1]
         with pytest.raises(ConfigError, match=rf"{file.file_name} has changed since the job began"):

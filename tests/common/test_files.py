@@ -205,9 +205,10 @@ def test_files_and_their_sizes_are_listed(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_removed_while_its_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "listed"
     for name in ("gone", "stays"):
-        write_bytes(tmp_path / name / "file", b"x")
-    removed_when_listed(tmp_path / "gone", monkeypatch)
-    assert file_sizes(tmp_path) == {tmp_path / "stays" / "file": 1}
-    write_bytes(tmp_path / "gone" / "file", b"x")
-    assert matching(tmp_path, "*/f*") == [tmp_path / "stays" / "file"]
+        write_bytes(folder / name / "file", b"x")
+    removed_when_listed(folder / "gone", tmp_path / "aside", monkeypatch)
+    assert file_sizes(folder) == {folder / "stays" / "file": 1}
+    (tmp_path / "aside").rename(folder / "gone")
+    assert matching(folder, "*/f*") == [folder / "stays" / "file"]

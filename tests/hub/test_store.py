@@ -89,7 +89,7 @@ def test_a_file_without_manifest_is_skipped_and_logged(paths: Paths, caplog: pyt
 
 @pytest.mark.parametrize("gone", [".partial", ".partial/repo@1", ".pull-y/parts", "."])
 def test_what_another_process_removes_meanwhile_is_left_out(
-    paths: Paths, monkeypatch: pytest.MonkeyPatch, gone: str
+    paths: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     stays = install(paths, "stays")
     folder = install(paths, "goes").path.parent
@@ -98,7 +98,7 @@ def test_what_another_process_removes_meanwhile_is_left_out(
         part.write_bytes(b"123")
     store = Store(paths)
     assert sum(store.unfinished()["goes"].values()) == 6
-    removed_when_listed(folder / gone, monkeypatch)
+    removed_when_listed(folder / gone, tmp_path / "aside", monkeypatch)
     left = store.unfinished()
     assert sum(sum(sizes.values()) for sizes in left.values()) == (0 if gone == "." else 3)
     assert stays in store.installed()
