@@ -19,6 +19,10 @@ from tests import tiers
 from tests.fakes import Lines
 from tests.sharing import once
 
+# Where `uv run` runs the tests, Ray would run each worker by it, too, and build edgeembed in a copy of this folder first. Ray
+# reads this when it is imported.
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
 
 @pytest.hookimpl(optionalhook=True)  # without xdist, too
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
