@@ -19,8 +19,8 @@ from tests import tiers
 from tests.fakes import Lines
 from tests.sharing import once
 
-# Where `uv run` runs the tests, Ray would run each worker by it, too, and build edgeembed in a copy of this folder first. Ray
-# reads this when it is imported.
+# Where `uv run` runs the tests, Ray would run each worker by it, too, and that builds edgeembed in a copy of this folder.
+# Ray reads the variable when it is imported.
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
