@@ -42,8 +42,25 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 @contextlib.asynccontextmanager
 async def served(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncIterator[Server]:
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listener:
-        yield Server(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+    serving: set[asyncio.Task[None] | None] = set()
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        try:
+            await serve(reader, writer)
+        except asyncio.CancelledError:
+            pass  # the test is over
+        finally:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as listener:
+        try:
+            yield Server(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}")
+        finally:
+            tasks = [task for task in serving if task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_a_late_reply_closes_the_connection_for_all_who_wait(run: Run) -> None:
