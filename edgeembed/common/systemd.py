@@ -82,7 +82,8 @@ async def watched(notifier: Notifier, check: Callable[[], Awaitable[None]]) -> A
 async def _notify(notifier: Notifier, check: Callable[[], Awaitable[None]], interval: float) -> None:
     while True:
         try:
-            await asyncio.wait_for(check(), interval)
+            async with asyncio.timeout(interval):
+                await check()
         except (EdgeEmbedError, TimeoutError) as error:
             log.warning("health check failed, so the watchdog is not notified: %s", error or f"no row within {interval:g} s")
             await asyncio.sleep(min(RETRY_SECONDS, interval))

@@ -159,7 +159,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
 async def _gone(process: asyncio.subprocess.Process) -> None:
     """Wait until a process has ended, for a while."""
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+        async with asyncio.timeout(STOP_SECONDS):
+            await process.wait()
 
 
 def _interrupt(process: asyncio.subprocess.Process) -> None:

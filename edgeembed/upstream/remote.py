@@ -80,7 +80,8 @@ class Remote:
                         log.warning("%s; waiting up to %g s for it", reason, retry_budget)
                     breaker.failed(str(error))
                 try:
-                    await asyncio.wait_for(stop.wait(), breaker.pause)
+                    async with asyncio.timeout(breaker.pause):
+                        await stop.wait()
                 except TimeoutError:
                     continue
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
@@ -90,6 +91,26 @@ async def test_the_watchdog_is_notified_only_while_the_daemon_is_healthy(systemd
         well = True
         await checked(3)
         assert ["WATCHDOG=1"] in systemd.hear_all()
+
+
+@pytest.mark.parametrize("steps", range(5))
+async def test_a_daemon_that_stops_when_a_check_has_just_succeeded_stops(systemd: Systemd, steps: int) -> None:
+    """It went on for ever: the cancellation was lost. steps: of the event loop between the two."""
+    checking: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    checks = 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        await checking
+
+    notifier = Notifier({"NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "100000000"})
+    async with asyncio.timeout(20):
+        async with watched(notifier, check):
+            await until_async(lambda: checks)
+            checking.set_result(None)
+            for _ in range(steps):
+                await asyncio.sleep(0)
 
 
 def test_nothing_happens_without_systemd_or_after_it_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -118,7 +118,8 @@ class WorkerSession:
         failure: ModeFailed | None = None
         try:
             while self.info is None:
-                message = await asyncio.wait_for(self.process.receive(), load_seconds)
+                async with asyncio.timeout(load_seconds):
+                    message = await self.process.receive()
                 if message is not None:
                     self.activity_table.unlink()  # a worker that sends messages has it open
                 match message:
