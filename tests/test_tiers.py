@@ -5,8 +5,11 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +97,24 @@ def test_what_ci_skips_for_want_of_a_package_fails_there(
     report = pytest.TestReport("tests/x.py::test_it", ("x.py", 1, "x"), {}, "skipped", ("x.py", 1, reason), "setup")
     tiers.fail_skipped_in_ci(report)
     assert report.outcome == outcome and reason in str(report.longrepr)
+
+
+def test_tests_of_a_group_are_run_by_one_worker(tmp_path: Path) -> None:
+    """By the versions of pytest and pytest-xdist that are installed: they once were not, and clusters of Ray met."""
+    (tmp_path / "test_group.py").write_text(
+        "import pytest\n\n"
+        "@pytest.mark.xdist_group('one')\n"
+        "@pytest.mark.parametrize('number', range(8))\n"
+        "def test_it(number, worker_id):\n"
+        "    with open('workers', 'a') as file:\n"
+        "        file.write(f'{worker_id} ')\n"
+    )
+    words = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist=loadgroup", "-p", "no:cacheprovider", "test_group.py"]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    found = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+    ran = (tmp_path / "workers").read_text().split()
+    assert len(ran) == 8 and len(set(ran)) == 1
 
 
 def test_tests_wait_for_conditions_and_do_not_sleep() -> None:
